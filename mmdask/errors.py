@@ -1,0 +1,131 @@
+"""Every exception of mmdask.
+
+::
+
+    MmdaskError
+    ├── StoreNotFoundError     (FileNotFoundError)   no store at this path
+    │   └── UnfinishedError                          a conversion began here and did not end
+    ├── StoreExistsError       (FileExistsError)     the path is taken
+    ├── FormatError            (ValueError)          a manifest or part.json that breaks the format
+    ├── CorruptStoreError      (OSError)             data that are not what was committed
+    ├── ConflictError          (RuntimeError)        another commit made this change impossible
+    ├── SchemaError            (ValueError)          data that do not fit the fields of a store
+    ├── FieldNotFoundError     (KeyError)            no field of this name
+    ├── RowNotFoundError       (IndexError)          no row of this number
+    ├── ExpressionError        (ValueError)          a cut that cannot be read, or that has two readings
+    ├── OptionError            (ValueError)          an argument that cannot be used
+    ├── SourceError            (OSError)             an input that cannot be read
+    │   └── SourceNotFoundError (FileNotFoundError)  an input that is not there
+    ├── StateError             (ValueError)          a loader state of other data or another order
+    └── MissingDependencyError (ImportError)         an optional package that is not installed
+
+Each also derives from the builtin in brackets, so that code which catches the builtin keeps working.
+One warning: `SkippedFieldsWarning`, for inputs that a conversion left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConflictError",
+    "CorruptStoreError",
+    "ExpressionError",
+    "FieldNotFoundError",
+    "FormatError",
+    "MissingDependencyError",
+    "MmdaskError",
+    "OptionError",
+    "RowNotFoundError",
+    "SchemaError",
+    "SkippedFieldsWarning",
+    "SourceError",
+    "SourceNotFoundError",
+    "StateError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "UnfinishedError",
+]
+
+
+class MmdaskError(Exception):
+    """Base of every error that mmdask raises on purpose."""
+
+
+class StoreNotFoundError(MmdaskError, FileNotFoundError):
+    """No store at this path."""
+
+
+class UnfinishedError(StoreNotFoundError):
+    """A conversion began at this path and did not end; the same call resumes it."""
+
+
+class StoreExistsError(MmdaskError, FileExistsError):
+    """The path is taken, by a store or by something else."""
+
+
+class FormatError(MmdaskError, ValueError):
+    """A manifest or part.json that breaks the format, or is newer than this version reads."""
+
+
+class CorruptStoreError(MmdaskError, OSError):
+    """Data that are not what was committed: a missing file, a wrong size, a wrong checksum."""
+
+
+class ConflictError(MmdaskError, RuntimeError):
+    """Another process committed a change that makes this one impossible."""
+
+
+class SchemaError(MmdaskError, ValueError):
+    """Data that do not fit the fields of a store, or fields that cannot be stored."""
+
+
+class FieldNotFoundError(MmdaskError, KeyError):
+    """No field of this name."""
+
+    def __str__(self) -> str:
+        # KeyError shows the repr of its argument; a message is to be read, not quoted.
+        return str(self.args[0]) if self.args else ""
+
+
+class RowNotFoundError(MmdaskError, IndexError):
+    """No row of this number."""
+
+
+class ExpressionError(MmdaskError, ValueError):
+    """A cut expression that cannot be read, or that two tools read differently."""
+
+
+class OptionError(MmdaskError, ValueError):
+    """An argument that cannot be used."""
+
+
+class SourceError(MmdaskError, OSError):
+    """An input that cannot be read."""
+
+
+class SourceNotFoundError(SourceError, FileNotFoundError):
+    """An input that is not there."""
+
+
+class StateError(MmdaskError, ValueError):
+    """The state of a loader over other data, or with another order."""
+
+
+class MissingDependencyError(MmdaskError, ImportError):
+    """An optional package that is not installed."""
+
+
+class SkippedFieldsWarning(UserWarning):
+    """A conversion left out some fields of its input; the message says which and why."""
+
+
+def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or an empty string."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
+    if not near:
+        folded = {n.lower(): n for n in names}
+        near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)]
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,422 @@
+"""Rows of many parts, in any order, copied to where they are wanted: dense, ragged, ragged with padding.
+
+A field is one array per part; `starts` says at which row each part begins. One compiled call serves all parts and all
+dtypes, since it moves bytes between addresses. Every row number is checked before, every offset while it is read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
+from mmdask.kernels.jit import Kernel
+
+__all__ = ["pad_ragged", "take_nested", "take_ragged", "take_rows"]
+
+Parts = Sequence["npt.NDArray[Any] | None"]
+Int64s = npt.NDArray[np.int64]
+
+
+def take_rows(
+    sources: Parts, starts: Int64s, rows: Int64s, out: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """Copy rows of a dense field into `out`.
+
+    Parameters
+    ----------
+    sources : sequence of numpy.ndarray or None
+        Per part ``(rows of the part, *shape)`` of the dtype of `out`, C-contiguous, or one row broadcast along the
+        first axis (a constant). None for a part that no row lies in.
+    starts : numpy.ndarray
+        int64 ``(parts + 1,)``: the first row of each part, and the number of rows.
+    rows : numpy.ndarray
+        int64 ``(n,)``, in any order, repeats allowed.
+    out : numpy.ndarray
+        ``(n, *shape)``, C-contiguous, writeable.
+
+    Returns
+    -------
+    numpy.ndarray
+        `out`.
+
+    Raises
+    ------
+    RowNotFoundError
+        When a row is negative or past the end; nothing is read.
+    OptionError
+        When arrays do not fit each other.
+
+    Examples
+    --------
+    >>> parts = [np.arange(3.0), np.arange(10.0, 14.0)]
+    >>> take_rows(parts, np.array([0, 3, 7]), np.array([6, 0, 3]), np.empty(3))
+    array([13.,  0., 10.])
+    """
+    rows = _checked(rows, starts, len(sources))
+    _check_out(out, len(rows))
+    table = _Table(sources, out.dtype, out.shape[1:], np.diff(starts))
+    width = _width(out.dtype, out.shape[1:])
+    if len(rows) and width:
+        bad = GATHER_ROWS(table.addresses, table.strides, starts, rows, _address(out), width)
+        if bad >= 0:
+            raise _missing(starts, int(rows[bad]))
+    return out
+
+
+def take_ragged(
+    values: Parts, offsets: Parts, starts: Int64s, rows: Int64s, *, like: npt.NDArray[Any] | None = None
+) -> tuple[Int64s, npt.NDArray[Any]]:
+    """Copy rows of a ragged field, one after the other.
+
+    Parameters
+    ----------
+    values : sequence of numpy.ndarray or None
+        Per part ``(items, *shape)``, C-contiguous. None for a part that no row lies in.
+    offsets : sequence of numpy.ndarray or None
+        Per part int64 ``(rows of the part + 1,)``, cumulative, starting at 0.
+    starts, rows : numpy.ndarray
+        As for `take_rows`.
+    like : numpy.ndarray, optional
+        An array of the dtype and item shape of the values, for when no part is given.
+
+    Returns
+    -------
+    offsets : numpy.ndarray
+        int64 ``(n + 1,)``.
+    values : numpy.ndarray
+        ``(offsets[-1], *shape)``, a new array.
+
+    Raises
+    ------
+    CorruptStoreError
+        When the offsets of one of the rows are not ``0 <= o[i] <= o[i + 1] <= items``; it names the row.
+    RowNotFoundError
+        When a row is negative or past the end.
+    OptionError
+        When arrays do not fit each other.
+
+    Examples
+    --------
+    >>> values, offsets = np.arange(6), np.array([0, 2, 2, 6])
+    >>> take_ragged([values], [offsets], np.array([0, 3]), np.array([2, 1, 0]))
+    (array([0, 4, 4, 6]), array([2, 3, 4, 5, 0, 1]))
+    """
+    levels, packed = take_nested(values, [offsets], starts, rows, like=like)
+    return levels[0], packed
+
+
+def take_nested(
+    values: Parts,
+    levels: Sequence[Parts],
+    starts: Int64s,
+    rows: Int64s,
+    *,
+    like: npt.NDArray[Any] | None = None,
+) -> tuple[tuple[Int64s, ...], npt.NDArray[Any]]:
+    """Copy rows of a field with any number of levels of offsets, outermost first; else as `take_ragged`."""
+    rows = _checked(rows, starts, len(values))
+    like = _like(values, like)
+    runs = _Runs(starts, rows)
+    deepest = len(levels) - 1
+    out_offsets = tuple(
+        runs.follow(offsets, values if i == deepest else levels[i + 1], i < deepest)
+        for i, offsets in enumerate(levels)
+    )
+    addresses = runs.addresses(values, like.dtype, like.shape[1:])
+    out = np.empty((runs.total, *like.shape[1:]), like.dtype)
+    if out.nbytes:
+        width = _width(out.dtype, out.shape[1:])
+        COPY_RUNS(addresses, runs.part, runs.first, runs.count, _address(out), width)
+    return out_offsets, out
+
+
+def pad_ragged(
+    values: Parts,
+    offsets: Parts,
+    starts: Int64s,
+    rows: Int64s,
+    out: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_] | None = None,
+    left: bool = False,
+) -> Int64s:
+    """Copy rows of a ragged field into rows of one length.
+
+    Parameters
+    ----------
+    values, offsets, starts, rows
+        As for `take_ragged`.
+    out : numpy.ndarray
+        ``(n, length, *shape)``, C-contiguous, filled with the padding by the caller. Items past `length` are cut.
+    mask : numpy.ndarray, optional
+        bool ``(n, length)``, C-contiguous; set to True where `out` holds an item, to False elsewhere.
+    left : bool
+        Whether the padding comes before the items, not after.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 ``(n,)``: the lengths before cutting.
+
+    Raises
+    ------
+    CorruptStoreError, RowNotFoundError, OptionError
+        As `take_ragged`.
+
+    Examples
+    --------
+    >>> values, offsets, out = np.arange(6), np.array([0, 2, 2, 6]), np.full((3, 3), -1)
+    >>> pad_ragged([values], [offsets], np.array([0, 3]), np.array([2, 1, 0]), out)
+    array([4, 0, 2])
+    >>> out
+    array([[ 2,  3,  4],
+           [-1, -1, -1],
+           [ 0,  1, -1]])
+    """
+    rows = _checked(rows, starts, len(values))
+    _check_out(out, len(rows), axes=2)
+    if mask is None:
+        mask = np.empty(out.shape[:2], np.bool_)
+    _check_out(mask, len(rows), axes=2)
+    if mask.dtype != np.bool_ or mask.shape != out.shape[:2]:
+        raise OptionError(f"the mask is bool {out.shape[:2]}, got {mask.dtype} {mask.shape}")
+    runs = _Runs(starts, rows)
+    runs.follow(offsets, values, False)
+    addresses = runs.addresses(values, out.dtype, out.shape[2:])
+    width = _width(out.dtype, out.shape[2:])
+    PAD_RUNS(addresses, runs.part, runs.first, runs.count, _address(out), width, mask, bool(left))
+    return runs.count
+
+
+class _Runs:
+    """Where the items of each row lie: a run of `count` elements from `first` of its part, level after level."""
+
+    def __init__(self, starts: Int64s, rows: Int64s) -> None:
+        self.starts = starts
+        self.rows = rows
+        self.part = np.empty(len(rows), np.int64)
+        self.first = np.empty(len(rows), np.int64)
+        self.count = np.ones(len(rows), np.int64)
+        self.total = len(rows)
+        self.elements = np.diff(starts)  # of this level, in each part
+        if len(rows):
+            LOCATE(starts, rows, self.part, self.first)
+
+    def follow(self, offsets: Parts, below: Parts, below_is_offsets: bool) -> Int64s:
+        """Go from the elements of this level to those of the next; return the offsets."""
+        table = _Table(offsets, np.dtype(np.int64), (), self.elements + 1)
+        limits = np.array([_UNKNOWN if b is None else len(b) - below_is_offsets for b in below], np.int64)
+        out = np.zeros(self.total + 1, np.int64)
+        if len(self.rows):
+            bad = FOLLOW(table.addresses, limits, self.part, self.first, self.count, out)
+            if bad < -1:
+                raise self.missing(-2 - bad)
+            if bad >= 0:
+                raise CorruptStoreError(
+                    f"row {self.rows[bad]}: its offsets are not 0 <= begin <= end <= {limits[self.part[bad]]}; "
+                    "the store is damaged, mm.verify names the file"
+                )
+        self.total = int(out[-1])
+        self.elements = limits
+        return out
+
+    def addresses(self, values: Parts, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Int64s:
+        """The addresses of the values of the parts, every one that is needed."""
+        table = _Table(values, dtype, shape, None)
+        if not table.complete:
+            absent = np.flatnonzero((table.addresses[self.part] == 0) & (self.count > 0))
+            if len(absent):
+                raise self.missing(int(absent[0]))
+        return table.addresses
+
+    def missing(self, run: int) -> OptionError:
+        return _missing(self.starts, int(self.rows[run]))
+
+
+_UNKNOWN = 2**62  # the length of an array that is not given
+
+
+class _Table:
+    """The addresses of one array per part; 0 where there is none. Valid while the arrays are held."""
+
+    def __init__(
+        self, sources: Parts, dtype: np.dtype[Any], shape: tuple[int, ...], needed: Int64s | None
+    ) -> None:
+        self.addresses = np.zeros(len(sources), np.int64)
+        self.strides = np.full(len(sources), _width(dtype, shape), np.int64)
+        self.complete = True
+        for p, s in enumerate(sources):
+            if s is None:
+                self.complete = False
+                continue
+            if s.dtype != dtype or s.shape[1:] != shape:
+                raise OptionError(
+                    f"part {p} holds {s.dtype} rows of shape {s.shape[1:]}, not {dtype} of shape {shape}"
+                )
+            if needed is not None and len(s) < needed[p]:
+                raise OptionError(f"part {p} holds {len(s)} elements, fewer than the {needed[p]} it should")
+            if not s.flags.c_contiguous:
+                if needed is None or s.strides[0] or not s[:1].flags.c_contiguous:
+                    raise OptionError(f"part {p} is not C-contiguous; pass np.ascontiguousarray of it")
+                self.strides[p] = 0
+            self.addresses[p] = _address(s)
+
+
+def _address(a: npt.NDArray[Any]) -> int:
+    address: int = a.__array_interface__["data"][0]
+    return address
+
+
+def _width(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    width = dtype.itemsize
+    for length in shape:
+        width *= length
+    return width
+
+
+def _like(values: Parts, like: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    for a in (like, *values):
+        if a is not None:
+            return a
+    raise OptionError("no part is given, so the dtype is unknown; pass like=")
+
+
+def _checked(rows: Int64s, starts: Int64s, n_parts: int) -> Int64s:
+    """The rows as a contiguous array, all of them between 0 and the number of rows."""
+    if starts.dtype != np.int64 or len(starts) != n_parts + 1:
+        raise OptionError(f"starts is int64 ({n_parts + 1},), got {starts.dtype} {starts.shape}")
+    rows = np.ascontiguousarray(rows, np.int64)
+    if len(rows):
+        low, high, n = int(rows.min()), int(rows.max()), int(starts[-1])
+        if low < 0 or high >= n:
+            raise RowNotFoundError(f"no row {low if low < 0 else high}: the rows are 0 to {n - 1} ({n} in all)")
+    return rows
+
+
+def _check_out(out: npt.NDArray[Any], n: int, axes: int = 1) -> None:
+    if out.ndim < axes or len(out) != n or not out.flags.c_contiguous or not out.flags.writeable:
+        raise OptionError(f"out has {n} rows, is C-contiguous and writeable; got shape {out.shape}, {out.flags}")
+
+
+def _missing(starts: Int64s, row: int) -> OptionError:
+    part = int(np.searchsorted(starts, row, side="right")) - 1
+    return OptionError(f"row {row} lies in part {part}, which was not given")
+
+
+# The twins: the same bytes moved by numpy ---------------------------------------------------------------------------
+
+
+def _view(address: int, n: int, width: int) -> npt.NDArray[np.uint8]:
+    """The memory at an address as ``(n, width)`` bytes."""
+    memory = (ctypes.c_uint8 * (n * width)).from_address(address)
+    return np.frombuffer(memory, np.uint8).reshape(n, width)
+
+
+def _gather_rows_twin(
+    addresses: Int64s, strides: Int64s, starts: Int64s, rows: Int64s, out: int, width: int
+) -> int:
+    target = _view(out, len(rows), width)
+    if len(addresses) == 1 and strides[0] and addresses[0]:
+        np.take(_view(int(addresses[0]), int(starts[1]), width), rows, axis=0, mode="clip", out=target)
+        return -1
+    part = np.searchsorted(starts, rows, side="right") - 1
+    absent = np.flatnonzero(addresses[part] == 0)
+    if len(absent):
+        return int(absent[0])
+    for p in np.unique(part):
+        here = np.flatnonzero(part == p)
+        n = int(starts[p + 1] - starts[p]) if strides[p] else 1
+        source = _view(int(addresses[p]), n, width)
+        target[here] = np.take(source, rows[here] - starts[p], axis=0, mode="clip")
+    return -1
+
+
+def _locate_twin(starts: Int64s, rows: Int64s, part: Int64s, first: Int64s) -> None:
+    part[:] = np.searchsorted(starts, rows, side="right") - 1
+    first[:] = rows - starts[part]
+
+
+def _expand(first: Int64s, count: Int64s) -> tuple[Int64s, Int64s]:
+    """Of every element of the runs: the number of its run, and its number in the part."""
+    begin = np.cumsum(count) - count
+    run = np.repeat(np.arange(len(count)), count)
+    return run, np.arange(len(run)) + (first - begin)[run]
+
+
+def _follow_twin(
+    addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s, count: Int64s, offsets: Int64s
+) -> int:
+    run, element = _expand(first, count)
+    p_of = part[run]
+    absent = np.flatnonzero(addresses[p_of] == 0)
+    begin, end = np.zeros((2, len(run)), np.int64)
+    for p in np.unique(p_of):
+        if addresses[p]:
+            here = p_of == p
+            j = element[here]
+            source = _view(int(addresses[p]), int(j.max()) + 2, 8).view(np.int64)[:, 0]
+            begin[here], end[here] = source[j], source[j + 1]
+    bad = (begin < 0) | (end < begin) | (end > limits[p_of])
+    bad[absent] = True
+    if bad.any():
+        k = int(np.argmax(bad))
+        return -2 - int(run[k]) if addresses[p_of[k]] == 0 else int(run[k])
+    offsets[0] = 0
+    np.cumsum(end - begin, out=offsets[1:])
+    some = count > 0
+    last = np.cumsum(count)[some] - 1
+    first[~some] = 0
+    first[some] = begin[last - count[some] + 1]
+    count[some] = end[last] - first[some]
+    return -1
+
+
+def _copy_runs_twin(addresses: Int64s, part: Int64s, first: Int64s, count: Int64s, out: int, width: int) -> None:
+    target = _view(out, int(count.sum()), width)
+    _move(addresses, part, first, count, width, target, np.arange(len(target)))
+
+
+def _move(
+    addresses: Int64s,
+    part: Int64s,
+    first: Int64s,
+    count: Int64s,
+    width: int,
+    target: npt.NDArray[np.uint8],
+    place: Int64s,
+) -> None:
+    run, element = _expand(first, count)
+    p_of = part[run]
+    for p in np.unique(p_of):
+        here = np.flatnonzero(p_of == p)
+        j = element[here]
+        target[place[here]] = np.take(_view(int(addresses[p]), int(j.max()) + 1, width), j, axis=0, mode="clip")
+
+
+def _pad_runs_twin(
+    addresses: Int64s,
+    part: Int64s,
+    first: Int64s,
+    count: Int64s,
+    out: int,
+    width: int,
+    mask: npt.NDArray[np.bool_],
+    left: bool,
+) -> None:
+    n, length = mask.shape
+    kept = np.minimum(count, length)
+    place = np.arange(length)
+    mask[:] = place >= (length - kept)[:, None] if left else place < kept[:, None]
+    if mask.any() and width:
+        _move(addresses, part, first, kept, width, _view(out, n * length, width), np.flatnonzero(mask))
+
+
+GATHER_ROWS = Kernel(_gather_rows_twin, "loops.gather_rows")
+LOCATE = Kernel(_locate_twin, "loops.locate")
+FOLLOW = Kernel(_follow_twin, "loops.follow")
+COPY_RUNS = Kernel(_copy_runs_twin, "loops.copy_runs")
+PAD_RUNS = Kernel(_pad_runs_twin, "loops.pad_runs")

@@ -1,0 +1,314 @@
+"""What a row is made of: `Field`, `Schema`, and `FieldData`, a run of rows of one field in memory.
+
+Nothing here reads or writes. A `Field` describes, a `FieldData` carries, and every layer above passes these two.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import FieldNotFoundError, SchemaError, did_you_mean
+
+__all__ = ["Field", "FieldData", "Kind", "Schema", "stored_dtype"]
+
+Kind = Literal["dense", "ragged", "string", "category"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+#: codes of a category and offsets of a ragged field, wherever they are in memory
+CODE_DTYPE = np.dtype("<i4")
+OFFSET_DTYPE = np.dtype("<i8")
+#: utf-8 text is stored byte by byte
+TEXT_DTYPE = np.dtype("u1")
+
+# What a dtype may be called in a store: fixed-size numbers, times and bytes, little-endian.
+_DTYPE_NAME = re.compile(
+    r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|\|S[1-9]\d{0,4}|<[mM]8(\[\d*(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
+)
+
+
+def stored_dtype(dtype: npt.DTypeLike, *, name: str = "") -> np.dtype[Any]:
+    """Return the little-endian form of a dtype that a store can hold.
+
+    Parameters
+    ----------
+    dtype : dtype-like
+        A bool, integer, float, complex, datetime64, timedelta64 or fixed-bytes dtype of numpy, or its name.
+    name : str, optional
+        The field, for the message.
+
+    Returns
+    -------
+    numpy.dtype
+        The same numbers, little-endian.
+
+    Raises
+    ------
+    SchemaError
+        For objects, unicode, structured, void and extended-precision dtypes.
+
+    Examples
+    --------
+    >>> stored_dtype(">f4").str
+    '<f4'
+    """
+    where = f"field {name!r}: " if name else ""
+    try:
+        d = np.dtype(dtype).newbyteorder("<")
+    except TypeError as error:
+        raise SchemaError(f"{where}{dtype!r} is not a dtype: {error}") from None
+    if d.names is not None or not _DTYPE_NAME.fullmatch(d.str):
+        raise SchemaError(
+            f"{where}dtype {np.dtype(dtype)} cannot be stored; bool, integers, floats up to 64 bits, complex, "
+            "datetime64, timedelta64 and fixed bytes can. Text is a field of kind 'string' or 'category', "
+            "rows of differing length are 'ragged'."
+        )
+    return d
+
+
+def dtype_from_store(text: object) -> np.dtype[Any] | None:
+    """Return the dtype that a store's JSON names, or None if the text is not on the list of dtypes."""
+    if not isinstance(text, str) or not _DTYPE_NAME.fullmatch(text):
+        return None
+    return np.dtype(text)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named field of a store.
+
+    Parameters
+    ----------
+    name : str
+        Any text without control characters, at most 255 characters.
+    kind : {"dense", "ragged", "string", "category"}
+        *dense*: every row has the same shape; *ragged*: rows of differing length; *string*: text;
+        *category*: one of a list of labels.
+    dtype : numpy.dtype
+        Of one element: of the codes for a category (int32), of the utf-8 bytes for a string (uint8).
+    shape : tuple of int
+        Of one row of a dense field, of one item of a ragged one.
+    levels : int
+        How deeply items nest: 0 for dense fields, categories and one string per row; 1 or more for ragged fields.
+    labels : tuple of str
+        The labels of a category; code i means ``labels[i]``.
+    unit, doc : str
+        For people.
+    attrs : mapping
+        Anything JSON holds.
+    """
+
+    name: str
+    kind: Kind
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+    levels: int = 0
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    doc: str = ""
+    attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.kind not in KINDS:
+            raise SchemaError(f"field {self.name!r}: no kind {self.kind!r}; the kinds are {', '.join(KINDS)}")
+        dtype = {"string": TEXT_DTYPE, "category": CODE_DTYPE}.get(self.kind)
+        object.__setattr__(self, "dtype", dtype or stored_dtype(self.dtype, name=self.name))
+        if self.kind == "ragged" and self.levels < 1:
+            raise SchemaError(f"field {self.name!r}: a ragged field has one level or more, got {self.levels}")
+        if self.kind in ("dense", "category") and self.levels:
+            raise SchemaError(f"field {self.name!r}: a {self.kind} field has no levels, got {self.levels}")
+        if self.kind in ("string", "category") and self.shape:
+            raise SchemaError(f"field {self.name!r}: a {self.kind} field has no item shape, got {self.shape}")
+        if len(set(self.labels)) != len(self.labels) or (self.labels and self.kind != "category"):
+            raise SchemaError(f"field {self.name!r}: labels are for categories and differ from each other")
+        object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+
+    @classmethod
+    def dense(cls, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...] = (), **kwargs: Any) -> Field:
+        """A field whose rows all have the same shape."""
+        return cls(name, "dense", stored_dtype(dtype, name=name), shape, **kwargs)
+
+    @classmethod
+    def ragged(cls, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...] = (), **kwargs: Any) -> Field:
+        """A field whose rows differ in length; `shape` is that of one item."""
+        return cls(name, "ragged", stored_dtype(dtype, name=name), shape, kwargs.pop("levels", 1), **kwargs)
+
+    @classmethod
+    def string(cls, name: str, **kwargs: Any) -> Field:
+        """A field of text, one string per row."""
+        return cls(name, "string", TEXT_DTYPE, **kwargs)
+
+    @classmethod
+    def category(cls, name: str, labels: Iterable[str] = (), **kwargs: Any) -> Field:
+        """A field of labels, few of them."""
+        return cls(name, "category", CODE_DTYPE, labels=tuple(labels), **kwargs)
+
+    @property
+    def n_offsets(self) -> int:
+        """How many offsets arrays the field has on disk and in memory."""
+        return self.levels + (self.kind == "string")
+
+    @property
+    def item_nbytes(self) -> int:
+        """Bytes of one element of the values array: a row of a dense field, an item of a ragged one."""
+        n = self.dtype.itemsize
+        for length in self.shape:
+            n *= length
+        return n
+
+    def same_layout(self, other: Field) -> bool:
+        """Whether rows of the two fields can be stored one after the other (labels, unit and doc may differ)."""
+        return (self.kind, self.dtype, self.shape, self.levels) == (
+            other.kind,
+            other.dtype,
+            other.shape,
+            other.levels,
+        )
+
+    def describe(self) -> str:
+        """The type in a few characters, as in ``"ragged float32"`` or ``"float32 (3,)"``."""
+        if self.kind == "string":
+            return "string"
+        if self.kind == "category":
+            return f"category of {len(self.labels)}"
+        text = f"{self.dtype.name} {self.shape}" if self.shape else self.dtype.name
+        return text if self.kind == "dense" else f"ragged {text}"
+
+    def with_labels(self, labels: Iterable[str]) -> Field:
+        """The same category with these labels."""
+        return replace(self, labels=tuple(labels))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy does not pickle.
+        args = (self.name, self.kind, self.dtype, self.shape, self.levels, self.labels, self.unit, self.doc)
+        return type(self), (*args, dict(self.attrs))
+
+
+def check_name(name: object) -> None:
+    """Raise `SchemaError` unless `name` can name a field."""
+    if not isinstance(name, str) or not 1 <= len(name) <= 255 or not name.isprintable():
+        raise SchemaError(f"a field name is 1 to 255 printable characters, got {name!r}")
+
+
+class Schema(Mapping[str, Field]):
+    """The fields of a store, by name, in their order. Immutable.
+
+    Examples
+    --------
+    >>> s = Schema([Field.dense("met", "f4"), Field.ragged("jet_pt", "f4")])
+    >>> list(s), s["jet_pt"].describe()
+    (['met', 'jet_pt'], 'ragged float32')
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[Field] = ()) -> None:
+        self._fields: dict[str, Field] = {}
+        for f in fields:
+            if f.name in self._fields:
+                raise SchemaError(f"two fields are called {f.name!r}")
+            self._fields[f.name] = f
+
+    def __getitem__(self, name: str) -> Field:
+        try:
+            return self._fields[name]
+        except (KeyError, TypeError):
+            raise FieldNotFoundError(self.unknown(name)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._fields
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schema) and list(self.values()) == list(other.values())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._fields.values()))
+
+    def __repr__(self) -> str:
+        return "Schema(" + ", ".join(f"{n}: {f.describe()}" for n, f in self._fields.items()) + ")"
+
+    def unknown(self, name: object, where: str = "") -> str:
+        """The message for a field that is not here, with the nearest names."""
+        text = f"no field {name!r}{where}{did_you_mean(str(name), self._fields)}"
+        if text.endswith("?"):
+            return text
+        some = ", ".join(list(self._fields)[:20])
+        more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
+        return f"{text}; the fields are: {some}{more}" if self._fields else f"{text}; there are no fields"
+
+    def match(self, patterns: str | Iterable[str]) -> list[str]:
+        """Names that match one of the patterns (``"jet_*"``), in the order of the patterns, each once.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When a pattern matches no field.
+        """
+        found: dict[str, None] = {}
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+            names = [pattern] if pattern in self._fields else fnmatch.filter(self._fields, pattern)
+            if not names:
+                raise FieldNotFoundError(self.unknown(pattern))
+            found.update(dict.fromkeys(names))
+        return list(found)
+
+
+@dataclass(frozen=True)
+class FieldData:
+    """A run of rows of one field in memory.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        dense: ``(rows, *shape)``; ragged: ``(items, *shape)``; string: ``(bytes,)`` uint8; category: codes
+        ``(rows,)`` int32 into `labels`.
+    offsets : tuple of numpy.ndarray
+        One int64 array per level, outermost first: row i of a level holds elements ``o[i]`` to ``o[i + 1]`` of
+        the next. Each starts at 0 and ends at the length of what it indexes. Empty for dense and category.
+    labels : tuple of str
+        Of a category.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: tuple[npt.NDArray[np.int64], ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.offsets[0]) - 1 if self.offsets else len(self.values)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return int(self.values.nbytes) + sum(int(o.nbytes) for o in self.offsets)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Items per row, int64 ``(rows,)``, of a ragged field or string (bytes per row)."""
+        return np.diff(self.offsets[0])
+
+    def __getitem__(self, rows: slice) -> FieldData:
+        """A contiguous run of the rows (step 1), values as a view."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise ValueError(f"rows of a FieldData are taken with step 1, got {step}")
+        stop = max(start, stop)
+        offsets = []
+        for o in self.offsets:
+            part = o[start : stop + 1]
+            start, stop = int(part[0]), int(part[-1])
+            offsets.append(part - start if start else part)
+        return FieldData(self.values[start:stop], tuple(offsets), self.labels)

@@ -1,0 +1,379 @@
+"""Read TTrees of ROOT files: what a tree holds, from its metadata, and its branches as runs of rows.
+
+uproot is imported in here and nowhere else. A branch is read alone and along its own baskets, in runs of about 32 MiB,
+so that no basket is read twice and memory is bounded whatever the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import FieldNotFoundError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
+from mmdask.schema import Field, FieldData
+from mmdask.sources.conversion import Rows, Table, UnreadableError
+from mmdask.sources.inputs import Input, digest
+
+__all__ = ["RUN_NBYTES", "RootFiles", "part_ranges", "runs"]
+
+#: decoded bytes of a branch that are in memory at once
+RUN_NBYTES = 32 << 20
+
+_TREES = frozenset({"TTree", "TNtuple", "TNtupleD"})
+
+
+@dataclass(frozen=True)
+class RootFiles:
+    """The reader of TTrees for `mmdask.sources.conversion.convert`.
+
+    `fields` and `exclude` are names and patterns of branches, `part_nbytes` the decoded bytes of a part.
+    """
+
+    fields: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+    part_nbytes: int
+
+    def inspect(self, source: Input) -> Table:
+        """What the metadata of one input say; no basket is read."""
+        with _open_tree(source) as (tree, tree_name):
+            n = int(tree.num_entries)  # a float in some files
+            branches, doubles = _branches(tree)
+            names = _select(branches, self.fields, self.exclude, source.name)
+            exact = frozenset(n for n in self.fields or () if n in branches)
+            layouts = {name: _layout(name, branches[name], n) for name in names}
+            fields = tuple(f for f in layouts.values() if isinstance(f, Field))
+            skipped = [(name, why) for name, why in layouts.items() if isinstance(why, str) and why]
+            skipped += [(name, "a second branch of this name") for name in doubles if name in layouts]
+            for name in exact:
+                if not isinstance(layouts.get(name, ""), Field):
+                    why = layouts[name] or f"a group of branches; name them as '{name}/*'"
+                    raise SchemaError(f"{source.name}: {name!r} cannot be converted: {why}")
+            if not fields:
+                why = "; ".join(f"{name!r}: {why}" for name, why in skipped[:5]) or "the tree has no branches"
+                raise SourceError(f"{source.name}: no field can be converted: {why}")
+            sizes = {f.name: _decoded_nbytes(branches[f.name], f, n) for f in fields}
+            cuts = [branches[f.name].entry_offsets for f in fields]
+            ranges = part_ranges(n, sum(sizes.values()), self.part_nbytes, cuts)
+            types = [(name, str(branch.typename)) for name, branch in branches.items() if name in layouts]
+        return Table(source, tree_name, fields, tuple(skipped), ranges, sizes, exact, digest(tree_name, n, types))
+
+    @contextlib.contextmanager
+    def open(self, table: Table) -> Iterator[Rows]:
+        """Open an inspected input for reading."""
+        with _open_tree(table.source) as (tree, _):
+            branches, _ = _branches(tree)
+
+            def rows(field: Field, start: int, stop: int) -> Iterator[FieldData]:
+                return _read(branches[field.name], field, start, stop, table.nbytes[field.name])
+
+            yield rows
+
+
+@contextlib.contextmanager
+def _open_tree(source: Input) -> Iterator[tuple[Any, str]]:
+    """The TTree of an input, and its name within the file."""
+    with _open_file(source.path) as file:
+        key = _tree_key(file, source)
+        try:
+            tree = file[key]
+        except Exception as error:
+            raise SourceError(f"{source.path}: the tree {key!r} cannot be read: {_brief(error)}") from error
+        named_cycle = ";" in source.tree
+        yield tree, (key if named_cycle else key.rpartition(";")[0])
+
+
+def _open_file(path: str) -> Any:
+    import uproot
+
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as f:
+            magic = f.read(4)
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"{path}: the file is gone") from None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+    if magic != b"root":
+        what = "an empty file" if not size else f"it begins with {magic!r} and not with b'root'"
+        raise SourceError(f"{path}: not a ROOT file: {what}")
+    # A mapping, so that uproot does not look for a tree in the path; plain reads, since a map would be killed by SIGBUS
+    # when the file is cut short meanwhile; no caches, which would hold what was read.
+    options = {"handler": uproot.MultithreadedFileSource, "array_cache": None, "object_cache": None}
+    try:
+        directory = uproot.open({path: None}, **options)
+    except Exception as error:
+        raise SourceError(f"{path}: damaged, or not a ROOT file: {_brief(error)}") from error
+    if directory.file.fEND > size:
+        directory.file.close()
+        raise SourceError(f"{path}: truncated: {size} bytes, its header says {directory.file.fEND}")
+    return directory
+
+
+def _tree_key(file: Any, source: Input) -> str:
+    """The key of the tree, with its cycle: as named, or the only one."""
+    try:
+        classes: dict[str, str] = file.classnames(recursive=True)
+    except Exception as error:
+        raise SourceError(f"{source.path}: its list of objects cannot be read: {_brief(error)}") from error
+    trees = [key for key, name in classes.items() if name in _TREES]
+    highest: dict[str, str] = {}
+    for key in trees:
+        name, _, cycle = key.rpartition(";")
+        if name not in highest or int(cycle) > int(highest[name].rpartition(";")[2]):
+            highest[name] = key
+    listing = f"its trees are: {', '.join(sorted(highest))}" if highest else "it holds no TTree"
+    if others := sorted({k.rpartition(";")[0] for k, name in classes.items() if name.endswith("RNTuple")}):
+        listing += f" (and the RNTuple {', '.join(others)}, which this version does not read)"
+    if source.tree:
+        wanted = source.tree.strip("/")
+        if wanted in trees:
+            return wanted
+        if wanted in highest:
+            return highest[wanted]
+        raise SourceError(f"{source.path}: no tree {source.tree!r}{did_you_mean(wanted, highest)} ({listing})")
+    if len(highest) != 1:
+        example = f"; name one, as in '{os.path.basename(source.path)}:{min(highest)}'" if highest else ""
+        raise SourceError(f"{source.path}: {listing}{example}")
+    return next(iter(highest.values()))
+
+
+def _branches(tree: Any) -> tuple[dict[str, Any], list[str]]:
+    """Branches by full name, sub-branches included, and the names that came twice."""
+    branches: dict[str, Any] = {}
+    doubles = []
+    for name, branch in tree.iteritems():
+        if name in branches:
+            doubles.append(name)
+        else:
+            branches[name] = branch
+    return branches, doubles
+
+
+def _select(
+    names: Iterable[str], fields: Sequence[str] | None, exclude: Sequence[str], where: str
+) -> dict[str, None]:
+    """Names that `fields` match and `exclude` do not, in the order of `fields`; every pattern must match."""
+    known = dict.fromkeys(names)
+
+    def match(patterns: Sequence[str]) -> dict[str, None]:
+        found: dict[str, None] = {}
+        for pattern in patterns:
+            # An exact name first: a name may hold brackets.
+            hits = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+            if not hits:
+                some = ", ".join(list(known)[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+                near = did_you_mean(pattern, known)
+                raise FieldNotFoundError(f"{where}: no field {pattern!r}{near or f'; the fields are: {some}'}")
+            found.update(dict.fromkeys(hits))
+        return found
+
+    kept = known if fields is None else match(fields)
+    dropped = match(exclude)
+    return {name: None for name in kept if name not in dropped}
+
+
+def _layout(name: str, branch: Any, rows: int) -> Field | str:
+    """The field that a branch becomes, or why it becomes none; empty text for a group, whose members count."""
+    import uproot
+
+    try:
+        i = branch.interpretation
+        if isinstance(i, uproot.interpretation.grouped.AsGrouped):
+            return ""
+        if branch.num_entries != rows:
+            return f"it has {branch.num_entries} entries, the tree has {rows}"
+        offsets = branch.entry_offsets
+        if isinstance(i, uproot.AsStrings):
+            return Field.string(name)
+        ragged = isinstance(i, uproot.AsJagged)
+        content = i.content if ragged else i
+        if not isinstance(content, uproot.AsDtype | uproot.AsDouble32 | uproot.AsFloat16):
+            return f"type {branch.typename} is not supported yet"
+        if ragged and not isinstance(content, uproot.AsDtype) and content.to_dims:
+            # uproot 5.7.7 counts its bytes as if each item had no dimensions, and returns uninitialised memory.
+            return f"type {branch.typename} is misread by uproot"
+    except Exception as error:
+        # What is odd in a file of another decade comes out of uproot as any kind of exception.
+        return f"its type cannot be told: {_brief(error)}"
+    if len(offsets) > 1 and any(a > b for a, b in zip(offsets, offsets[1:], strict=False)):
+        return "its baskets are not in order"
+    dtype = content.to_dtype
+    base, shape = dtype.subdtype or (dtype, ())
+    make = Field.ragged if ragged else Field.dense
+    try:
+        return make(name, base, tuple(int(length) for length in shape))
+    except SchemaError:
+        return f"type {branch.typename} is not supported yet"
+
+
+def _decoded_nbytes(branch: Any, field: Field, rows: int) -> int:
+    """About how many bytes the branch takes in memory; exact for dense fields."""
+    if field.kind == "dense":
+        return rows * field.item_nbytes
+    i = branch.interpretation
+    content = int(branch.uncompressed_bytes) - i.header_bytes * rows
+    if field.kind == "ragged":
+        content = content * field.item_nbytes // max(1, i.content.itemsize)
+    return max(0, content) + 8 * rows
+
+
+def part_ranges(
+    rows: int, nbytes: int, part_nbytes: int, cuts: Iterable[Sequence[int]] = ()
+) -> tuple[tuple[int, int], ...]:
+    """Row ranges of about `part_nbytes`, which together are all rows; one empty range when there are none.
+
+    Parameters
+    ----------
+    cuts : iterable of sequences of int
+        Basket boundaries of each branch. Where a boundary of all of them is near, the range ends there.
+
+    Examples
+    --------
+    >>> part_ranges(100, 1000, 500)
+    ((0, 50), (50, 100))
+    >>> part_ranges(100, 1000, 500, [[0, 40, 100], [0, 20, 40, 60, 100]])
+    ((0, 40), (40, 100))
+    """
+    n = max(1, min(rows, round(nbytes / part_nbytes)))
+    if n == 1:
+        return ((0, rows),)
+    sets = [frozenset(c) for c in cuts]
+    common = np.array(sorted(frozenset.intersection(*sets)) if sets else [], np.int64)
+    ends = {rows}
+    for k in range(1, n):
+        end = rows * k // n
+        if len(common):
+            near = int(common[np.abs(common - end).argmin()])
+            end = near if abs(near - end) <= rows / n / 2 else end
+        if 0 < end < rows:
+            ends.add(end)
+    stops = sorted(ends)
+    return tuple(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def runs(start: int, stop: int, offsets: Sequence[int], weights: Sequence[float], limit: float) -> Iterator[int]:
+    """Ends of runs of rows from `start` to `stop` along basket boundaries, each of weight `limit` or one basket.
+
+    Parameters
+    ----------
+    offsets : sequence of int
+        First row of each basket, and the end of the last.
+    weights : sequence of float
+        Of each basket; a part of a basket weighs its part.
+
+    Examples
+    --------
+    >>> list(runs(0, 40, [0, 10, 20, 30, 40], [5, 5, 5, 5], 12))
+    [20, 40]
+    """
+    total = 0.0
+    at = start
+    for first, last, weight in zip(offsets, offsets[1:], weights, strict=False):
+        end = min(last, stop)
+        if end <= at:
+            continue
+        share = weight * (end - at) / (last - first)
+        if total and total + share > limit:
+            yield at
+            total = 0.0
+        total += share
+        at = end
+        if at == stop:
+            break
+    if stop > start:
+        yield stop
+
+
+def _read(branch: Any, field: Field, start: int, stop: int, nbytes: int) -> Iterator[FieldData]:
+    """Rows of a branch, run by run, each basket once."""
+    try:
+        offsets = branch.entry_offsets
+        sizes = _basket_weights(branch, offsets)
+    except Exception as error:
+        raise UnreadableError(_brief(error)) from error
+    scale = nbytes / max(1.0, sum(sizes))
+    at = start
+    for end in runs(start, stop, offsets, [w * scale for w in sizes], RUN_NBYTES):
+        data = _read_run(branch, field, at, end)
+        if len(data) != end - at:
+            raise UnreadableError(f"rows {at} to {end} gave {len(data)} rows")
+        yield data
+        at = end
+
+
+def _basket_weights(branch: Any, offsets: Sequence[int]) -> list[float]:
+    """Compressed bytes of each basket, which need no reading; rows where the file does not say."""
+    rows = [float(b - a) for a, b in zip(offsets, offsets[1:], strict=False)]
+    sizes = branch.member("fBasketBytes", none_if_missing=True)
+    if sizes is None or len(sizes) < len(rows) or not all(s > 0 for s in sizes[: len(rows)]):
+        return rows
+    return [float(s) for s in sizes[: len(rows)]]
+
+
+def _read_run(branch: Any, field: Field, start: int, stop: int) -> FieldData:
+    library = "np" if field.kind == "dense" else "ak"
+    try:
+        array = branch.array(entry_start=start, entry_stop=stop, library=library, array_cache=None)
+        return _CONVERT[field.kind](array, field)
+    except UnreadableError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise SourceError(f"{branch.file.file_path}: {error.strerror} at field {field.name!r}") from error
+        # uproot raises whatever the odd bytes lead to: AssertionError, struct.error, IndexError, ...
+        raise UnreadableError(_brief(error)) from error
+
+
+def _dense(array: Any, field: Field) -> FieldData:
+    return FieldData(_exact(np.asarray(array), field))
+
+
+def _ragged(array: Any, field: Field) -> FieldData:
+    offsets, content = _list(array)
+    return FieldData(_exact(np.asarray(content), field), (offsets,))
+
+
+def _string(array: Any, field: Field) -> FieldData:
+    offsets, content = _list(array)
+    values = np.ascontiguousarray(np.asarray(content), dtype="u1")
+    try:
+        str(values.data, "utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"not utf-8 text: {error.reason} {bytes(error.object[error.start : error.end])!r}") from None
+    return FieldData(values, (offsets,))
+
+
+def _list(array: Any) -> tuple[npt.NDArray[np.int64], Any]:
+    """Offsets from 0 and the content they index, of an awkward array of lists."""
+    layout = array.layout.to_ListOffsetArray64(True)
+    offsets = np.asarray(layout.offsets)
+    return offsets, layout.content[: int(offsets[-1])]
+
+
+def _exact(values: npt.NDArray[Any], field: Field) -> npt.NDArray[Any]:
+    """Values of the field's dtype in C order; a bool of another byte than 0 and 1 becomes true, as in C++."""
+    if field.dtype.kind == "b" and values.dtype.kind == "b":
+        values = np.ascontiguousarray(values).view("u1") != 0
+    if values.dtype.newbyteorder("<") != field.dtype or values.shape[1:] != field.shape:
+        raise UnreadableError(f"gave {values.dtype} {values.shape[1:]}, should be {field.describe()}")
+    return np.ascontiguousarray(values, dtype=field.dtype)
+
+
+_CONVERT: dict[str, Callable[[Any, Field], FieldData]] = {"dense": _dense, "ragged": _ragged, "string": _string}
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of a message; uproot adds many."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    text = text if len(text) <= 200 else text[:197] + "..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

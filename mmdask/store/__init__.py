@@ -1,0 +1,5 @@
+"""Bytes and commits: a store is a manifest that names immutable parts.
+
+`system` is the seam to the operating system, `npy` and `layer` write and describe the files of a part, `manifest` and
+`commit` make parts visible, `snapshot` reads one generation, `writer` is the way in for rows, `verify` checks.
+"""

@@ -1,0 +1,341 @@
+"""Rows into a store: `create` and `append`. Nothing is visible before the block ends well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from mmdask.errors import OptionError, SchemaError, StoreExistsError
+from mmdask.schema import Field, FieldData, Schema
+from mmdask.store.coerce import to_field_data
+from mmdask.store.commit import add_parts, block_rows_for, commit, merge_schemas
+from mmdask.store.layer import FieldWriter, Layer, LayerWriter, Scalar, new_id
+from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, Part, read_manifest
+from mmdask.store.system import SYSTEM
+
+__all__ = ["PART_NBYTES", "Writer", "append", "create", "new_store", "scalar_field"]
+
+#: a part is closed when it has grown to this
+PART_NBYTES = 1 << 30
+#: rows given one by one are kept until there are this many
+_PENDING_ROWS = 4096
+
+
+class Writer:
+    """Rows on their way into a store; made by `create` and `append`, used as a context manager.
+
+    When the block ends, one commit makes all rows visible, durably. When it raises, or the process dies, the store is
+    as before.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fields: Iterable[Field] | None,
+        labels: Mapping[str, Scalar] | None,
+        base: Manifest | None,
+    ) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._base = base
+        self._labels = dict(labels or {})
+        self._fields: dict[str, Field] = {f.name: f for f in fields or ()}
+        self._constants = {name: scalar_field(name, value) for name, value in self._labels.items()}
+        if base is not None:
+            self._adopt(base.schema)
+        for name in self._constants:
+            if name in self._fields:
+                raise SchemaError(f"{name!r} is both a field and a label")
+        self._settled = base is not None
+        self._pending: dict[str, list[Any]] = {}
+        self._n_pending = 0
+        self._layer: LayerWriter | None = None
+        self._writers: dict[str, FieldWriter] = {}
+        self._finished: list[Layer] = []
+        self._open = False
+
+    def _adopt(self, schema: Schema) -> None:
+        for name, field in self._constants.items():
+            if name in schema and schema[name].same_layout(field):
+                self._constants[name] = schema[name]
+        self._fields = {name: f for name, f in schema.items() if name not in self._constants}
+
+    def __enter__(self) -> Writer:
+        if self._base is None:
+            new_store(self.path)
+        self._open = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open = False
+        committed = False
+        try:
+            if error is None:
+                self._commit()
+                committed = True
+        finally:
+            if self._layer is not None:
+                self._layer.discard()
+            if not committed and self._base is None:
+                _remove_new(self.path, self._finished)
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one row: a value for every field, by name.
+
+        Numbers are dense fields, texts strings, lists and arrays of one axis ragged, arrays of more axes dense.
+
+        Raises
+        ------
+        SchemaError
+            When a field is missing or unknown.
+        """
+        self._check_open()
+        if self._pending:
+            self._check_names(row, self._pending)
+        elif self._settled:
+            self._check_names(row, self._fields)
+        if not self._pending:
+            self._pending = {name: [] for name in row}
+        for name, rows in self._pending.items():
+            rows.append(row[name])
+        self._n_pending += 1
+        if self._n_pending == _PENDING_ROWS:
+            self._flush()
+
+    def extend(self, rows: Mapping[str, Any]) -> None:
+        """Add many rows: for every field an array or list with one entry per row.
+
+        Raises
+        ------
+        SchemaError
+            When fields are missing or unknown, differ in length, or do not fit the store's fields.
+        """
+        self._check_open()
+        self._flush()
+        self._write(rows)
+
+    def _flush(self) -> None:
+        pending, self._pending, self._n_pending = self._pending, {}, 0
+        if pending:
+            self._write(pending)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise OptionError("a writer is used inside its block: with mm.create(path) as w: ...")
+
+    def _check_names(self, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+        schema = Schema(self._fields.values()) if self._settled else None
+        for name in given:
+            if name not in expected:
+                if name in self._constants:
+                    raise SchemaError(f"{name!r} is a label of this writer, the same for all rows; rows do not give it")
+                where = f" in {self.path}"
+                raise SchemaError(schema.unknown(name, where) if schema else f"no field {name!r} in the rows before")
+        missing = [name for name in expected if name not in given]
+        if missing:
+            raise SchemaError(f"no value for {', '.join(map(repr, missing))}; every row gives every field")
+
+    def _write(self, rows: Mapping[str, Any]) -> None:
+        if self._settled:
+            self._check_names(rows, self._fields)
+        else:
+            self._check_declared(rows)
+        converted = {name: to_field_data(name, value, self._fields.get(name)) for name, value in rows.items()}
+        lengths = {name: len(data) for name, (_, data) in converted.items()}
+        if len(set(lengths.values())) > 1:
+            raise SchemaError(
+                "fields differ in length: " + ", ".join(f"{name} has {n} rows" for name, n in lengths.items())
+            )
+        if not self._settled:
+            self._fields = {name: field for name, (field, _) in converted.items()}
+            self._settled = True
+        self._write_data({name: data for name, (_, data) in converted.items()})
+
+    def _check_declared(self, rows: Mapping[str, Any]) -> None:
+        for name in self._fields:
+            if name not in rows:
+                raise SchemaError(f"no value for {name!r}; every row gives every field")
+        for name in rows:
+            if name in self._constants:
+                raise SchemaError(f"{name!r} is a label of this writer, the same for all rows; rows do not give it")
+
+    def _write_data(self, data: Mapping[str, FieldData]) -> None:
+        if self._layer is None:
+            self._layer = LayerWriter(self.path, new_id())
+            self._writers = {name: self._layer.field(field) for name, field in self._fields.items()}
+            for name, value in self._labels.items():
+                self._layer.constant(self._constants[name], value)
+        for name, d in data.items():
+            self._writers[name].write(d)
+        if self._layer.nbytes >= PART_NBYTES:
+            self._finish_part()
+
+    def _finish_part(self) -> None:
+        if self._layer is None:
+            return
+        for name, writer in self._writers.items():
+            if writer.field.kind == "category":
+                self._fields[name] = _with_more_labels(self._fields[name], writer.labels)
+        self._finished.append(self._layer.finish())
+        self._layer = None
+
+    def _schema(self) -> Schema:
+        constants = []
+        for name, field in self._constants.items():
+            value = self._labels[name]
+            constants.append(_with_more_labels(field, (str(value),)) if field.kind == "category" else field)
+        return Schema([*self._fields.values(), *constants])
+
+    def _commit(self) -> None:
+        self._flush()
+        self._finish_part()
+        schema = self._schema()
+        parts = [Part(layer.rows, (layer.id,), layer.nbytes) for layer in self._finished if layer.rows]
+        block_rows = block_rows_for(self._finished)
+        creating = self._base is None
+
+        def change(newest: Manifest | None) -> Manifest:
+            if creating and newest is not None:
+                raise StoreExistsError(f"{self.path}: another process made a store here; mm.append adds to it")
+            return add_parts(newest, schema, parts, block_rows=block_rows)
+
+        commit(self.path, change)
+
+
+def _with_more_labels(field: Field, labels: Iterable[str]) -> Field:
+    return field.with_labels(dict.fromkeys((*field.labels, *labels)))
+
+
+def scalar_field(name: str, value: object) -> Field:
+    """The field of a label: text is a category; a bool, int or float is dense.
+
+    Raises
+    ------
+    SchemaError
+        For anything else.
+    """
+    if isinstance(value, str):
+        return Field.category(name, [value])
+    for kind, dtype in ((bool, "?"), (int, "i8"), (float, "f8")):
+        if type(value) is kind:
+            return Field.dense(name, dtype)
+    raise SchemaError(f"label {name!r}: text, a bool, an int or a float, got {type(value).__name__}")
+
+
+def create(
+    path: str | os.PathLike[str], *, fields: Iterable[Field] | None = None, labels: Mapping[str, Scalar] | None = None
+) -> Writer:
+    """Start a new store.
+
+    Parameters
+    ----------
+    path : path
+        Where it will be; nothing may be there yet.
+    fields : iterable of Field, optional
+        What rows are made of. Fields not given here are taken from the first rows.
+    labels : mapping, optional
+        Values that are the same for all rows of this block (process, year); they become fields.
+
+    Returns
+    -------
+    Writer
+        A context manager with `append` and `extend`.
+
+    Raises
+    ------
+    StoreExistsError
+        When something is at `path`.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> with mm.create("events.mm", labels={"process": "ttbb"}) as w:
+    ...     w.append({"met": 41.5, "hits": [1, 2]})
+    ...     w.extend({"met": [7.0, 12.5], "hits": [[], [3]]})
+    >>> len(mm.open("events.mm"))
+    3
+    """
+    root = os.path.abspath(os.fspath(path))
+    if os.path.lexists(root):
+        check_free(root)
+    return Writer(root, fields, labels, None)
+
+
+def append(path: str | os.PathLike[str], *, labels: Mapping[str, Scalar] | None = None) -> Writer:
+    """Add rows to a store.
+
+    Parameters
+    ----------
+    path : path
+        An existing store.
+    labels : mapping, optional
+        Values of fields that are the same for all rows of this block.
+
+    Returns
+    -------
+    Writer
+        A context manager with `append` and `extend`. Rows appended by other processes at the same time all survive.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is no store at `path`.
+    SchemaError
+        When a label is no field of the store.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> with mm.append("events.mm", labels={"process": "ttH"}) as w:
+    ...     w.extend({"met": [33.0], "hits": [[4, 5]]})
+    """
+    manifest = read_manifest(path)
+    for name, value in (labels or {}).items():
+        merge_schemas(Schema([manifest.schema[name]]), Schema([scalar_field(name, value)]), "label")
+    return Writer(path, None, labels, manifest)
+
+
+def new_store(root: str) -> None:
+    """Make the folder of a new store, or take over what a dead writer left of one.
+
+    Raises
+    ------
+    StoreExistsError
+        When something else is there.
+    """
+    if os.path.lexists(root):
+        check_free(root)
+        return
+    parent = os.path.dirname(root)
+    try:
+        SYSTEM.mkdir(root)
+    except FileNotFoundError:
+        raise OptionError(f"cannot make {root}: there is no folder {parent}") from None
+    SYSTEM.fsync_folder(parent)
+
+
+def check_free(root: str) -> None:
+    """Raise `StoreExistsError` unless a folder holds nothing but what a dead writer left of a store."""
+    if not os.path.isdir(root):
+        raise StoreExistsError(f"{root} exists: it is a file; remove it or choose another path")
+    names = set(os.listdir(root))
+    if MANIFEST in names:
+        raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
+    if CONVERSION in names:
+        raise StoreExistsError(f"{root} exists: an unfinished conversion; finish it with the same call, or remove it")
+    if not names <= {"parts", "history", "cache", ".lock"}:
+        raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
+
+
+def _remove_new(root: str, layers: Iterable[Layer]) -> None:
+    """Take away a store that was not committed, unless others write there too."""
+    for layer in layers:
+        SYSTEM.remove_tree(layer.path)
+    with contextlib.suppress(OSError):
+        SYSTEM.rmdir(os.path.join(root, "parts"))
+        if os.listdir(root) in ([], [".lock"]):
+            SYSTEM.remove_tree(root)

@@ -1,0 +1,147 @@
+"""Imports go down only. Reads every import of the package, also those inside functions."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mmdask
+
+PACKAGE = Path(mmdask.__file__).parent
+
+#: from the bottom; a module may import from lower lines only, so those of one line never import each other
+LAYERS = (
+    ("errors",),
+    ("schema", "display", "kernels"),
+    ("store", "expr"),
+    ("rows",),
+    ("batches", "sources", "export"),
+    ("dataset",),
+    ("demo",),
+    ("cli",),
+    ("__main__",),
+)
+HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
+#: the public names, resolved when asked for; may name everything, and only the top imports it
+FACE = "__init__"
+DASK = ("dask", "distributed")
+MAY_USE_DASK = ("dataset", "demo", "cli", "__main__")
+MAY_USE_FACE = ("demo", "cli", "__main__")
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a module imports; `package` is the one it lies in."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *([base] if base else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
+                yield node.lineno, node.args[0].value
+
+
+def violations(root: Path) -> list[str]:
+    """What breaks the layers in the package at `root`, one line each."""
+    found = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        unit, where = parts[0], path.relative_to(root).as_posix()
+        if unit == FACE:
+            continue
+        if unit not in HEIGHT:
+            found.append(f"{where}: not in the table of layers")
+            continue
+        package = ".".join([root.name, *parts[:-1]])
+        for line, name in imported(ast.parse(path.read_text(encoding="utf-8")), package):
+            problem = judge(unit, name.split("."), root.name)
+            if problem:
+                found.append(f"{where}:{line}: {unit} imports {name}: {problem}")
+    return found
+
+
+def judge(unit: str, name: list[str], root: str) -> str:
+    if name[0] in DASK and unit not in MAY_USE_DASK:
+        return f"dask is for {', '.join(MAY_USE_DASK)}"
+    if name[0] != root:
+        return ""
+    target = name[1] if len(name) > 1 else FACE
+    if target not in HEIGHT:
+        return "" if unit in MAY_USE_FACE or target == "__version__" else f"the public names of {root} are for the top"
+    if target != unit and HEIGHT[target] >= HEIGHT[unit]:
+        return "imports go down only"
+    return ""
+
+
+def test_layers() -> None:
+    assert violations(PACKAGE) == []
+
+
+def test_reads_the_real_package() -> None:
+    seen = {
+        name
+        for path in PACKAGE.rglob("*.py")
+        for _, name in imported(ast.parse(path.read_text(encoding="utf-8")), "mmdask")
+    }
+    assert {"numpy", "mmdask.errors.SchemaError", "numba"} <= seen
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("errors.py", "from mmdask import schema"),
+        ("schema.py", "import mmdask.store.layer"),
+        ("schema.py", "import mmdask.display as d"),
+        ("display.py", "from mmdask.kernels import jit"),
+        ("kernels/jit.py", "def f():\n    from mmdask.store import layer"),
+        ("store/layer.py", "from mmdask.expr.tree import Node"),
+        ("expr/tree.py", "from ..store import layer"),
+        ("expr/tree.py", "from ..store.layer import Layer"),
+        ("rows/rows.py", "from mmdask import batches"),
+        ("rows/rows.py", "if TYPE_CHECKING:\n    from mmdask.dataset.dataset import Dataset"),
+        ("batches/order.py", "class A:\n    def f(self):\n        import mmdask.sources.root"),
+        ("sources/root.py", "import importlib\nimportlib.import_module('mmdask.batches')"),
+        ("sources/root.py", "__import__('mmdask.dataset')"),
+        ("dataset/cut.py", "from mmdask.cli import main"),
+        ("demo.py", "from mmdask import cli"),
+        ("batches/loader.py", "import dask.array as da"),
+        ("store/layer.py", "def f():\n    from dask import delayed"),
+        ("rows/rows.py", "from distributed import get_worker"),
+        ("batches/loader.py", "import mmdask as mm"),
+        ("sources/root.py", "from mmdask import open"),
+        ("stray.py", ""),
+    ],
+)
+def test_finds_a_planted_violation(tmp_path: Path, path: str, code: str) -> None:
+    file = tmp_path / "mmdask" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(code, encoding="utf-8")
+    found = violations(tmp_path / "mmdask")
+    assert len(found) == 1
+    assert found[0].startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("__init__.py", "import importlib\nimportlib.import_module('mmdask.dataset.dataset')\nimport dask"),
+        ("store/layer.py", "from mmdask.store.npy import open_array\nfrom . import npy\nfrom ..schema import Field"),
+        ("store/layer.py", "import numpy\nfrom mmdask.kernels.jit import Kernel\nfrom mmdask import errors"),
+        ("batches/loader.py", "from mmdask import __version__\nfrom mmdask.rows.rows import Rows\nimport daskless"),
+        ("dataset/dataset.py", "import dask\nfrom mmdask import batches, sources, store"),
+        ("cli.py", "import mmdask as mm\nfrom mmdask import demo, open\nimport dask"),
+    ],
+)
+def test_lets_the_rest_pass(tmp_path: Path, path: str, code: str) -> None:
+    file = tmp_path / "mmdask" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(code, encoding="utf-8")
+    assert violations(tmp_path / "mmdask") == []
