@@ -1,3 +1,107 @@
-"""Out-of-core arrays for science: memory-mapped stores as lazy dask arrays, cuts kept once, shuffled batches."""
+"""Out-of-core arrays for science: memory-mapped stores as lazy dask arrays, cuts kept once, shuffled batches.
+
+The public names are resolved when they are first used (PEP 562), so that importing mmdask is quick, and a worker that
+loads batches never imports dask.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmdask.batches.collate import Packed, packed, pad
+    from mmdask.batches.loader import Batch, Loader
+    from mmdask.dataset.cut import Cut
+    from mmdask.dataset.dataset import Dataset
+    from mmdask.dataset.dataset import open_dataset as open
+    from mmdask.dataset.make import from_arrays, from_root
+    from mmdask.dataset.ragged import Ragged
+    from mmdask.errors import (
+        ConflictError,
+        CorruptStoreError,
+        ExpressionError,
+        FieldNotFoundError,
+        FormatError,
+        MissingDependencyError,
+        MmdaskError,
+        OptionError,
+        RowNotFoundError,
+        SchemaError,
+        SkippedFieldsWarning,
+        SourceError,
+        SourceNotFoundError,
+        StateError,
+        StoreExistsError,
+        StoreNotFoundError,
+        UnfinishedError,
+    )
+    from mmdask.schema import Field, Schema
+    from mmdask.store.verify import Report, verify
+    from mmdask.store.writer import Writer, append, create
+
+__all__ = [
+    "Batch",
+    "ConflictError",
+    "CorruptStoreError",
+    "Cut",
+    "Dataset",
+    "ExpressionError",
+    "Field",
+    "FieldNotFoundError",
+    "FormatError",
+    "Loader",
+    "MissingDependencyError",
+    "MmdaskError",
+    "OptionError",
+    "Packed",
+    "Ragged",
+    "Report",
+    "RowNotFoundError",
+    "Schema",
+    "SchemaError",
+    "SkippedFieldsWarning",
+    "SourceError",
+    "SourceNotFoundError",
+    "StateError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "UnfinishedError",
+    "Writer",
+    "append",
+    "create",
+    "from_arrays",
+    "from_root",
+    "open",
+    "packed",
+    "pad",
+    "verify",
+]
+
+_HOMES = {
+    "batches.collate": ["Packed", "packed", "pad"],
+    "batches.loader": ["Batch", "Loader"],
+    "dataset.cut": ["Cut"],
+    "dataset.dataset": ["Dataset", "open"],
+    "dataset.make": ["from_arrays", "from_root"],
+    "dataset.ragged": ["Ragged"],
+    "schema": ["Field", "Schema"],
+    "store.verify": ["Report", "verify"],
+    "store.writer": ["Writer", "append", "create"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'mmdask' has no attribute {name!r}")
+    module = importlib.import_module(f"mmdask.{_HOME.get(name, 'errors')}")
+    value = getattr(module, "open_dataset" if name == "open" else name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

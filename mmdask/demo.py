@@ -1,16 +1,20 @@
-"""The demonstration: ROOT files of two processes, made up, but shaped like those of an analysis.
+"""The demonstration: ROOT files of two processes, made up, but shaped like those of an analysis, and the whole way.
 
-`make_files` writes the files. Numbers are drawn from simple distributions; nothing here is a measurement or a
+`make_files` writes the files, `run` takes them from there to shuffled batches. Numbers are drawn from simple distributions; nothing here is a measurement or a
 simulation, but the two processes differ the way that a cut and a network are meant to use.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import resource
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +22,10 @@ import numpy.typing as npt
 from mmdask import display
 from mmdask.errors import OptionError
 
-__all__ = ["EVENTS", "TREE", "make_files"]
+if TYPE_CHECKING:
+    from mmdask.dataset.dataset import Dataset
+
+__all__ = ["CUT", "EVENTS", "TREE", "make_files", "run"]
 
 #: events of all files together that make about 200 MB
 EVENTS = 1_350_000
@@ -224,9 +231,7 @@ def _write_file(path: Path, chunks: Iterator[dict[str, Any]], n: int, bar: Any) 
                 initial_basket_capacity=n // _BASKET_EVENTS + 2,
             )
             for chunk in chunks:
-                tree.extend(
-                    {name: _ragged(ak, v) if isinstance(v, tuple) else v for name, v in chunk.items()}
-                )
+                tree.extend({name: _ragged(ak, v) if isinstance(v, tuple) else v for name, v in chunk.items()})
                 bar.update(len(chunk["nJets"]))
         draft.replace(path)
     finally:
@@ -237,3 +242,127 @@ def _ragged(ak: Any, pair: tuple[npt.NDArray[np.int64], npt.NDArray[Any]]) -> An
     offsets, values = pair
     layout = ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.NumpyArray(values))
     return ak.Array(layout)
+
+
+# The whole way ------------------------------------------------------------------------------------------------------
+
+CUT = "nJets >= 6 & nBTags_77 >= 2 & any(jet_pt > 100e3)"
+_STEPS = ("nJets >= 6", "nBTags_77 >= 2", "any(jet_pt > 100e3)")
+_BATCH_ROWS = 4096
+
+
+def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
+    """Make ROOT files, convert, cut, split, and run one shuffled epoch, printing what comes out.
+
+    Parameters
+    ----------
+    folder : path
+        Where the files (``root/``) and the store (``events.mm``) go; both stay.
+    events : int
+        Events of all files together.
+    """
+    import mmdask as mm
+
+    root = Path(folder)
+    labels = _files_of(root / "root", events)
+    size = sum(path.stat().st_size for path in labels)
+    _head(f"1. {len(labels)} ROOT files in {root / 'root'}: {display.nbytes_text(size)}")
+
+    start = time.perf_counter()
+    path = root / "events.mm"
+    ds = mm.from_root({f"{file}:{TREE}": of_file for file, of_file in labels.items()}, path, update=True, missing="drop")
+    seconds = time.perf_counter() - start
+    _head(f"2. converted in {seconds:.2f} s to {path}: {display.nbytes_text(ds.nbytes)}")
+    print(repr(ds))
+
+    _head(f"3. the cut {CUT}")
+    shutil.rmtree(path / "cache", ignore_errors=True)
+    for what in ("computed", "kept"):
+        ds = mm.open(path)
+        start = time.perf_counter()
+        n = ds.cut(CUT).count()
+        print(f"{what}: {n:,} of {len(ds):,} rows in {1e3 * (time.perf_counter() - start):.1f} ms")
+
+    _head("4. cut flow by process")
+    print(_cut_flow(ds))
+
+    _head("5. split by event number")
+    parts = ds[ds.cut(CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)
+    print(", ".join(f"{name} {len(part):,} rows" for name, part in parts.items()))
+
+    _head(f"6. one shuffled epoch of train in batches of {_BATCH_ROWS:,}: met, HT, 8 features, process, 12 jets with mask")
+    _epoch(parts["train"])
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"peak memory {display.nbytes_text(peak)}, mapped pages of the store included")
+    _head("7. the store stays; look at it with")
+    print(f"python -c 'import mmdask as mm; print(mm.open({str(path)!r}))'")
+
+
+def _head(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def _files_of(folder: Path, events: int) -> dict[Path, dict[str, Any]]:
+    """The files and their labels; made anew only if those there have another number of events."""
+    labels = {
+        folder / f"{process.name}_{campaign}.root": {"process": process.name, "year": year}
+        for process, (campaign, year, _), _ in _shares(events)
+    }
+    note = folder / "events.json"
+    if note.exists() and json.loads(note.read_text()) == events and all(file.exists() for file in labels):
+        return labels
+    note.unlink(missing_ok=True)
+    files = make_files(folder, events)
+    note.write_text(json.dumps(events))
+    return files
+
+
+def _cut_flow(ds: Dataset) -> str:
+    """Rows of each process after each step, and the fraction of the step before."""
+    processes = ds.schema["process"].labels
+    last = {p: ds.cut("process == p", p=p).count() for p in processes}
+    rows: list[list[str]] = [["all", *(f"{last[p]:,}" for p in processes)]]
+    cut = None
+    for step in _STEPS:
+        cut = ds.cut(step) if cut is None else cut & ds.cut(step)
+        counts = {p: (cut & ds.cut("process == p", p=p)).count() for p in processes}
+        rows.append([step, *(f"{counts[p]:,} ({counts[p] / max(last[p], 1):.1%})" for p in processes)])
+        last = counts
+    return display.text_table(rows, ["after", *processes], align="l" + "r" * len(processes))
+
+
+def _epoch(train: Dataset) -> None:
+    import mmdask as mm
+
+    fields = train.schema.match(["met_met", "HT_all", "feat_*", "process", "jet_pt", "jet_eta"])
+    collate = {name: mm.pad(12, value=0, mask=True) for name in ("jet_pt", "jet_eta")}
+    loader = train.batches(_BATCH_ROWS, fields=fields, shuffle=True, seed=7, collate=collate)
+    seen = np.zeros(len(mm.open(train.path)), np.uint8)
+    seconds, nbytes = 0.0, 0
+    for epoch in range(2):  # the first one also loads the compiled loops
+        seconds, nbytes, start = 0.0, 0, time.perf_counter()
+        for batch in loader:
+            seconds += time.perf_counter() - start
+            nbytes += sum(array.nbytes for array in batch.values())
+            if epoch == 0:
+                np.add.at(seen, batch.rows, 1)
+            start = time.perf_counter()
+    if seen.sum() != len(train) or seen.max(initial=0) > 1:
+        raise AssertionError("a row did not come exactly once")
+    copying = _memcpy_seconds(nbytes, nbytes // max(len(loader), 1))
+    print(
+        f"{len(loader):,} batches, every row exactly once\n"
+        f"{len(train) / max(seconds, 1e-9):,.0f} rows/s, {display.nbytes_text(nbytes / max(seconds, 1e-9))}/s: "
+        f"{seconds / copying:.1f} times the time of copying the same bytes in memory"
+    )
+
+
+def _memcpy_seconds(nbytes: int, piece: int) -> float:
+    """Seconds to copy `nbytes` in memory, piece by piece."""
+    source = np.ones(max(piece, 1), np.uint8)
+    target = np.empty_like(source)
+    start = time.perf_counter()
+    for _ in range(max(nbytes // len(source), 1)):
+        np.copyto(target, source)
+    return max(time.perf_counter() - start, 1e-9)

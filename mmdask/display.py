@@ -165,9 +165,7 @@ def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], alig
     return "\n".join(lines)
 
 
-_TABLE_STYLE = (
-    "border-collapse:collapse;margin:.4em 0;width:auto;font-size:.92em;font-variant-numeric:tabular-nums"
-)
+_TABLE_STYLE = "border-collapse:collapse;margin:.4em 0;width:auto;font-size:.92em;font-variant-numeric:tabular-nums"
 # currentColor follows the theme, light or dark; no colour and no background is set anywhere.
 _HEAD_STYLE = "border-bottom:1px solid currentColor;font-weight:600"
 _CELL_STYLE = "padding:.15em .8em;vertical-align:top;background:none"
@@ -202,9 +200,7 @@ def html_table(
 
     def line(tag: str, row: Sequence[object], more: str = "") -> str:
         if len(row) != len(headers):
-            raise OptionError(
-                f"a table with {len(headers)} headers got a row of {len(row)} cells: {list(row)}"
-            )
+            raise OptionError(f"a table with {len(headers)} headers got a row of {len(row)} cells: {list(row)}")
         cells = [f'<{tag} style="{s}{more}">{_html(c)}</{tag}>' for c, s in zip(row, styles, strict=True)]
         return f'<tr style="background:none">{"".join(cells)}</tr>'
 
@@ -227,7 +223,13 @@ def _bar_class() -> Any:
 
 
 def progress(
-    total: int | None, desc: str, unit: str = "rows", *, unit_scale: bool = False, disable: bool = False
+    total: int | None,
+    desc: str,
+    unit: str = "rows",
+    *,
+    unit_scale: bool = False,
+    disable: bool = False,
+    delay: float = 0,
 ) -> Any:
     """Return a progress bar, a context manager with ``update(n)``; in a notebook, a widget.
 
@@ -243,6 +245,8 @@ def progress(
         Whether large numbers are shown as ``1.23M``.
     disable : bool
         Whether nothing is shown at all.
+    delay : float
+        Seconds before the bar appears; work that ends sooner shows none.
 
     Examples
     --------
@@ -260,4 +264,5 @@ def progress(
         dynamic_ncols=True,
         miniters=1,
         disable=disable,
+        delay=delay,
     )

@@ -241,6 +241,13 @@ class TestProgress:
         assert "2.00k/2.00k" in out.getvalue()
         assert "B/s" in out.getvalue()
 
+    def test_delay(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        out = io.StringIO()
+        monkeypatch.setattr(sys, "stderr", out)
+        with progress(3, "short", delay=60) as bar:
+            bar.update(3)
+        assert out.getvalue() == ""
+
     def test_leaves_no_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stderr", io.StringIO())
         before = set(threading.enumerate())

@@ -6,7 +6,6 @@ dtypes, since it moves bytes between addresses. Every row number is checked befo
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +21,7 @@ Parts = Sequence["npt.NDArray[Any] | None"]
 Int64s = npt.NDArray[np.int64]
 
 
-def take_rows(
-    sources: Parts, starts: Int64s, rows: Int64s, out: npt.NDArray[Any]
-) -> npt.NDArray[Any]:
+def take_rows(sources: Parts, starts: Int64s, rows: Int64s, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Copy rows of a dense field into `out`.
 
     Parameters
@@ -124,8 +121,7 @@ def take_nested(
     runs = _Runs(starts, rows)
     deepest = len(levels) - 1
     out_offsets = tuple(
-        runs.follow(offsets, values if i == deepest else levels[i + 1], i < deepest)
-        for i, offsets in enumerate(levels)
+        runs.follow(offsets, values if i == deepest else levels[i + 1], i < deepest) for i, offsets in enumerate(levels)
     )
     addresses = runs.addresses(values, like.dtype, like.shape[1:])
     out = np.empty((runs.total, *like.shape[1:]), like.dtype)
@@ -243,9 +239,7 @@ _UNKNOWN = 2**62  # the length of an array that is not given
 class _Table:
     """The addresses of one array per part; 0 where there is none. Valid while the arrays are held."""
 
-    def __init__(
-        self, sources: Parts, dtype: np.dtype[Any], shape: tuple[int, ...], needed: Int64s | None
-    ) -> None:
+    def __init__(self, sources: Parts, dtype: np.dtype[Any], shape: tuple[int, ...], needed: Int64s | None) -> None:
         self.addresses = np.zeros(len(sources), np.int64)
         self.strides = np.full(len(sources), _width(dtype, shape), np.int64)
         self.complete = True
@@ -254,9 +248,7 @@ class _Table:
                 self.complete = False
                 continue
             if s.dtype != dtype or s.shape[1:] != shape:
-                raise OptionError(
-                    f"part {p} holds {s.dtype} rows of shape {s.shape[1:]}, not {dtype} of shape {shape}"
-                )
+                raise OptionError(f"part {p} holds {s.dtype} rows of shape {s.shape[1:]}, not {dtype} of shape {shape}")
             if needed is not None and len(s) < needed[p]:
                 raise OptionError(f"part {p} holds {len(s)} elements, fewer than the {needed[p]} it should")
             if not s.flags.c_contiguous:
@@ -310,15 +302,24 @@ def _missing(starts: Int64s, row: int) -> OptionError:
 # The twins: the same bytes moved by numpy ---------------------------------------------------------------------------
 
 
+class _Memory:
+    """What numpy asks to see memory as an array."""
+
+    def __init__(self, address: int, n: int, width: int) -> None:
+        self.__array_interface__ = {
+            "data": (address, False),
+            "shape": (n, width),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+
 def _view(address: int, n: int, width: int) -> npt.NDArray[np.uint8]:
     """The memory at an address as ``(n, width)`` bytes."""
-    memory = (ctypes.c_uint8 * (n * width)).from_address(address)
-    return np.frombuffer(memory, np.uint8).reshape(n, width)
+    return np.asarray(_Memory(address, n, width))
 
 
-def _gather_rows_twin(
-    addresses: Int64s, strides: Int64s, starts: Int64s, rows: Int64s, out: int, width: int
-) -> int:
+def _gather_rows_twin(addresses: Int64s, strides: Int64s, starts: Int64s, rows: Int64s, out: int, width: int) -> int:
     target = _view(out, len(rows), width)
     if len(addresses) == 1 and strides[0] and addresses[0]:
         np.take(_view(int(addresses[0]), int(starts[1]), width), rows, axis=0, mode="clip", out=target)
@@ -347,9 +348,7 @@ def _expand(first: Int64s, count: Int64s) -> tuple[Int64s, Int64s]:
     return run, np.arange(len(run)) + (first - begin)[run]
 
 
-def _follow_twin(
-    addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s, count: Int64s, offsets: Int64s
-) -> int:
+def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s, count: Int64s, offsets: Int64s) -> int:
     run, element = _expand(first, count)
     p_of = part[run]
     absent = np.flatnonzero(addresses[p_of] == 0)

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 """The compiled loops of `gather` and `permute`. Only `jit` imports this module, because it imports numba.
 
 Rows are moved between addresses in memory, `width` bytes at a time: one compiled form serves every dtype and any
@@ -16,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mmdask.kernels.hashing import GOLDEN, MULTIPLIER_1, MULTIPLIER_2
-from mmdask.kernels.permute import ROUNDS
+from mmdask.kernels.permute import LEAST_BITS, ROUNDS
 
 _compile = numba.njit(nogil=True, cache=True)
 _i64 = types.int64
@@ -58,7 +59,7 @@ def _load(typingctx: Any, address: Any) -> Any:
 
 
 @_compile
-def _copy(to, source, width):  # type: ignore[no-untyped-def]
+def _copy(to, source, width):
     # A constant length compiles to one load and one store instead of a call.
     if width == 4:
         _memcpy(to, source, 4)
@@ -75,7 +76,7 @@ def _copy(to, source, width):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _part_of(starts, row):  # type: ignore[no-untyped-def]
+def _part_of(starts, row):
     """The last part that starts at `row` or before: an empty part is never it."""
     low, high = 0, len(starts) - 1
     while high - low > 1:
@@ -88,7 +89,7 @@ def _part_of(starts, row):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def gather_rows(addresses, strides, starts, rows, out, width):  # type: ignore[no-untyped-def]
+def gather_rows(addresses, strides, starts, rows, out, width):
     n = len(rows)
     ring = np.empty(AHEAD, np.int64)  # addresses of the next rows
     lines = min((width + 63) // 64, 8)
@@ -114,7 +115,7 @@ def gather_rows(addresses, strides, starts, rows, out, width):  # type: ignore[n
 
 
 @_compile
-def locate(starts, rows, part, first):  # type: ignore[no-untyped-def]
+def locate(starts, rows, part, first):
     low, high, p = np.int64(0), np.int64(0), np.int64(0)
     for i in range(len(rows)):
         row = rows[i]
@@ -126,7 +127,7 @@ def locate(starts, rows, part, first):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def follow(addresses, limits, part, first, count, offsets):  # type: ignore[no-untyped-def]
+def follow(addresses, limits, part, first, count, offsets):
     n = len(part)
     k = 0
     total = np.int64(0)
@@ -160,7 +161,7 @@ def follow(addresses, limits, part, first, count, offsets):  # type: ignore[no-u
 
 
 @_compile
-def copy_runs(addresses, part, first, count, out, width):  # type: ignore[no-untyped-def]
+def copy_runs(addresses, part, first, count, out, width):
     n = len(part)
     for i in range(n):
         if i + AHEAD < n:
@@ -172,7 +173,7 @@ def copy_runs(addresses, part, first, count, out, width):  # type: ignore[no-unt
 
 
 @_compile
-def pad_runs(addresses, part, first, count, out, width, mask, left):  # type: ignore[no-untyped-def]
+def pad_runs(addresses, part, first, count, out, width, mask, left):
     n, length = mask.shape
     for i in range(n):
         if i + AHEAD < n:
@@ -187,21 +188,21 @@ def pad_runs(addresses, part, first, count, out, width, mask, left):  # type: ig
 
 
 @_compile
-def _mix(x):  # type: ignore[no-untyped-def]
+def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * np.uint64(MULTIPLIER_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(MULTIPLIER_2)
     return x ^ (x >> np.uint64(31))
 
 
 @_compile
-def feistel(positions, sizes, keys, out, backward):  # type: ignore[no-untyped-def]
+def feistel(positions, sizes, keys, out, backward):
     one = np.uint64(1)
     round_keys = np.empty(ROUNDS, np.uint64)
     last_key = np.uint64(0)
     known = False
     for i in range(len(positions)):
         size = np.uint64(sizes[i])
-        bits = np.uint64(0)
+        bits = np.uint64(LEAST_BITS if sizes[i] > 4 else 0)
         while bits < np.uint64(63) and (one << bits) < size:
             bits += one
         low = bits >> one
@@ -235,7 +236,7 @@ def feistel(positions, sizes, keys, out, backward):  # type: ignore[no-untyped-d
 
 
 @_compile
-def fisher_yates(array, key):  # type: ignore[no-untyped-def]
+def fisher_yates(array, key):
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
     for i in range(len(array) - 1, 0, -1):
         m = np.uint64(i + 1)

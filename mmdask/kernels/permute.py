@@ -17,6 +17,8 @@ __all__ = ["ROUNDS", "forward", "inverse", "shuffle"]
 
 #: rounds of the Feistel network
 ROUNDS = 6
+#: of the domain, for sizes above 4: halves of one or two bits favour some places by a tenth
+LEAST_BITS = 6
 _U = np.uint64
 
 
@@ -90,6 +92,7 @@ def _feistel_twin(
     top = sizes.astype(np.uint64) - _U(1)
     for shift in (1, 2, 4, 8, 16, 32):
         top |= top >> _U(shift)
+    top[sizes > 4] |= _U(2**LEAST_BITS - 1)
     bits = np.bitwise_count(top).astype(np.uint64)  # of the power of two that holds the size
     low = bits >> _U(1)
     low_mask = (_U(1) << low) - _U(1)

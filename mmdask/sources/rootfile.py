@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ __all__ = ["RUN_NBYTES", "RootFiles", "part_ranges", "runs"]
 #: decoded bytes of a branch that are in memory at once
 RUN_NBYTES = 32 << 20
 
+#: raised when the same options would give other data than before
+CONVERTER_VERSION = 1
+
 _TREES = frozenset({"TTree", "TNtuple", "TNtupleD"})
 
 
@@ -39,6 +43,14 @@ class RootFiles:
     fields: tuple[str, ...] | None
     exclude: tuple[str, ...]
     part_nbytes: int
+    kind = "ROOT"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides which data the layers hold, as JSON."""
+        fields = None if self.fields is None else list(self.fields)
+        exclude = list(self.exclude)
+        return {"fields": fields, "exclude": exclude, "part_nbytes": self.part_nbytes, "converter": CONVERTER_VERSION}
 
     def inspect(self, source: Input) -> Table:
         """What the metadata of one input say; no basket is read."""
@@ -156,9 +168,7 @@ def _branches(tree: Any) -> tuple[dict[str, Any], list[str]]:
     return branches, doubles
 
 
-def _select(
-    names: Iterable[str], fields: Sequence[str] | None, exclude: Sequence[str], where: str
-) -> dict[str, None]:
+def _select(names: Iterable[str], fields: Sequence[str] | None, exclude: Sequence[str], where: str) -> dict[str, None]:
     """Names that `fields` match and `exclude` do not, in the order of `fields`; every pattern must match."""
     known = dict.fromkeys(names)
 
@@ -187,6 +197,8 @@ def _layout(name: str, branch: Any, rows: int) -> Field | str:
         i = branch.interpretation
         if isinstance(i, uproot.interpretation.grouped.AsGrouped):
             return ""
+        if isinstance(i, Exception):
+            return f"its type cannot be told: {_brief(i)}"
         if branch.num_entries != rows:
             return f"it has {branch.num_entries} entries, the tree has {rows}"
         offsets = branch.entry_offsets
@@ -195,14 +207,14 @@ def _layout(name: str, branch: Any, rows: int) -> Field | str:
         ragged = isinstance(i, uproot.AsJagged)
         content = i.content if ragged else i
         if not isinstance(content, uproot.AsDtype | uproot.AsDouble32 | uproot.AsFloat16):
-            return f"type {branch.typename} is not supported yet"
+            return _unsupported(branch)
         if ragged and not isinstance(content, uproot.AsDtype) and content.to_dims:
             # uproot 5.7.7 counts its bytes as if each item had no dimensions, and returns uninitialised memory.
             return f"type {branch.typename} is misread by uproot"
     except Exception as error:
         # What is odd in a file of another decade comes out of uproot as any kind of exception.
         return f"its type cannot be told: {_brief(error)}"
-    if len(offsets) > 1 and any(a > b for a, b in zip(offsets, offsets[1:], strict=False)):
+    if len(offsets) > 1 and any(a > b for a, b in itertools.pairwise(offsets)):
         return "its baskets are not in order"
     dtype = content.to_dtype
     base, shape = dtype.subdtype or (dtype, ())
@@ -210,7 +222,12 @@ def _layout(name: str, branch: Any, rows: int) -> Field | str:
     try:
         return make(name, base, tuple(int(length) for length in shape))
     except SchemaError:
-        return f"type {branch.typename} is not supported yet"
+        return _unsupported(branch)
+
+
+def _unsupported(branch: Any) -> str:
+    name = str(branch.typename)
+    return f"type {name if len(name) <= 80 else name[:77] + '...'} is not supported yet"
 
 
 def _decoded_nbytes(branch: Any, field: Field, rows: int) -> int:
@@ -218,9 +235,9 @@ def _decoded_nbytes(branch: Any, field: Field, rows: int) -> int:
     if field.kind == "dense":
         return rows * field.item_nbytes
     i = branch.interpretation
-    content = int(branch.uncompressed_bytes) - i.header_bytes * rows
+    content: int = int(branch.uncompressed_bytes) - int(i.header_bytes) * rows
     if field.kind == "ragged":
-        content = content * field.item_nbytes // max(1, i.content.itemsize)
+        content = content * field.item_nbytes // max(1, int(i.content.itemsize))
     return max(0, content) + 8 * rows
 
 
@@ -310,7 +327,7 @@ def _read(branch: Any, field: Field, start: int, stop: int, nbytes: int) -> Iter
 
 def _basket_weights(branch: Any, offsets: Sequence[int]) -> list[float]:
     """Compressed bytes of each basket, which need no reading; rows where the file does not say."""
-    rows = [float(b - a) for a, b in zip(offsets, offsets[1:], strict=False)]
+    rows = [float(b - a) for a, b in itertools.pairwise(offsets)]
     sizes = branch.member("fBasketBytes", none_if_missing=True)
     if sizes is None or len(sizes) < len(rows) or not all(s > 0 for s in sizes[: len(rows)]):
         return rows
@@ -321,9 +338,6 @@ def _read_run(branch: Any, field: Field, start: int, stop: int) -> FieldData:
     library = "np" if field.kind == "dense" else "ak"
     try:
         array = branch.array(entry_start=start, entry_stop=stop, library=library, array_cache=None)
-        return _CONVERT[field.kind](array, field)
-    except UnreadableError:
-        raise
     except MemoryError:
         raise
     except Exception as error:
@@ -331,6 +345,7 @@ def _read_run(branch: Any, field: Field, start: int, stop: int) -> FieldData:
             raise SourceError(f"{branch.file.file_path}: {error.strerror} at field {field.name!r}") from error
         # uproot raises whatever the odd bytes lead to: AssertionError, struct.error, IndexError, ...
         raise UnreadableError(_brief(error)) from error
+    return _CONVERT[field.kind](array, field)
 
 
 def _dense(array: Any, field: Field) -> FieldData:
@@ -338,25 +353,31 @@ def _dense(array: Any, field: Field) -> FieldData:
 
 
 def _ragged(array: Any, field: Field) -> FieldData:
-    offsets, content = _list(array)
-    return FieldData(_exact(np.asarray(content), field), (offsets,))
+    offsets, values = _list(array)
+    if not len(values):
+        values = np.empty((0, *field.shape), field.dtype)  # awkward may have lost the type
+    return FieldData(_exact(values, field), (offsets,))
 
 
 def _string(array: Any, field: Field) -> FieldData:
-    offsets, content = _list(array)
-    values = np.ascontiguousarray(np.asarray(content), dtype="u1")
-    try:
-        str(values.data, "utf-8")
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"not utf-8 text: {error.reason} {bytes(error.object[error.start : error.end])!r}") from None
+    offsets, values = _list(array)
+    values = np.ascontiguousarray(values, dtype="u1")
+    if values.size and values.max() > 127:
+        try:
+            str(values.data, "utf-8")
+        except UnicodeDecodeError as error:
+            wrong = bytes(values[error.start : error.end])
+            raise UnreadableError(f"not utf-8 text: {error.reason} {wrong!r}") from None
     return FieldData(values, (offsets,))
 
 
-def _list(array: Any) -> tuple[npt.NDArray[np.int64], Any]:
-    """Offsets from 0 and the content they index, of an awkward array of lists."""
+def _list(array: Any) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """Offsets from 0 and the values they index, of an awkward array of lists."""
+    import awkward as ak
+
     layout = array.layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets)
-    return offsets, layout.content[: int(offsets[-1])]
+    return offsets, np.asarray(ak.to_numpy(layout.content[: int(offsets[-1])], allow_missing=False))
 
 
 def _exact(values: npt.NDArray[Any], field: Field) -> npt.NDArray[Any]:

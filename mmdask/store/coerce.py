@@ -60,9 +60,11 @@ def to_field_data(name: str, value: Any, field: Field | None = None) -> tuple[Fi
         data, weak = _from_list(name, value, field)
     else:
         raise SchemaError(f"field {name!r}: rows come as an array or a list, got {type(value).__name__}")
-    text = data.values.dtype == TEXT_DTYPE and data.labels == ("utf-8",)
-    if text:
-        data = replace(data, labels=())
+    if isinstance(value, FieldData):
+        text = field is not None and field.kind == "string"  # bytes do not say whether they are text
+    else:
+        text = data.values.dtype == TEXT_DTYPE and data.labels == ("utf-8",)
+        data = replace(data, labels=()) if text else data
     if field is None:
         return _infer(name, data, text), data
     return field, _fit(field, data, text, weak)
@@ -268,19 +270,33 @@ def values_as(field: Field, values: npt.NDArray[Any], weak: bool = False) -> npt
         return values
     if np.can_cast(values.dtype, dtype, "safe"):
         return values.astype(dtype)
-    if values.dtype.kind in "biufc" and dtype.kind in "biufc":
+    if dtype.kind == "c" and values.dtype.kind in "biuf":
+        real = replace(field, dtype=np.dtype(f"<f{dtype.itemsize // 2}"))
+        return values_as(real, values, weak).astype(dtype)
+    numbers = "fc" if dtype.kind == "c" else "biuf"
+    if values.dtype.kind in numbers and dtype.kind in "biufc":
         with np.errstate(all="ignore"):
             cast = values.astype(dtype)
-            exact = np.array_equal(cast.astype(values.dtype), values, equal_nan=values.dtype.kind in "fc")
-        if exact and values.dtype.kind in "iu" and dtype.kind in "iu":
-            exact = bool(((cast < 0) == (values < 0)).all())
-        if exact or (weak and values.dtype.kind == "f" and dtype.kind in "fc" and not _overflows(values, cast)):
-            return cast
+            if _survives(values, cast) or (weak and values.dtype.kind == "f" and _rounded(values, cast)):
+                return cast
     raise SchemaError(
         f"field {field.name!r} is {field.describe()}; {values.dtype} values do not all fit exactly: "
         f"convert them first, as in x.astype({dtype.name!r})"
     )
 
 
-def _overflows(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> bool:
-    return bool((np.isinf(cast) & ~np.isinf(values)).any())
+def _survives(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> bool:
+    """Whether every value is the same after the cast."""
+    if values.dtype.kind in "iu" and cast.dtype.kind == "f":
+        # A float beyond the integers does not come back as one; what it comes back as differs between processors.
+        limit = 2.0 ** (np.iinfo(values.dtype).bits - (values.dtype.kind == "i"))
+        if not (np.abs(cast.astype("f8")) < limit).all():
+            return False
+    if values.dtype.kind in "iu" and cast.dtype.kind in "iu" and ((cast < 0) != (values < 0)).any():
+        return False
+    return np.array_equal(cast.astype(values.dtype), values, equal_nan=values.dtype.kind in "fc")
+
+
+def _rounded(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> bool:
+    """Whether floats only lost precision."""
+    return cast.dtype.kind == "f" and not (np.isinf(cast) & ~np.isinf(values)).any()

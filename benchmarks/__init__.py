@@ -1,0 +1,1 @@
+"""Timings against physical limits and peers, as ratios measured in one run: ``python -m benchmarks``."""

@@ -1,0 +1,294 @@
+"""How the rows of a field become entries of a batch.
+
+Each step is a small frozen value; `pad` and `packed` make the ones that a caller asks for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import OptionError, did_you_mean
+from mmdask.kernels.gather import pad_ragged
+from mmdask.schema import Field, FieldData
+
+if TYPE_CHECKING:
+    from mmdask.rows.rows import Rows
+
+__all__ = ["Packed", "Pad", "Step", "packed", "pad", "steps_for"]
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Packed(NamedTuple):
+    """Ragged rows, one after the other: row i is ``values[offsets[i]:offsets[i + 1]]``.
+
+    Attributes
+    ----------
+    values : numpy.ndarray or Packed
+        ``(items, *shape)``; for a field of several levels the next level, as a `Packed` again.
+    offsets : numpy.ndarray
+        int64 ``(rows + 1,)``, from 0.
+    """
+
+    values: Any
+    offsets: Any
+
+
+@dataclass(frozen=True)
+class Take:
+    """Which rows a batch takes: those of this rank, and those of all ranks."""
+
+    own: Int64s
+    everyone: Int64s
+    first: int  # where the own ones begin among everyone's
+
+
+class Step(Protocol):
+    """Reads the rows of a field into entries of a batch."""
+
+    def check(self, field: Field) -> None:
+        """Raise `OptionError` unless the step can serve this field."""
+        ...
+
+    def names(self, field: Field) -> tuple[str, ...]:
+        """The entries that it makes."""
+        ...
+
+    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
+        """Make them. Everything is a copy."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Dense rows as an array, categories as int32 codes, strings as a list of str."""
+
+    def check(self, field: Field) -> None:
+        pass
+
+    def names(self, field: Field) -> tuple[str, ...]:
+        return (field.name,)
+
+    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
+        data = rows.take(field.name, take.own)
+        yield field.name, strings(data) if field.kind == "string" else data.values
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Ragged rows, one after the other."""
+
+    def check(self, field: Field) -> None:
+        _must_be_ragged(field, "packed()")
+
+    def names(self, field: Field) -> tuple[str, ...]:
+        return (field.name,)
+
+    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
+        data = rows.take(field.name, take.own)
+        value: Any = data.values
+        for offsets in reversed(data.offsets):
+            value = Packed(value, offsets)
+        yield field.name, value
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Ragged rows, all cut or filled to one length. Made by `pad`."""
+
+    length: int | Literal["max"]
+    value: Any = 0
+    mask: bool = True
+    side: Literal["right", "left"] = "right"
+    strict: bool = False
+
+    def check(self, field: Field) -> None:
+        _must_be_ragged(field, "pad()")
+        if field.levels > 1:
+            raise OptionError(
+                f"field {field.name!r} has {field.levels} levels and pad() fills one; leave it packed and pad a level "
+                "yourself"
+            )
+        self.fill(field)
+
+    def fill(self, field: Field) -> npt.NDArray[Any]:
+        """The padding as an array of the field's dtype, ``()``, if that loses nothing."""
+        exact = np.asarray(self.value)
+        if exact.shape == () and exact.dtype.kind in _FILLS[field.dtype.kind]:
+            with np.errstate(all="ignore"):
+                fill = exact.astype(field.dtype)
+            if _means_the_same(exact, fill):
+                return fill
+        raise OptionError(
+            f"field {field.name!r}: value={self.value!r} cannot be held by {field.dtype}; pass a value= that can"
+        )
+
+    def names(self, field: Field) -> tuple[str, ...]:
+        return (field.name, f"{field.name}_mask") if self.mask else (field.name,)
+
+    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
+        fill = self.fill(field)
+        if self.length == "max" or self.strict:
+            values, mask = self._from_packed(rows, field, take, fill)
+        else:
+            values, mask = rows.take_padded(field.name, take.own, self.length, fill, self.side)
+        yield field.name, values
+        if self.mask:
+            yield f"{field.name}_mask", mask
+
+    def _from_packed(
+        self, rows: Rows, field: Field, take: Take, fill: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        # Every rank must find the same length, so it looks at the rows of all.
+        data = rows.take(field.name, take.everyone)
+        longest = int(data.counts.max(initial=0))
+        length = longest if self.length == "max" else self.length
+        if self.strict and longest > length:
+            row = int(take.everyone[np.argmax(data.counts)])
+            raise OptionError(
+                f"field {field.name!r}: row {row} has {longest} items, more than pad({length}, strict=True) allows; "
+                "pad to more, or let strict=False cut"
+            )
+        n = len(take.own)
+        values = np.full((n, length, *field.shape), fill, field.dtype)
+        mask = np.empty((n, length), np.bool_)
+        own = np.arange(take.first, take.first + n, dtype=np.int64)
+        starts = np.array([0, len(take.everyone)], np.int64)
+        pad_ragged([data.values], [data.offsets[0]], starts, own, values, mask, self.side == "left")
+        return values, mask
+
+
+def packed() -> Pack:
+    """Hand out a ragged field as `Packed` values and offsets: what a loader does anyway.
+
+    Examples
+    --------
+    >>> packed()
+    Pack()
+    """
+    return Pack()
+
+
+def pad(
+    n: int | Literal["max"],
+    *,
+    value: Any = 0,
+    mask: bool = True,
+    side: Literal["right", "left"] = "right",
+    strict: bool = False,
+) -> Pad:
+    """Hand out a ragged field with all rows of one length.
+
+    ``batch["jet_pt"]`` is an array ``(rows, n, *shape)`` and ``batch["jet_pt_mask"]`` a bool array ``(rows, n)``, True
+    where an item is real.
+
+    Parameters
+    ----------
+    n : int or "max"
+        Items of every row; rows that have more are cut at their end. ``"max"``: as many as the longest row of the
+        batch has, counting the rows of all ranks.
+    value : number
+        What is put where a row has no item. It must fit the dtype of the field.
+    mask : bool
+        Whether there is a mask.
+    side : {"right", "left"}
+        Where the padding goes: after the items or before them.
+    strict : bool
+        Raise instead of cutting.
+
+    Raises
+    ------
+    OptionError
+        When an argument cannot be used; what does not fit the field is found when the loader is made.
+
+    Examples
+    --------
+    >>> pad(22, value=np.nan)
+    Pad(length=22, value=nan, mask=True, side='right', strict=False)
+    """
+    if n != "max":
+        try:
+            n = operator.index(n)
+        except TypeError:
+            raise OptionError(f"pad(n) takes a number of items or 'max', got {n!r}") from None
+        if n < 0:
+            raise OptionError(f"pad(n) takes 0 items or more, or 'max', got {n}")
+    if side not in ("right", "left"):
+        raise OptionError(f"pad(side=) is 'right' (padding after the items) or 'left' (before them), got {side!r}")
+    return Pad(n, value, bool(mask), side, bool(strict))
+
+
+def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[str, Step]:
+    """One step per field: the one asked for, or the field's default.
+
+    Raises
+    ------
+    OptionError
+        When a step is for a field that is not asked for, does not fit its field, or two fields would make an entry
+        of the same name.
+    """
+    asked = dict(collate or {})
+    names = [f.name for f in fields]
+    for name in asked:
+        if name not in names:
+            raise OptionError(
+                f"collate has a step for {name!r}, which is not among fields={names}"
+                f"{did_you_mean(name, names)}; add it to fields= or drop the step"
+            )
+    steps: dict[str, Step] = {}
+    made: dict[str, str] = {}
+    for f in fields:
+        step: Step = asked.get(f.name, Pack() if f.kind == "ragged" else Plain())
+        if not all(hasattr(step, method) for method in ("check", "names", "read")):
+            raise OptionError(f"collate[{f.name!r}] is a step like mm.pad(22) or mm.packed(), got {step!r}")
+        step.check(f)
+        for entry in step.names(f):
+            if entry in made:
+                raise OptionError(
+                    f"fields {made[entry]!r} and {f.name!r} both make batch[{entry!r}]; leave one out or pass "
+                    "mask=False"
+                )
+            made[entry] = f.name
+        steps[f.name] = step
+    return steps
+
+
+def strings(data: FieldData) -> list[Any]:
+    """The text of a string field: a list of str, nested once for every level."""
+    *outer, bounds = (o.tolist() for o in data.offsets)
+    raw = data.values.tobytes()
+    if raw.isascii():
+        text = raw.decode("ascii")  # then characters are bytes, and one decoding serves all rows
+        found: list[Any] = [text[a:b] for a, b in itertools.pairwise(bounds)]
+    else:
+        found = [raw[a:b].decode() for a, b in itertools.pairwise(bounds)]
+    for level in reversed(outer):
+        found = [found[a:b] for a, b in itertools.pairwise(level)]
+    return found
+
+
+def _must_be_ragged(field: Field, what: str) -> None:
+    if field.kind != "ragged":
+        raise OptionError(
+            f"{what} is for ragged fields, and {field.name!r} is {field.describe()}; drop it from collate="
+        )
+
+
+#: kinds of dtype that a fill value may have, by the kind of the field
+_FILLS = {"b": "biu", "i": "biuf", "u": "biuf", "f": "biuf", "c": "biufc", "M": "Miu", "m": "miu", "S": "S"}
+
+
+def _means_the_same(exact: npt.NDArray[Any], fill: npt.NDArray[Any]) -> bool:
+    """Whether a fill value survived its change of dtype: rounded to the precision of a float is fine."""
+    if fill.dtype.kind in "fc":
+        return bool(np.isfinite(fill) or not np.isfinite(exact))
+    if fill.dtype.kind in "Mm" and (exact.dtype.kind in "iu" or np.isnat(exact)):
+        return bool(exact == 0 or np.isnat(fill))
+    return bool(fill == exact)

@@ -1,0 +1,324 @@
+"""`Loader`: batches of the rows of a selection, in an order that can be stopped and taken up anywhere."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.batches import order
+from mmdask.batches.collate import Step, Take, steps_for
+from mmdask.batches.sequence import ExactSequence, Sequence, StoredSequence, WindowSequence
+from mmdask.display import parse_nbytes
+from mmdask.errors import OptionError, RowNotFoundError, StateError
+
+if TYPE_CHECKING:
+    from mmdask.rows.rows import Rows
+
+__all__ = ["Batch", "Loader"]
+
+Last = Literal["keep", "drop", "pad"]
+Shuffle = Literal[True, False, "exact"]
+STATE_FORMAT = 1
+
+
+class Batch(dict[str, Any]):
+    """The entries of a batch by name, and where it stands. All arrays are its own.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray
+        int64 ``(n,)``: the numbers of its rows in the store.
+    valid : numpy.ndarray or None
+        bool ``(n,)`` if the loader has ``last="pad"``: False for rows that only fill up the last batch.
+    epoch : int
+    index : int
+        Its number in the epoch.
+    position : int
+        Rows of the epoch handed out to all ranks, this batch included.
+    """
+
+    rows: npt.NDArray[np.int64]
+    valid: npt.NDArray[np.bool_] | None
+    epoch: int
+    index: int
+    position: int
+
+
+class Loader:
+    """Batches of rows, shuffled anew in every epoch.
+
+    Batch i of epoch e depends on the data, the selection, the seed and the options, and on nothing else: not on
+    threads, processes, ranks, machines or on what was read before. Each selected row comes once in an epoch.
+
+    A ``for`` that runs to its end moves on to the next epoch; one that is left early does not, and the next begins
+    the same epoch again. After `load_state_dict` the next ``for`` goes on from there, once.
+
+    Parameters
+    ----------
+    rows : Rows
+        The selected rows.
+    batch_size : int
+        Rows of a batch, of all ranks together.
+    fields : str or list of str, optional
+        Names or patterns (``"jet_*"``); by default all fields.
+    shuffle : True, False or "exact"
+        True mixes blocks of rows in windows, at the speed of reading blocks; "exact" permutes single rows, for data
+        in memory; False is store order.
+    seed : int
+        0 or more, below 2**64.
+    collate : dict, optional
+        Steps for fields, like ``{"jet_pt": mm.pad(22)}``. By default ragged fields are `Packed`.
+    last : {"keep", "drop", "pad"}, optional
+        What becomes of the rows left over at the end of an epoch: a short batch, nothing, or a full batch in which
+        `Batch.valid` is False for the repeats that fill it. By default kept, with several ranks dropped.
+    rank, world_size : int
+        Of m rows in a batch this loader hands out rows ``rank * m // world_size`` to
+        ``(rank + 1) * m // world_size``.
+    window : int or str, optional
+        Memory of a window, like "256MiB" (the default), counted over all fields.
+    block : int, optional
+        Rows that stay together until they are mixed in a window; by default the store's.
+
+    Raises
+    ------
+    OptionError
+        When an argument cannot be used.
+    FieldNotFoundError
+        When there is no such field.
+
+    Notes
+    -----
+    Pickles by reference, in a few hundred bytes besides the selection; nothing computed goes along. The first use
+    finds the selected rows if they are not known yet.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        *,
+        fields: str | Iterable[str] | None = None,
+        shuffle: Shuffle = True,
+        seed: int = 0,
+        collate: Mapping[str, Step] | None = None,
+        last: Last | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        window: int | str | None = None,
+        block: int | None = None,
+    ) -> None:
+        self.rows = rows
+        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.fields = tuple(rows.schema) if fields is None else tuple(rows.schema.match(fields))
+        self.steps = steps_for([rows.schema[name] for name in self.fields], collate)
+        if not isinstance(shuffle, bool) and shuffle != "exact":
+            raise OptionError(f"shuffle is True, False or 'exact', got {shuffle!r}")
+        self.shuffle: Shuffle = shuffle
+        self.seed = _integer("seed", seed, 0, 2**64)
+        self.world_size = _integer("world_size", world_size, 1)
+        self.rank = _integer("rank", rank, 0, self.world_size, "world_size")
+        if last is not None and last not in get_args(Last):
+            raise OptionError(f"last is 'keep', 'drop' or 'pad', got {last!r}")
+        self.last: Last = last or ("drop" if self.world_size > 1 else "keep")
+        if self.shuffle is not True and (window is not None or block is not None):
+            raise OptionError(f"window= and block= are for shuffle=True, and shuffle is {shuffle!r}; leave them out")
+        self.grain = order.grain(
+            rows.n_store,
+            rows.row_nbytes,
+            rows.block_rows,
+            window=None if window is None else _integer("window", parse_nbytes(window), 1),
+            block=None if block is None else _integer("block", block, 1, 2**31),
+        )
+        self._epoch = 0
+        self._position = 0  # rows of the epoch handed out
+        self._resume = False  # whether the next iteration begins there, not at the start
+        self._running: _Iteration | None = None
+        self._sequence: Sequence | None = None
+
+    def __repr__(self) -> str:
+        return f"<Loader of {self.fields} in batches of {self.batch_size}, epoch {self._epoch}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_running": None, "_sequence": None}
+
+    # Batches --------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self._batches_from(0)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self._position if self._resume else 0
+        self._resume, self._position = False, start
+        self._running = _Iteration(self, self._epoch, start)
+        return self._running
+
+    def __getitem__(self, i: int) -> Batch:
+        """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
+
+        Raises
+        ------
+        RowNotFoundError
+            When there is no such batch; it is an IndexError.
+        """
+        n = len(self)
+        if not -n <= i < n:
+            raise RowNotFoundError(f"no batch {i}: an epoch has {n}")
+        return self.batch(self._epoch, i % n * self.batch_size)
+
+    def batch(self, epoch: int, start: int) -> Batch:
+        """The batch that begins at a position of an epoch, wherever that is."""
+        m = min(self.batch_size, len(self.rows) - start)
+        everyone = self._rows_at(epoch, start, start + m)
+        if self.last == "pad" and m < self.batch_size:
+            everyone = np.resize(everyone, self.batch_size)
+        first = self.rank * len(everyone) // self.world_size
+        own = everyone[first : (self.rank + 1) * len(everyone) // self.world_size]
+        batch = Batch()
+        take = Take(own, everyone, first)
+        for name, step in self.steps.items():
+            batch.update(step.read(self.rows, self.rows.schema[name], take))
+        batch.rows = own if len(own) == len(everyone) else own.copy()
+        batch.valid = first + np.arange(len(own)) < m if self.last == "pad" else None
+        batch.epoch, batch.index, batch.position = epoch, start // self.batch_size, start + m
+        return batch
+
+    def _batches_from(self, position: int) -> int:
+        left = max(len(self.rows) - position, 0)
+        return left // self.batch_size if self.last == "drop" else -(-left // self.batch_size)
+
+    def _rows_at(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+        if self._sequence is None:
+            if self.shuffle is True:
+                self._sequence = WindowSequence(self.rows, self.seed, self.grain)
+            elif self.shuffle == "exact":
+                self._sequence = ExactSequence(self.rows, self.seed)
+            else:
+                self._sequence = StoredSequence(self.rows)
+        return self._sequence.rows_at(epoch, start, stop)
+
+    # Epochs and states ----------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the next iteration runs, or the one now running."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration run an epoch, from its start.
+
+        Setting the epoch that a state was just loaded in changes nothing, so that a loop that sets every epoch can be
+        resumed.
+        """
+        epoch = _integer("epoch", epoch, 0)
+        if not (self._resume and epoch == self._epoch):
+            self._move(epoch, 0)
+
+    def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
+        """Where the loader stands: what `load_state_dict` needs to go on with the very next batch.
+
+        Parameters
+        ----------
+        after : Batch, optional
+            The state after this batch, for batches that came by another way than this loader's own iteration. By
+            default after the last one that iteration handed out.
+
+        Returns
+        -------
+        dict
+            Plain numbers and text, less than 1 kB as JSON, the same on all ranks.
+        """
+        epoch, position = (self._epoch, self._position) if after is None else (after.epoch, after.position)
+        if position and not self._batches_from(position):
+            epoch, position = epoch + 1, 0  # the end of an epoch is the start of the next
+        return {
+            "format": STATE_FORMAT,
+            "data": self.rows.identity,
+            "order": self._order(),
+            "seed": self.seed,
+            "epoch": epoch,
+            "position": position,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader stood: the next iteration begins with the rows after its last batch.
+
+        Batch size, ranks, fields and steps may differ from those of the other loader.
+
+        Raises
+        ------
+        StateError
+            When the state is of other data, another selection, or another order; it names the difference.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != STATE_FORMAT:
+            raise StateError(f"not a state of format {STATE_FORMAT} made by Loader.state_dict: {state!r:.200}")
+        mine = self.state_dict()
+        for key, what in (("data", "data or selection"), ("order", "order of rows"), ("seed", "seed")):
+            if state.get(key) != mine[key]:
+                raise StateError(
+                    f"the state has another {what}: {_difference(state.get(key), mine[key])}; make the loader from the "
+                    "same store and selection, with the same shuffle=, seed=, window= and block="
+                )
+        epoch, position = state.get("epoch"), state.get("position")
+        if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position <= len(self.rows):
+            raise StateError(
+                f"the state stands at row {position!r} of epoch {epoch!r}, and an epoch has {len(self.rows)} rows"
+            )
+        if position and not self._batches_from(position):
+            epoch, position = epoch + 1, 0
+        self._move(epoch, position)
+        self._resume = True
+
+    def _move(self, epoch: int, position: int) -> None:
+        self._epoch, self._position, self._resume, self._running = epoch, position, False, None
+
+    def _order(self) -> dict[str, Any]:
+        """What the order depends on besides data and seed."""
+        order_of: dict[str, Any] = {"version": order.ORDER_VERSION, "shuffle": self.shuffle}
+        if self.shuffle is True:
+            order_of |= {"block": self.grain.block, "window_blocks": self.grain.blocks}
+        return order_of
+
+
+class _Iteration(Iterator[Batch]):
+    """One run through an epoch. It carries its epoch, so that nothing set meanwhile changes it."""
+
+    def __init__(self, loader: Loader, epoch: int, start: int) -> None:
+        self.loader = loader
+        self.epoch = epoch
+        self.position = start
+
+    def __next__(self) -> Batch:
+        loader = self.loader
+        current = loader._running is self  # a later iteration or set_epoch has taken over otherwise
+        if not loader._batches_from(self.position):
+            if current:
+                loader._move(self.epoch + 1, 0)
+            raise StopIteration
+        batch = loader.batch(self.epoch, self.position)
+        self.position = batch.position
+        if current:
+            loader._position = batch.position
+        return batch
+
+
+def _integer(name: str, value: object, low: int, end: int | None = None, limit: str = "") -> int:
+    try:
+        n = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        n = low - 1
+    if isinstance(value, bool) or n < low or (end is not None and n >= end):
+        below = f" and below {limit or end}{f' = {end}' if limit else ''}" if end is not None else ""
+        raise OptionError(f"{name} is an integer, at least {low}{below}; got {value!r}")
+    return n
+
+
+def _difference(theirs: object, mine: object) -> str:
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k)]
+        return ", ".join(f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in keys)
+    return f"{theirs!r} there and {mine!r} here"

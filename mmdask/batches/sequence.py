@@ -1,0 +1,154 @@
+"""From positions in an epoch to row numbers of the store: the three orders, over the rows of a selection.
+
+A sequence reads no fields. It keeps one window of row numbers (8 bytes a row) and, for a selection, how many of its
+rows each block holds.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.batches import order
+from mmdask.errors import CorruptStoreError
+
+if TYPE_CHECKING:
+    from mmdask.rows.rows import Rows
+
+__all__ = ["ExactSequence", "Sequence", "StoredSequence", "WindowSequence"]
+
+Int64s = npt.NDArray[np.int64]
+#: rows among which one selected row is looked for; 1/8 byte of counts per row of the store
+RANK_BLOCK = 64
+
+
+class Sequence(Protocol):
+    """The rows of every epoch, by position."""
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        """Store row numbers at positions `start` to `stop` of an epoch, int64, a new array."""
+        ...
+
+
+class StoredSequence:
+    """Store order, in every epoch."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        return self.rows.numbers(start, stop)
+
+
+class ExactSequence:
+    """One permutation of all selected rows.
+
+    Without a selection it needs no memory. With one it keeps the running count of every 64 rows of the store (one
+    bit per row), and decodes the 64 rows around each row of a batch.
+    """
+
+    def __init__(self, rows: Rows, seed: int) -> None:
+        self.rows = rows
+        self.seed = seed
+        self.n = len(rows)
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        ranks = order.exact_ranks(self.n, self.seed, epoch, start, stop)
+        if self.n == self.rows.n_store:
+            return ranks
+        block = np.searchsorted(self._before, ranks, side="right") - 1
+        read, which = np.unique(block, return_inverse=True)
+        found = self.rows.rows_of_blocks(read, RANK_BLOCK)
+        ends = np.cumsum(self._before[read + 1] - self._before[read])
+        _check(len(found), int(ends[-1]) if len(ends) else 0)
+        begins = np.concatenate([np.zeros(1, np.int64), ends[:-1]])
+        taken: Int64s = found[begins[which] + ranks - self._before[block]]
+        return taken
+
+    @cached_property
+    def _before(self) -> Int64s:
+        counts = self.rows.block_counts(RANK_BLOCK)
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+class WindowSequence:
+    """Blocks mixed in windows that draw evenly from the whole store (see `order`).
+
+    Blocks without a selected row are left out before, so that a window of a sparse selection mixes as many blocks as
+    any other.
+    """
+
+    def __init__(self, rows: Rows, seed: int, grain: order.Grain) -> None:
+        self.rows = rows
+        self.seed = seed
+        self.grain = grain
+        self.all_selected = len(rows) == rows.n_store
+        self._epoch: tuple[int, int, Int64s] | None = None
+        self._window: tuple[int, int, Int64s] | None = None
+        self._scratch = np.empty(0, np.int64)  # of the window's rows: fresh memory costs more than filling it
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        starts = self._starts(epoch)[1]
+        window = int(np.searchsorted(starts, start, side="right")) - 1
+        pieces = []
+        while start < stop:
+            base, end = int(starts[window]), min(stop, int(starts[window + 1]))
+            pieces.append(self._rows_of(epoch, window)[start - base : end - base])
+            start, window = end, window + 1
+        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+
+    @cached_property
+    def _filled(self) -> tuple[Int64s, Int64s] | None:
+        """Numbers of the blocks that have selected rows, and how many; None when all rows are selected."""
+        if self.all_selected:
+            return None
+        counts = self.rows.block_counts(self.grain.block)
+        filled = np.flatnonzero(counts)
+        return filled, counts[filled]
+
+    @cached_property
+    def windows(self) -> order.Windows:
+        """The blocks of each window, numbered among the blocks that have a selected row."""
+        n = -(-self.rows.n_store // self.grain.block) if self._filled is None else len(self._filled[0])
+        return order.Windows.of(n, self.grain.blocks)
+
+    def _starts(self, epoch: int) -> tuple[int, Int64s]:
+        if self._epoch is None or self._epoch[0] != epoch:
+            key = order.epoch_key(self.seed, epoch, "blocks")
+            counts = None if self._filled is None else self._filled[1]
+            starts = self.windows.starts(key, counts, self.grain.block, self.rows.n_store)
+            self._epoch = (epoch, key, starts)
+        return self._epoch[1], self._epoch[2]
+
+    def _rows_of(self, epoch: int, window: int) -> Int64s:
+        """The rows of a window in their order; kept, because the next batch most often needs them too."""
+        if self._window is None or self._window[:2] != (epoch, window):
+            key, starts = self._starts(epoch)
+            blocks = self.windows.blocks(key, window)
+            n = int(starts[window + 1] - starts[window])
+            if self._filled is None:
+                rows = self._whole_blocks(blocks)[:n]  # the one that may be short is the last
+            else:
+                rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
+                _check(len(rows), n)
+            self._window = (epoch, window, order.shuffled(rows, self.seed, epoch, window))
+        return self._window[2]
+
+    def _whole_blocks(self, blocks: Int64s) -> Int64s:
+        size = self.grain.block
+        if len(self._scratch) < len(blocks) * size:
+            self._scratch = np.empty((self.windows.n_strata + 1) * size, np.int64)
+        rows = self._scratch[: len(blocks) * size]
+        np.add(blocks[:, None] * size, np.arange(size), out=rows.reshape(-1, size))
+        return rows
+
+
+def _check(found: int, expected: int) -> None:
+    if found != expected:
+        raise CorruptStoreError(
+            f"a selection gave {found} rows where it had counted {expected}; open the store anew, and if that does "
+            "not help remove its cache/ folder"
+        )

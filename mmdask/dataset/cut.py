@@ -1,0 +1,107 @@
+"""`Cut`: one boolean per row of a dataset, lazy, computed once and kept."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+from mmdask.dataset.lazy import MaskArray, to_dask
+from mmdask.dataset.run import dask_runner
+from mmdask.errors import OptionError
+from mmdask.expr import Expression, combine, conjuncts, negate
+from mmdask.rows.rows import Rows
+
+if TYPE_CHECKING:
+    from mmdask.dataset.dataset import Dataset
+
+__all__ = ["Cut"]
+
+
+class Cut:
+    """A boolean per row, made by ``ds.cut("nJets >= 6 & nBTags_77 >= 2")``.
+
+    Making it, combining it by ``& | ~`` and showing it compute nothing. `count`, `keep`, and the rows of ``ds[cut]``
+    compute it once, on all threads, and keep it beside the store; from then on it is read.
+
+    Missing values count as failing, and a cut is negated before that: ``cut.count() + (~cut).count()`` is less than
+    the number of rows when something is missing.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"n": [5, 6, 7], "tags": [2, 1, 3]}, "cuts.mm")
+    >>> good = ds.cut("n >= 6") & ds.cut("tags >= 2")
+    >>> good.count(), ds[good]["n"].compute().tolist()
+    (1, [7])
+    """
+
+    def __init__(self, dataset: Dataset, expression: Expression) -> None:
+        self._dataset = dataset
+        self._expression = expression
+
+    @property
+    def expression(self) -> str:
+        """The cut in full, with every bracket and constant written out."""
+        return self._expression.canonical
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that the cut reads."""
+        return self._expression.fields
+
+    @property
+    def _selected(self) -> Rows:
+        return self._dataset._selected_by(self)
+
+    @property
+    def mask(self) -> Any:
+        """The cut as a lazy dask array, bool ``(rows,)``, over the rows of the dataset that it was made from.
+
+        Reads the kept bits where there are any, and evaluates the rows asked for where not; `keep` first if the mask
+        is needed more than once.
+        """
+        rows = self._dataset._rows
+        leaves = conjuncts(self._expression)
+        return to_dask(MaskArray(rows, leaves), self._dataset.chunks, "cut")
+
+    def count(self) -> int:
+        """How many rows of the dataset pass; computes and keeps the cut if that was not done."""
+        return len(self.keep()._selected)
+
+    def keep(self) -> Cut:
+        """Compute the cut now and keep it; returns the cut. Nothing is computed when it is kept already."""
+        selected = self._selected
+        if not selected.resolved:
+            selected.resolve(dask_runner("cut"))
+        return self
+
+    def __and__(self, other: Cut) -> Cut:
+        return self._combine("and", other)
+
+    def __or__(self, other: Cut) -> Cut:
+        return self._combine("or", other)
+
+    def __invert__(self) -> Cut:
+        return Cut(self._dataset, negate(self._expression))
+
+    def _combine(self, how: Literal["and", "or"], other: Any) -> Cut:
+        if not isinstance(other, Cut):
+            raise OptionError(f"a cut is combined with a cut, got {type(other).__name__}; make one by ds.cut(...)")
+        if self._dataset._rows.identity != other._dataset._rows.identity:
+            raise OptionError("the two cuts are of different rows; make both from the same dataset")
+        return Cut(self._dataset, combine(how, self._expression, other._expression))
+
+    def __bool__(self) -> NoReturn:
+        raise OptionError("a cut is neither true nor false: combine cuts by & | ~, not by and, or, not")
+
+    def __repr__(self) -> str:
+        return f"mm.Cut<{self.expression}, {self._state()}>"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{escape(self.expression)}</code> <small>{escape(self._state())}</small>"
+
+    def _state(self) -> str:
+        selected = self._selected
+        if not selected.resolved:
+            return "not yet counted"
+        return f"{len(selected):,} of {len(self._dataset):,} rows"

@@ -1,0 +1,408 @@
+"""`Dataset`: the lazy view of a set of rows of a store."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from mmdask import display
+from mmdask.batches.loader import Loader
+from mmdask.dataset.cut import Cut
+from mmdask.dataset.lazy import FieldArray, to_dask
+from mmdask.dataset.ragged import Ragged, to_awkward
+from mmdask.dataset.run import dask_runner
+from mmdask.errors import OptionError
+from mmdask.expr import check_cut
+from mmdask.rows import reader
+from mmdask.rows.rows import Rows
+from mmdask.rows.splits import folds
+from mmdask.schema import Schema
+from mmdask.store.layer import Source
+from mmdask.store.snapshot import open_snapshot
+
+__all__ = ["Dataset", "open_dataset"]
+
+CHUNK_ROWS = 1 << 20
+CHUNK_NBYTES = 128 << 20
+
+
+class Dataset(Mapping[str, Any]):
+    """A set of rows of a store, in store order, as lazy fields by name. Immutable.
+
+    Made by `mmdask.open`, and by slicing, cutting and splitting another one, none of which copies data.
+    It pickles as a reference: the path, the generation and the selection.
+
+    Parameters
+    ----------
+    rows : Rows
+        Which rows.
+    names : sequence of str
+        Which fields, in which order.
+    chunk_rows : int
+        Store rows of a chunk, a power of two.
+    """
+
+    def __init__(self, rows: Rows, names: Sequence[str], chunk_rows: int) -> None:
+        self._rows = rows
+        self._names = tuple(names)
+        self._chunk_rows = chunk_rows
+        self._cuts: dict[str, Rows] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._rows, self._names, self._chunk_rows)
+
+    # What it is -----------------------------------------------------------------------------------------------------
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the fields."""
+        return self._names
+
+    @cached_property
+    def schema(self) -> Schema:
+        """Kind, dtype, shape, unit and doc of the fields."""
+        return Schema(self._rows.schema[name] for name in self._names)
+
+    @property
+    def path(self) -> str:
+        """The store's folder."""
+        return self._rows.snapshot.path
+
+    @property
+    def generation(self) -> int:
+        """The commit of the store that this dataset shows; it goes on showing it."""
+        return self._rows.snapshot.manifest.generation
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What the store's writer noted."""
+        return self._rows.snapshot.manifest.attrs
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where the store's rows came from, one entry per converted part; reads every part.json."""
+        snapshot = self._rows.snapshot
+        found = [snapshot.layer(layer).source for part in snapshot.parts for layer in part.layers]
+        return [s for s in found if s is not None]
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes of the whole store, all fields."""
+        return sum(p.nbytes for p in self._rows.snapshot.parts)
+
+    def __len__(self) -> int:
+        """Rows; computes the cut once if there is one."""
+        return len(self._resolved())
+
+    def _resolved(self) -> Rows:
+        if not self._rows.resolved:
+            self._rows.resolve(dask_runner("cut"))
+        return self._rows
+
+    @cached_property
+    def chunks(self) -> tuple[int, ...]:
+        """Rows of each chunk, the same for all fields; computes the cut once if there is one."""
+        rows = self._resolved()
+        starts = rows.snapshot.starts.tolist()
+        edges = [e for a, b in itertools.pairwise(starts) for e in range(a, b, self._chunk_rows)]
+        edges.append(starts[-1])
+        if rows.span is not None and rows.span.step == 1:
+            counts = np.diff(np.clip(edges, rows.span.start, rows.span.stop))
+        else:
+            counts = rows.bits.chunk_counts(np.array(edges, np.int64))
+        return tuple(n for n in counts.tolist() if n) or (0,)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def keys(self) -> Any:
+        """Names of the fields (``len(ds)`` is the number of rows)."""
+        return self.schema.keys()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    # Selecting ------------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        """A field by name; a Dataset by a list of names, a slice or a cut; values by row numbers.
+
+        Parameters
+        ----------
+        key : str, list of str, slice, Cut, int, or list of int
+            ``ds["met"]`` is a lazy dask array, ``ds["jet_pt"]`` a lazy `Ragged`; ``ds[["met", "jet_*"]]``,
+            ``ds[10:20]`` and ``ds[cut]`` are datasets; ``ds[17]`` is a dict of values, ``ds[[5, 3, 3]]`` a dict of arrays (awkward
+            for ragged fields), both read at once.
+
+        Raises
+        ------
+        FieldNotFoundError, RowNotFoundError
+            With the nearest names, or the number of rows.
+        OptionError
+            For anything else, and for a cut of another store.
+        """
+        if isinstance(key, str):
+            return self._field(key)
+        if isinstance(key, Cut):
+            return self._with(self._selected_by(key))
+        if isinstance(key, slice):
+            return self._with(self._resolved().sliced(key))
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+            return self._row(int(key))
+        if isinstance(key, list | tuple) and key and all(isinstance(k, str) for k in key):
+            return Dataset(self._rows, self.schema.match(key), self._chunk_rows)
+        if isinstance(key, list | tuple | np.ndarray):
+            return self._take(np.asarray(key))
+        raise OptionError(
+            f"a dataset takes a field name, a list of them, a slice, a cut, or row numbers; got {type(key).__name__}"
+        )
+
+    def _with(self, rows: Rows) -> Dataset:
+        return Dataset(rows, self._names, self._chunk_rows)
+
+    def _field(self, name: str) -> Any:
+        field = self.schema[name]
+        if field.n_offsets:
+            return Ragged(self._resolved(), name, self.chunks)
+        return to_dask(FieldArray(self._resolved(), name), self.chunks, name)
+
+    def _row(self, i: int) -> dict[str, Any]:
+        number = np.array([self._resolved().number(i)])
+        return {name: _one(self._rows, name, number) for name in self._names}
+
+    def _take(self, indices: np.ndarray[Any, Any]) -> dict[str, Any]:
+        if indices.dtype.kind not in "iu" and len(indices):
+            what = "a mask" if indices.dtype.kind == "b" else f"an array of {indices.dtype}"
+            raise OptionError(f"row numbers are integers, got {what}; rows are cut by ds[ds.cut(...)]")
+        rows = self._resolved()
+        numbers = np.array([rows.number(int(i)) for i in indices], np.int64)
+        return {name: _many(rows, name, numbers) for name in self._names}
+
+    def cut(self, expression: str | Cut, /, **constants: Any) -> Cut:
+        """Make a cut: one boolean per row. Computes nothing.
+
+        Parameters
+        ----------
+        expression : str
+            As in ``"nJets >= 6 & nBTags_77 >= 2"``, ``"any(jet_pt > 100)"``, ``"process in ('ttbb', 'ttH')"``; the
+            language is described in the documentation of cuts.
+        **constants
+            Values of names in the expression, as in ``ds.cut("met > x", x=50)``.
+
+        Returns
+        -------
+        Cut
+            Lazy; ``ds[cut]`` are the rows that pass, and ``& | ~`` combine cuts.
+
+        Raises
+        ------
+        ExpressionError
+            When the expression cannot be read or has two readings; it points at the place.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0], "jet_pt": [[20.0], [30.0, 140.0]]}, "one.mm")
+        >>> ds.cut("met > x & any(jet_pt > 100)", x=50).count()
+        1
+        """
+        if isinstance(expression, Cut):
+            return Cut(self, self._own(expression))
+        if not isinstance(expression, str):
+            raise OptionError(f"a cut is written as text, as in 'met > 50'; got {type(expression).__name__}")
+        return Cut(self, check_cut(expression, self._rows.schema, constants))
+
+    def _own(self, cut: Cut) -> Any:
+        theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
+        if theirs.manifest.uuid != ours.manifest.uuid:
+            raise OptionError(f"the cut is of the store {theirs.path}, these rows are of {ours.path}")
+        return cut._expression
+
+    def _selected_by(self, cut: Cut) -> Rows:
+        """The rows of this dataset that pass; found once for each cut."""
+        expression = self._own(cut)
+        if expression.canonical not in self._cuts:
+            self._cuts[expression.canonical] = self._rows.cut(expression)
+        return self._cuts[expression.canonical]
+
+    def split(self, fractions: Mapping[str, float], *, by: str | None = None, seed: int = 0) -> dict[str, Dataset]:
+        """Split the rows at random, the same way for ever.
+
+        Which split a row is in depends on the hash of its key and the seed alone: rows appended later move no old row,
+        rows with equal keys stay together, and splitting before or after a cut is the same.
+
+        Parameters
+        ----------
+        fractions : mapping
+            Name and fraction of each split; they sum to 1. Sizes are as random as the rows: within about
+            ``sqrt(n)`` of the fraction.
+        by : str, optional
+            The field that is the key, as ``"eventNumber"``; the row number by default.
+        seed : int
+            Another seed gives an independent split.
+
+        Returns
+        -------
+        dict of Dataset
+            Disjoint, and together all rows. Lazy.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"event": range(1000)}, "events.mm")
+        >>> parts = ds.split({"train": 0.8, "test": 0.2}, by="event", seed=7)
+        >>> len(parts["train"]) + len(parts["test"])
+        1000
+        """
+        if by is not None:
+            key = self._rows.schema[by]
+            if key.shape or key.levels or key.kind == "ragged":
+                raise OptionError(f"a split needs one key per row; {by!r} is {key.describe()}")
+        return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
+
+    # Handing out ----------------------------------------------------------------------------------------------------
+
+    def batches(self, batch_size: int, **options: Any) -> Loader:
+        """Iterate over the rows in batches, shuffled, each exactly once per epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+            Rows of a batch, over all ranks.
+        **options
+            ``fields=``, ``shuffle=``, ``seed=``, ``collate=``, ``last=``, ``rank=``, ``world_size=``, ``window=``,
+            ``block=``: see `mmdask.batches.loader.Loader`.
+
+        Returns
+        -------
+        Loader
+            Iterable; each batch is a dict of arrays with `rows`.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [1.0, 2.0, 3.0], "jets": [[1.5], [], [2.5, 3.5]]}, "few.mm")
+        >>> for batch in ds.batches(2, collate={"jets": mm.pad(2)}, shuffle=False):
+        ...     print(batch["met"], batch["jets"].shape, batch.rows)
+        [1. 2.] (2, 2) [0 1]
+        [3.] (1, 2) [2]
+        """
+        options.setdefault("fields", self._names)
+        return Loader(self._resolved(), batch_size, **options)
+
+    def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
+        """Read fields into one awkward array of records, at once.
+
+        Parameters
+        ----------
+        fields : str or list of str, optional
+            Names or patterns (``"jet_*"``); all by default.
+        """
+        import awkward as ak
+        import dask
+
+        names = self.schema.match(fields) if fields is not None else list(self._names)
+        values = dask.compute(*(self[name] for name in names))
+        return ak.zip(dict(zip(names, values, strict=True)), depth_limit=1)
+
+    # Looks ----------------------------------------------------------------------------------------------------------
+
+    def _count_text(self) -> str:
+        if not self._rows.resolved:
+            return f"rows not yet counted, of {self._rows.n_store:,}"
+        return f"{len(self._rows):,} rows"
+
+    def _table(self) -> list[list[str]]:
+        return [[f.name, f.describe(), f.unit, f.doc] for f in self.schema.values()]
+
+    def __repr__(self) -> str:
+        head = f"mm.Dataset: {self._count_text()}, {len(self._names)} fields, {display.terminal_safe(self.path)}"
+        rows = [[display.terminal_safe(cell) for cell in row[:3]] for row in self._table()]
+        shown = rows[:40]
+        table = display.text_table(shown, ["field", "type", "unit"])
+        more = f"\n... and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
+        return f"{head}\n{table}{more}"
+
+    def _repr_html_(self) -> str:
+        table = display.html_table(self._table(), ["field", "type", "unit", "doc"])
+        size = display.nbytes_text(self.nbytes)
+        parts = len(self._rows.snapshot.parts)
+        caption = f"{self._count_text()} · {len(self._names)} fields · store {self.path}: {size} in {parts} parts"
+        return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
+
+
+def _one(rows: Rows, name: str, number: np.ndarray[Any, Any]) -> Any:
+    """One value: a scalar, a label, text, or an array."""
+    field = rows.schema[name]
+    data = rows.take(name, number)
+    if field.kind == "category":
+        return field.labels[int(data.values[0])]
+    if field.kind == "string" and not field.levels:
+        return reader.as_text(data)[0]
+    if len(data.offsets) > 1:
+        return to_awkward(field, data)[0]
+    return data.values if data.offsets else data.values[0]
+
+
+def _many(rows: Rows, name: str, numbers: np.ndarray[Any, Any]) -> Any:
+    field = rows.schema[name]
+    data = rows.take(name, numbers)
+    if field.kind == "category":
+        return reader.as_labels(data)
+    return to_awkward(field, data) if data.offsets else data.values
+
+
+def open_dataset(
+    path: str | os.PathLike[str], *, generation: int | None = None, chunks: int | str = "auto"
+) -> Dataset:
+    """Open a store: reads its manifest and nothing else, and never creates or changes anything.
+
+    Parameters
+    ----------
+    path : path
+        The store's folder.
+    generation : int, optional
+        An older commit from the store's history; the newest by default.
+    chunks : int or "auto"
+        Rows of a chunk, rounded up to a power of two. By default 2**20, fewer where a field is so wide that a chunk
+        of it would exceed 128 MiB. Chunks end where parts end.
+
+    Returns
+    -------
+    Dataset
+        All rows and fields, lazy. It goes on showing this commit, whatever is written later.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is no store at `path`; `UnfinishedError` when a conversion began there and did not end.
+    CorruptStoreError, FormatError
+        When the manifest is damaged, or of a newer version of mmdask.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"met": [41.5, 7.0]}, "small.mm")
+    >>> mm.open("small.mm")["met"].sum().compute()
+    np.float64(48.5)
+    """
+    snapshot = open_snapshot(path, generation)
+    if chunks == "auto":
+        # A block of the widest field has up to 64 KiB.
+        chunk_rows = min(CHUNK_ROWS, max(1, snapshot.manifest.block_rows * (CHUNK_NBYTES >> 16)))
+    elif isinstance(chunks, int) and not isinstance(chunks, bool) and chunks > 0:
+        chunk_rows = 1 << (chunks - 1).bit_length()
+    else:
+        raise OptionError(f"chunks is a number of rows or 'auto', got {chunks!r}")
+    return Dataset(Rows(snapshot), list(snapshot.schema), chunk_rows)

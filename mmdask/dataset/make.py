@@ -1,0 +1,124 @@
+"""Make a store and open it: the functions that convert, as users call them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmdask.dataset.dataset import Dataset, open_dataset
+from mmdask.schema import Field
+from mmdask.sources.arrays import write_arrays
+from mmdask.sources.inputs import Label, PathLike
+from mmdask.sources.root import convert_root
+from mmdask.store.layer import Scalar
+
+__all__ = ["from_arrays", "from_root"]
+
+
+def from_arrays(
+    data: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    fields: Iterable[Field] | None = None,
+    labels: Mapping[str, Scalar] | None = None,
+) -> Dataset:
+    """Write arrays as a new store and open it.
+
+    Parameters
+    ----------
+    data : mapping
+        One entry per field, all with the same number of rows: a numpy array (dense), an awkward array or a list of
+        lists (ragged), a list of text (string), a dask array (computed in pieces), or a list of numbers. An awkward
+        array of records is taken apart.
+    path : path
+        Where the store will be; nothing may be there yet.
+    fields : iterable of Field, optional
+        What fields must become where that is not what they look like, as ``[mm.Field.category("process")]``.
+    labels : mapping, optional
+        Values that are the same for all rows; they become fields.
+
+    Returns
+    -------
+    Dataset
+        Of the new store.
+
+    Raises
+    ------
+    StoreExistsError
+        When something is at `path`.
+    SchemaError
+        When fields differ in length or cannot be stored.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"x": [0.5, 1.5], "jets": [[1], [2, 3]], "name": ["a", "b"]}, "arrays.mm")
+    >>> ds[1]
+    {'x': np.float64(1.5), 'jets': array([2, 3]), 'name': 'b'}
+    """
+    write_arrays(data, path, fields=fields, labels=labels)
+    return open_dataset(path)
+
+
+def from_root(
+    sources: PathLike | Iterable[PathLike] | Mapping[PathLike, Mapping[str, Label]],
+    path: str | os.PathLike[str],
+    *,
+    fields: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    tree: str | None = None,
+    update: bool = False,
+    missing: str = "error",
+    progress: bool = True,
+) -> Dataset:
+    """Convert TTrees of ROOT files to a store and open it; what is converted already is not read again.
+
+    Branches are read one by one along their baskets, in bounded memory. Nothing is visible before the end; a call that
+    was interrupted goes on where it stopped when it is made again. Made again later, it converts what is new, replaces
+    the rows of files that changed, and says nothing where nothing did.
+
+    Parameters
+    ----------
+    sources : path, glob, ``"file.root:tree"``, list of these, or mapping of these to labels
+        The files, in the order of the rows; those of a glob are sorted. A file with one tree needs no tree name.
+        Labels are values that are the same for all rows of a file, as ``{"process": "ttbb", "year": 2016}``; they
+        become fields, text a category.
+    path : path
+        Of the store.
+    fields, exclude : str or list of str, optional
+        Names or patterns (``"jet_*"``) of branches to take, and to leave out; all are taken by default. Branches of a
+        kind that is not supported are left out with a `SkippedFieldsWarning`, and are an error when named.
+    tree : str, optional
+        For sources that name none.
+    update : bool
+        Convert again when options differ from those of the last call, instead of raising.
+    missing : {"error", "drop"}
+        What to do with rows of a file that is gone, or no longer among the sources.
+    progress : bool
+        Whether a progress bar is shown.
+
+    Returns
+    -------
+    Dataset
+        Of the whole store.
+
+    Raises
+    ------
+    SourceNotFoundError
+        When no file has this name, or one is gone.
+    SourceError
+        When a file is no ROOT file, is truncated, changes while it is read, or has no such tree.
+    FieldNotFoundError
+        When a name or pattern matches no branch.
+    SchemaError
+        When files differ in their branches, or labels in their names.
+    StoreExistsError
+        When something else is at `path`.
+    OptionError
+        When the store was made with other options; it names them.
+    """
+    convert_root(
+        sources, path, fields=fields, exclude=exclude, tree=tree, update=update, missing=missing, progress=progress
+    )
+    return open_dataset(path)

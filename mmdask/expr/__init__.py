@@ -1,0 +1,26 @@
+"""The cut language: text to tree (`parse`), tree to types (`check`), types to values (`evaluate`)."""
+
+from __future__ import annotations
+
+from mmdask.expr.evaluate import Result, evaluate, evaluate_cut, evaluate_many
+from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate
+from mmdask.expr.parse import parse
+from mmdask.expr.tree import Node, canonical, spelled_name
+
+__all__ = [
+    "SEMANTICS",
+    "Expression",
+    "Node",
+    "Result",
+    "canonical",
+    "check",
+    "check_cut",
+    "combine",
+    "conjuncts",
+    "evaluate",
+    "evaluate_cut",
+    "evaluate_many",
+    "negate",
+    "parse",
+    "spelled_name",
+]

@@ -1,0 +1,251 @@
+"""The types of function calls and of ``x[i]``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmdask.errors import did_you_mean
+from mmdask.expr.functions import ALIASES, FUNCTIONS, Function
+from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary
+from mmdask.expr.typed import (
+    BOOL,
+    FLOAT32,
+    FLOAT64,
+    INT64,
+    TOO_LARGE,
+    UINT64,
+    Range,
+    Typed,
+    range_of,
+    whole_dtype,
+)
+
+if TYPE_CHECKING:
+    from mmdask.expr.check import Checker
+
+__all__ = ["call", "item"]
+
+#: no row has more items, and no sum of 32-bit integers gets beyond: numbers of items are bounded by memory
+_MOST_ITEMS = 2**48
+_FAR_SUM = 2**62
+
+
+def call(checker: Checker, node: Call) -> Typed:
+    """The typed tree of a function call."""
+    function = FUNCTIONS.get(node.function)
+    if function is None:
+        raise checker.error(node, _unknown(checker, node.function))
+    if len(node.args) != function.n_args:
+        raise checker.error(node, _arity(function, len(node.args)))
+    args = tuple(checker.visit(a) for a in node.args)
+    return _GROUPS[function.group](checker, function.name, args, node)
+
+
+def _unknown(checker: Checker, name: str) -> str:
+    shown = name if len(name) <= 60 else name[:57] + "..."
+    if name in checker.schema:
+        return f"{shown!r} is a field, not a function"
+    method = name.rpartition(".")[2]
+    if "." in name and method in FUNCTIONS:
+        return f"there are no methods; write {method}({name.rpartition('.')[0]})"
+    near = did_you_mean(shown, [*FUNCTIONS, *ALIASES])
+    return f"no function {shown!r}" + (near or f"; the functions are {', '.join(FUNCTIONS)}")
+
+
+def _arity(function: Function, n_args: int) -> str:
+    name = function.name
+    if name in ("min", "max") and n_args == 2:
+        return f"{name}(x) is over the items of a row; of two values it is {name}imum(a, b)"
+    n = function.n_args
+    return f"{function.signature} takes {n} argument{'s' * (n != 1)}, got {n_args}"
+
+
+def _tree(node: Call, args: tuple[Typed, ...]) -> Call:
+    return replace(node, args=tuple(a.tree for a in args))
+
+
+def _items(checker: Checker, x: Typed, what: str) -> Typed:
+    """The same value, if it has items to go through."""
+    if x.depth != 1:
+        raise checker.error(x.tree, f"{what} needs one value per item, and {checker.source(x.tree)} has one per row")
+    return x
+
+
+def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = args[0]
+    if x.kind in ("label", "text"):
+        checker.number(x)
+    _items(checker, x, f"{name}(...)")
+    if name == "count" and x.kind != "bool":
+        source = checker.source(x.tree)
+        raise checker.error(
+            node, f"count(...) counts true items, and {checker.what(x)}; write count({source} != 0), or len({source})"
+        )
+    x = checker.truth(x)
+    tree = _tree(node, (x,))
+    if name == "count":
+        return Typed("count", (x,), "int", INT64, 0, x.missing, tree, (0, _MOST_ITEMS))
+    if name == "none":
+        found = Typed("any", (x,), "bool", BOOL, 0, x.missing, tree, (0, 1))
+        return Typed("not", (found,), "bool", BOOL, 0, x.missing, tree, (0, 1))
+    return Typed(name, (x,), "bool", BOOL, 0, x.missing, tree, (0, 1))
+
+
+def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = _items(checker, checker.number(args[0]), f"{name}(...)")
+    tree = _tree(node, args)
+    if name == "len":
+        return Typed("len", (x,), "int", INT64, 0, False, tree, (0, _MOST_ITEMS))
+    if name == "sum":
+        return _sum(x, tree)
+    if name == "mean":
+        total = _sum(x, tree)
+        length = Typed("len", (x,), "int", INT64, 0, False, tree, (0, _MOST_ITEMS))
+        return Typed("mean", (total, length), "float", FLOAT64, 0, True, tree)
+    if name in ("argmin", "argmax"):
+        return Typed(name, (x,), "int", INT64, 0, True, tree, (0, _MOST_ITEMS))
+    return Typed(name, (x,), x.kind, x.dtype, 0, True, tree, x.range)
+
+
+def _sum(x: Typed, tree: Node) -> Typed:
+    if x.kind == "float":
+        return Typed("sum", (x,), "float", FLOAT64, 0, x.missing, tree)
+    dtype = UINT64 if x.dtype == UINT64 else INT64
+    narrow = x.dtype.itemsize < 8
+    values = range_of(dtype)
+    if narrow:
+        values = (-_FAR_SUM if x.range[0] < 0 else 0, _FAR_SUM)
+    return Typed("sum", (x,), "int", dtype, 0, x.missing, tree, values, "plain" if narrow else "checked")
+
+
+def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = args[0]
+    if name != "get":
+        return item(checker, x, 0 if name == "first" else -1, Index(node.args[0], 0, start=node.start, end=node.end))
+    i, default = args[1], args[2]
+    if i.op != "literal" or i.kind != "int" or abs(i.value) >= 2**31:
+        raise checker.error(i.tree, "the index of get(x, i, default) is an integer literal or constant")
+    if default.depth:
+        raise checker.error(default.tree, "the default of get(x, i, default) is one value per row")
+    checker.number(default)
+    element = item(checker, x, int(i.value), Index(node.args[0], 0, start=node.start, end=node.end))
+    kind, dtype, values = _common(checker, x, default, node)
+    missing = x.missing or default.missing
+    # The index as it was typed, and not as an expression that gave it: equal cuts have equal trees.
+    index: Node = Integer(abs(i.value), start=i.tree.start, end=i.tree.end)
+    index = Unary("-", index, start=i.tree.start, end=i.tree.end) if i.value < 0 else index
+    tree = replace(node, args=(x.tree, index, default.tree))
+    return Typed("get", (x, default), kind, dtype, 0, missing, tree, values, element.value)
+
+
+def item(checker: Checker, x: Typed, index: int, node: Index) -> Typed:
+    """The typed tree of ``x[index]``."""
+    if x.kind in ("label", "text"):
+        checker.number(x)
+    if x.depth != 1:
+        raise checker.error(node, f"{checker.source(x.tree)} has one value per row; there are no items to choose from")
+    tree = replace(node, operand=x.tree, index=index)
+    return Typed("item", (x,), x.kind, x.dtype, 0, True, tree, x.range, index)
+
+
+def _where(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    condition, a, b = args
+    if condition.kind != "bool":
+        checker.number(condition)
+        source = checker.source(condition.tree)
+        raise checker.error(
+            condition.tree, f"where(...) needs a condition, and {checker.what(condition)}; write {source} != 0"
+        )
+    kind, dtype, values = _common(checker, checker.number(a), checker.number(b), node)
+    depth, missing = max(x.depth for x in args), any(x.missing for x in args)
+    return Typed("where", args, kind, dtype, depth, missing, _tree(node, args), values)
+
+
+def _common(checker: Checker, a: Typed, b: Typed, node: Node) -> tuple[Any, np.dtype[Any], Range]:
+    """Kind, dtype and range of a value that is one of two."""
+    values = min(a.range[0], b.range[0]), max(a.range[1], b.range[1])
+    if "float" in (a.kind, b.kind):
+        narrow = a.kind == b.kind and a.dtype.itemsize <= 4 and b.dtype.itemsize <= 4
+        return "float", FLOAT32 if narrow else FLOAT64, (0, 0)
+    kind = "bool" if a.kind == b.kind == "bool" else "int"
+    if a.dtype == b.dtype:
+        return kind, a.dtype, values
+    dtype = whole_dtype(values)
+    if dtype == TOO_LARGE:
+        raise checker.error(node, "no 64-bit type holds both of these integers; one is signed, one unsigned")
+    return kind, dtype, values
+
+
+def _xor(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    a, b = checker.number(args[0]), checker.number(args[1])
+    tree = _tree(node, args)
+    if a.kind == b.kind == "bool":
+        return Typed("xor", args, "bool", BOOL, max(a.depth, b.depth), a.missing or b.missing, tree, (0, 1))
+    if not a.kind == b.kind == "int":
+        raise checker.error(node, f"xor takes two booleans or two integers; {checker.what(a)}, and {checker.what(b)}")
+    return checker.bits("^", [a, b], tree)
+
+
+def _test(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = checker.number(args[0])
+    return Typed(name, (x,), "bool", BOOL, x.depth, x.missing, _tree(node, args), (0, 1))
+
+
+def _double(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    for a in args:
+        checker.number(a)
+    if name == "delta_r":
+        _check_delta_r(checker, args, node)
+    depth, missing = max(a.depth for a in args), any(a.missing for a in args)
+    return Typed(name, args, "float", FLOAT64, depth, missing, _tree(node, args))
+
+
+def _check_delta_r(checker: Checker, args: tuple[Typed, ...], node: Call) -> None:
+    # ROOT::VecOps::DeltaR(eta1, eta2, phi1, phi2) has another order; a wrong one gives plausible numbers.
+    for place, x in enumerate(args):
+        field = x.tree.operand if isinstance(x.tree, Index) else x.tree
+        name = field.name.lower() if isinstance(field, Name) else ""
+        wrong, right = (("phi", "eta"), ("eta", "phi"))[place % 2]
+        if wrong in name and right not in name:
+            raise checker.error(
+                x.tree, f"delta_r(eta1, phi1, eta2, phi2) has another order: argument {place + 1} is {right}"
+            )
+
+
+def _keep(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = checker.number(args[0])
+    tree = _tree(node, args)
+    if x.kind == "float":
+        return Typed(name, (x,), "float", x.dtype, x.depth, x.missing, tree)
+    if name != "abs" or x.range[0] >= 0:
+        return checker.whole(x, tree)
+    low, high = x.range
+    return checker.integer("abs", (x,), (0 if high >= 0 else -high, max(-low, high)), INT64, tree)
+
+
+def _pair(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    a, b = (checker.whole(checker.number(x), x.tree) for x in args)
+    smaller: Callable[[int, int], int] = min if name == "minimum" else max
+    values = smaller(a.range[0], b.range[0]), smaller(a.range[1], b.range[1])
+    if "float" in (a.kind, b.kind):
+        kind, dtype, values = _common(checker, a, b, node)
+    else:
+        kind, dtype = "int", a.dtype if a.dtype == b.dtype else whole_dtype(values)
+    return Typed(name, (a, b), kind, dtype, max(a.depth, b.depth), a.missing or b.missing, _tree(node, args), values)
+
+
+_GROUPS: dict[str, Callable[[Checker, str, tuple[Typed, ...], Call], Typed]] = {
+    "truth": _truth,
+    "reduce": _reduce,
+    "pick": _pick,
+    "where": _where,
+    "xor": _xor,
+    "test": _test,
+    "double": _double,
+    "keep": _keep,
+    "pair": _pair,
+}

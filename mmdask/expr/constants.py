@@ -1,0 +1,71 @@
+"""The constants of a cut: ``ds.cut("met > x", x=50)``. Each becomes the literal that one would have typed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdask.errors import ExpressionError
+from mmdask.expr.tree import BOOLEANS, SYMBOLS, WORDS, Boolean, Integer, Name, Node, Real, Symbol, Text, Unary
+
+if TYPE_CHECKING:
+    from mmdask.expr.check import Checker
+
+__all__ = ["check_constants", "constant_items", "constant_node"]
+
+_NUMBERS = "a number, a text or a list of such"
+_MAX_BITS = 300
+
+
+def check_constants(constants: Mapping[str, object] | None) -> Mapping[str, object]:
+    """The constants, whose names must not be words of the language."""
+    found = dict(constants or {})
+    for name in found:
+        if name in SYMBOLS or name in BOOLEANS or name in WORDS:
+            raise ExpressionError(f"{name!r} is a word of the language; call the constant something else")
+    return found
+
+
+def constant_node(value: object, name: Name, checker: Checker) -> Node:
+    """The literal for the value of a constant, in the place of its name."""
+    place = {"start": name.start, "end": name.end}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool):
+        return Boolean(value, **place)
+    if isinstance(value, int) and value.bit_length() <= _MAX_BITS:
+        node: Node = Integer(abs(value), **place)
+        return Unary("-", node, **place) if value < 0 else node
+    if isinstance(value, float):
+        return _real(value, place)
+    if isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            raise checker.error(name, f"constant {name.name!r} is no valid Unicode")
+        return Text(value, **place)
+    if isinstance(value, list | tuple | set | frozenset | range | np.ndarray):
+        raise checker.error(name, f"constant {name.name!r} is a list, which stands only after 'in'")
+    raise checker.error(name, f"constant {name.name!r} is {_NUMBERS}, got {type(value).__name__}")
+
+
+def _real(value: float, place: dict[str, int]) -> Node:
+    if math.isnan(value):
+        return Symbol("nan", **place)
+    size: Node = Symbol("inf", **place) if math.isinf(value) else Real(abs(value), **place)
+    return Unary("-", size, **place) if math.copysign(1.0, value) < 0 else size
+
+
+def constant_items(value: object, name: Name, checker: Checker) -> tuple[Node, ...]:
+    """The literals for a constant that is a list; a set in ascending order."""
+    if isinstance(value, set | frozenset):
+        try:
+            value = sorted(value)
+        except TypeError:
+            raise checker.error(name, f"constant {name.name!r} mixes texts and numbers") from None
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if not isinstance(value, list | tuple | range):
+        raise checker.error(name, f"'in' takes a list, and constant {name.name!r} is {type(value).__name__}")
+    return tuple(constant_node(v, name, checker) for v in value)

@@ -1,0 +1,230 @@
+"""Run typed trees over a block of rows, in numpy.
+
+The trees are flattened to a list of steps in which equal subtrees appear once; a value is dropped after its last use.
+Booleans are False where they are missing: so a cut's values are its answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import ExpressionError, SchemaError
+from mmdask.expr import elementwise, reductions
+from mmdask.expr.expression import Expression
+from mmdask.expr.typed import Typed
+from mmdask.expr.values import Block, Bools, Offsets, Value, all_known
+from mmdask.schema import FieldData
+
+__all__ = ["Result", "evaluate", "evaluate_cut", "evaluate_many"]
+
+Read = Callable[[str], FieldData]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The values of an expression over a block of rows.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        ``(rows,)``, or ``(items,)`` for depth 1; 0 or False where there is no value. May be read-only.
+    offsets : numpy.ndarray or None
+        int64 ``(rows + 1,)`` for depth 1.
+    known : numpy.ndarray or None
+        Where there is a value, bool of the shape of `values`; None if everywhere.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: Offsets | None = None
+    known: Bools | None = None
+
+
+@dataclass(frozen=True)
+class _Step:
+    node: Typed
+    args: tuple[int, ...]
+    last_used: tuple[int, ...]  # values that nothing needs after this step
+
+
+def evaluate(expression: Expression, read: Read, rows: int, *, first_row: int = 0) -> Result:
+    """Evaluate an expression over a block of rows. Eager; thread-safe; never writes into what `read` returns.
+
+    Parameters
+    ----------
+    expression : Expression
+        From `check`.
+    read : callable
+        From a field name to its `FieldData` of exactly `rows` rows; called once for each field.
+    rows : int
+        Rows of the block; about 2**18 keep the temporaries in cache.
+    first_row : int, optional
+        The number of the block's first row, for messages.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    ExpressionError
+        If two ragged fields that meet have different numbers of items in a row, or if an integer does not fit 64 bits.
+    SchemaError
+        If a field is not what the expression was checked against.
+
+    Examples
+    --------
+    >>> from mmdask.expr.expression import check
+    >>> from mmdask.schema import Field, Schema
+    >>> pt = FieldData(np.float32([50, 20, 30]), (np.array([0, 2, 2, 3]),))
+    >>> result = evaluate(check("max(pt)", Schema([Field.ragged("pt", "f4")])), {"pt": pt}.get, 3)
+    >>> result.values, result.known
+    (array([50.,  0., 30.], dtype=float32), array([ True, False,  True]))
+    """
+    return evaluate_many((expression,), read, rows, first_row=first_row)[0]
+
+
+def evaluate_cut(expression: Expression, read: Read, rows: int, *, first_row: int = 0) -> Bools:
+    """Evaluate a cut: a new bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`."""
+    if expression.depth or expression.dtype != np.bool_:
+        raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
+    block = Block(read, rows, first_row)
+    with np.errstate(all="ignore"):
+        value = _run((expression,), block)[0]
+    if len(value.array) != rows:
+        return np.repeat(value.array, rows)
+    return value.array.copy() if expression.typed.op == "field" else value.array
+
+
+def evaluate_many(
+    expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0
+) -> tuple[Result, ...]:
+    """Evaluate several expressions over a block, each field read once, equal subtrees computed once."""
+    block = Block(read, rows, first_row)
+    with np.errstate(all="ignore"):
+        values = _run(tuple(expressions), block)
+    return tuple(_result(value, rows) for value in values)
+
+
+def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
+    steps, results = _program(expressions)
+    values: list[Any] = []
+    for step in steps:
+        node = step.node
+        values.append(_OPERATIONS[node.op](block, node, [values[i] for i in step.args]))
+        for i in step.last_used:
+            values[i] = None
+    return [values[i] for i in results]
+
+
+@lru_cache(maxsize=256)
+def _program(expressions: tuple[Expression, ...]) -> tuple[tuple[_Step, ...], tuple[int, ...]]:
+    """The steps for some expressions, and which of their values are the results."""
+    numbers: dict[Any, int] = {}
+    found: list[tuple[Typed, tuple[int, ...]]] = []
+
+    def visit(node: Typed) -> int:
+        args = tuple([visit(a) for a in node.args])
+        key = (node.op, args, node.kind, node.dtype, repr(node.value))
+        if key not in numbers:
+            numbers[key] = len(found)
+            found.append((node, args))
+        return numbers[key]
+
+    results = tuple([visit(e.typed) for e in expressions])
+    last = {i: at for at, (_, args) in enumerate(found) for i in args}
+    steps = []
+    for at, (node, args) in enumerate(found):
+        done = {i for i in args if last[i] == at and i not in results}
+        steps.append(_Step(node, args, tuple(sorted(done))))
+    return tuple(steps), results
+
+
+def _result(value: Value, rows: int) -> Result:
+    values, known = value.array, value.known
+    if value.offsets is None and len(values) != rows:
+        values = np.broadcast_to(values, rows)
+    if known is not None:
+        known = np.broadcast_to(known, values.shape)
+        values = np.where(known, values, values.dtype.type(0))
+    return Result(values, value.offsets, known)
+
+
+def _field(block: Block, node: Typed, args: list[Value]) -> Value:
+    name = str(node.value)
+    data = block.read(name)
+    if len(data) != block.rows:
+        raise SchemaError(f"field {name!r}: {len(data)} rows where {block.rows} were asked for")
+    if data.values.dtype != node.dtype:
+        if data.values.dtype.newbyteorder("=") != node.dtype:
+            raise SchemaError(f"field {name!r} is {data.values.dtype}, and the cut was checked for {node.dtype}")
+        data = FieldData(data.values.astype(node.dtype), data.offsets, data.labels)
+    if node.kind == "text":
+        return Value(data.values, None, None, name, data)
+    if node.depth == 0:
+        values = data.values
+        # a constant of the block: one value is enough
+        values = values[:1] if len(values) > 1 and values.strides == (0,) else values
+        return Value(values, None, None, name, data if node.kind == "label" else None)
+    if data.values.ndim == 2:  # rows of a fixed number of items
+        return Value(data.values.reshape(-1), block.regular(data.values.shape[1]), None, name)
+    return Value(data.values, data.offsets[0], None, name)
+
+
+def _literal(block: Block, node: Typed, args: list[Value]) -> Value:
+    return Value(np.array([node.value], node.dtype))
+
+
+def _not(block: Block, node: Typed, args: list[Value]) -> Value:
+    x = args[0]
+    values = ~x.array
+    if x.known is not None:
+        values &= x.known
+    return Value(values, x.offsets, x.known, x.origin)
+
+
+def _and(block: Block, node: Typed, args: list[Value]) -> Value:
+    return _kleene(block, args, np.logical_and)
+
+
+def _or(block: Block, node: Typed, args: list[Value]) -> Value:
+    return _kleene(block, args, np.logical_or)
+
+
+def _kleene(block: Block, args: list[Value], ufunc: np.ufunc) -> Value:
+    """Three-valued and/or: known where all operands are, or where one of them decides."""
+    aligned = block.align(args)
+    values, known = aligned.arrays[0], aligned.known[0]
+    for v, k in zip(aligned.arrays[1:], aligned.known[1:], strict=True):
+        if known is not None or k is not None:
+            known = _decided(values, known, v, k, ufunc)
+        values = ufunc(values, v)
+    return Value(values, aligned.offsets, known, aligned.origin)
+
+
+def _decided(a: Bools, a_known: Bools | None, b: Bools, b_known: Bools | None, ufunc: np.ufunc) -> Bools:
+    """Where ``a and b`` (``a or b``) is known."""
+    if ufunc is np.logical_and:
+        a_decides = ~a if a_known is None else a_known & ~a
+        b_decides = ~b if b_known is None else b_known & ~b
+    else:
+        a_decides, b_decides = a, b  # true only where known
+    both = all_known([a_known, b_known])
+    assert both is not None
+    return both | a_decides | b_decides
+
+
+_OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
+    "field": _field,
+    "literal": _literal,
+    "not": _not,
+    "and": _and,
+    "or": _or,
+    **elementwise.OPERATIONS,
+    **reductions.OPERATIONS,
+}

@@ -1,0 +1,124 @@
+"""The words of a cut: numbers, texts, names and operators."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from mmdask.errors import ExpressionError
+from mmdask.expr.tree import error_at
+
+__all__ = ["MAX_LENGTH", "Token", "tokens"]
+
+#: characters of a cut; of one number or name in it
+MAX_LENGTH = 64 * 1024
+MAX_NUMBER = 100
+MAX_NAME = 255
+
+
+@dataclass(frozen=True)
+class Token:
+    """One word; `kind` is "integer", "real", "text", "name", "quoted", "op" or "end"."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+_TOKEN = re.compile(
+    r"""
+    (?P<space>[ \t\r\n]+)
+  | (?P<integer>0[xX][0-9a-fA-F]+ | 0[bB][01]+ | [0-9]+(?![0-9.eE]))
+  | (?P<real>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
+  | (?P<name>[A-Za-z_][A-Za-z0-9_]*(?:(?:\.|::)[A-Za-z_][A-Za-z0-9_]*)*\$?)
+  | (?P<quoted>`(?:[^`]|``)*`)
+  | (?P<text>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
+  | (?P<wrong><> | <<|>> | =< | => | :=)
+  | (?P<op>&& | \|\| | == | != | <= | >= | // | \*\* | [-+*/%<>()\[\],!~&|@])
+    """,
+    re.VERBOSE | re.ASCII | re.DOTALL,
+)
+
+# What people write that is no operator here, and what to write instead.
+_INSTEAD = {
+    "=": "'=' is no comparison; did you mean '=='?",
+    "^": "'^' is a power in one tool and an exclusive or in another; power is '**', exclusive or is xor(a, b)",
+    "<>": "'<>' is written '!='",
+    "=<": "'=<' is written '<='",
+    "=>": "'=>' is written '>='",
+    "<<": "there are no shifts; multiply by a power of two",
+    ">>": "there are no shifts; divide by a power of two with '//'",
+    ":=": "there are no assignments; did you mean '=='?",
+    "?": "'c ? a : b' is written where(c, a, b)",
+    ":": "there are no slices; one element is x[i], c ? a : b is where(c, a, b)",
+    ".": "there are no attributes or methods",
+    "{": "lists are written in ( ) or [ ]",
+    "}": "lists are written in ( ) or [ ]",
+    ";": "a cut is one expression",
+    "#": "there are no comments",
+    "\\": "a backslash stands only inside quotes",
+    "'": "this quote is not closed",
+    '"': "this quote is not closed",
+    "`": "this backtick is not closed",
+}
+
+
+def tokens(text: str) -> list[Token]:
+    """Split a cut into its words, the last of kind "end".
+
+    Raises
+    ------
+    ExpressionError
+        For a text over `MAX_LENGTH` characters, and for characters that begin no word.
+    """
+    if len(text) > MAX_LENGTH:
+        raise ExpressionError(f"a cut has at most {MAX_LENGTH} characters, this one has {len(text)}")
+    found: list[Token] = []
+    place = 0
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        if match is None or match.lastgroup == "wrong":
+            raise _no_word(text, place, match.group() if match else text[place])
+        kind = str(match.lastgroup)
+        if kind != "space":
+            found.append(_token(text, kind, place, match.end()))
+        place = match.end()
+    found.append(Token("end", "", len(text), len(text)))
+    return found
+
+
+def _token(text: str, kind: str, start: int, end: int) -> Token:
+    word = text[start:end]
+    if kind in ("integer", "real"):
+        _check_number(text, word, start, end)
+    elif kind in ("name", "quoted") and end - start > MAX_NAME + 2:
+        raise error_at(text, start, start + 20, f"a name has at most {MAX_NAME} characters")
+    elif kind == "quoted" and end - start == 2:
+        raise error_at(text, start, end, "there is no name between these backticks")
+    return Token(kind, word, start, end)
+
+
+def _check_number(text: str, word: str, start: int, end: int) -> None:
+    if end - start > MAX_NUMBER:
+        raise error_at(text, start, start + 20, f"a number has at most {MAX_NUMBER} characters")
+    after = re.compile(r"[A-Za-z0-9_.]+").match(text, end)
+    if after is not None:
+        raise error_at(
+            text,
+            start,
+            after.end(),
+            f"{text[start : after.end()][:40]!r} is no number, and no name begins with a digit",
+        )
+    if len(word) > 1 and word.isdigit() and word.startswith("0"):
+        plain = word.lstrip("0") or "0"
+        raise error_at(text, start, end, f"a leading 0 means octal in C; write {plain}")
+
+
+def _no_word(text: str, place: int, word: str) -> ExpressionError:
+    message = _INSTEAD.get(word)
+    if message is None and word.isalpha():
+        message = f"a name with {word!r} in it is written in backticks: `name`"
+    if message is None:
+        message = f"{word!r} means nothing in a cut"
+    return error_at(text, place, place + len(word), message)

@@ -1,0 +1,231 @@
+"""Cuts computed once: bits per part, kept in files named by what they are made of.
+
+A mask is named by the hash of its cut's canonical text and the layers that the cut reads in that part. Parts are
+immutable, so a mask is never stale; parts that were appended or converted again have other layers, and only they are
+computed. The text stands in the file and is compared on every hit. Files are written beside their place and renamed,
+so that processes which compute the same cut at once do no harm; nothing here is part of a commit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from mmdask.expr import SEMANTICS, Expression, evaluate_many
+from mmdask.rows.bits import Bits, PartBits, and_bits, pack, unpack
+from mmdask.rows.reader import constant_in_part, read_part
+from mmdask.schema import FieldData
+from mmdask.store.npy import checksum
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "passing", "run_serially"]
+
+#: rows of one task; a multiple of 8, so that the bits of tasks join
+TASK_ROWS = 1 << 20
+#: rows evaluated at once, so that temporaries stay in cache
+BLOCK_ROWS = 1 << 18
+_MAGIC = b"mmdask-mask 1\n"
+
+#: a function and its arguments
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+#: runs tasks in any order and yields their numbers and results
+Runner = Callable[[Sequence[Task]], Iterator[tuple[int, Any]]]
+
+
+def run_serially(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+    """Run tasks one after the other in this thread."""
+    for i, (function, args) in enumerate(tasks):
+        yield i, function(*args)
+
+
+def evaluate_rows(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> list[Bits]:
+    """Bits of several cuts for rows `start` to `stop` of a part, in one pass over their fields."""
+    masks = [np.empty(stop - start, np.bool_) for _ in cuts]
+    for a in range(start, stop, BLOCK_ROWS):
+        b = min(a + BLOCK_ROWS, stop)
+
+        def read(name: str, a: int = a, b: int = b) -> FieldData:
+            return read_part(snapshot, part, name, a, b)
+
+        for mask, result in zip(masks, evaluate_many(cuts, read, b - a), strict=True):
+            if result.known is None:
+                mask[a - start : b - start] = result.values
+            else:
+                np.logical_and(result.values, result.known, out=mask[a - start : b - start])
+    return [pack(m) for m in masks]
+
+
+def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_serially) -> list[PartBits]:
+    """Per part the rows that pass all `cuts`, read where they are kept, else computed in one pass and kept.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The store.
+    cuts : sequence of Expression
+        Each is kept under a name of its own.
+    run : callable
+        Runs the tasks; each covers up to 2**20 rows of one part and returns bits.
+    """
+    store = _MaskFiles(snapshot)
+    parts = [_part_plan(store, p, cuts) for p in range(len(snapshot.parts))]
+    tasks: list[Task] = []
+    owners: list[tuple[_PartPlan, int]] = []
+    for plan in parts:
+        if not plan.missing:
+            continue
+        rows = snapshot.parts[plan.part].rows
+        plan.pieces = [None] * len(range(0, rows, TASK_ROWS))
+        for i, a in enumerate(range(0, rows, TASK_ROWS)):
+            args = (snapshot, plan.part, a, min(a + TASK_ROWS, rows), tuple(plan.missing))
+            tasks.append((evaluate_rows, args))
+            owners.append((plan, i))
+    if tasks:
+        for number, pieces in run(tasks):
+            plan, i = owners[number]
+            plan.pieces[i] = pieces
+            if all(p is not None for p in plan.pieces):
+                plan.finish(store)
+    return [plan.bits for plan in parts]
+
+
+@dataclass
+class _PartPlan:
+    """What is known of one part, and which cuts have still to be computed there."""
+
+    part: int
+    bits: PartBits = True
+    missing: list[Expression] = field(default_factory=list)
+    pieces: list[list[Bits] | None] = field(default_factory=list)
+
+    def finish(self, store: _MaskFiles) -> None:
+        for k, cut in enumerate(self.missing):
+            bits = np.concatenate([p[k] for p in self.pieces if p is not None])
+            store.save(self.part, cut, bits)
+            self.bits = and_bits(self.bits, bits)
+        self.pieces = []
+
+
+def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression]) -> _PartPlan:
+    plan = _PartPlan(part)
+    others = []
+    for cut in cuts:
+        constant = store.constant(part, cut)
+        if constant is False:
+            # A label or constant rules the part out: nothing of it is read.
+            return _PartPlan(part, bits=False)
+        if constant is None:
+            others.append(cut)
+    for cut in others:
+        bits = store.load(part, cut)
+        if bits is None:
+            plan.missing.append(cut)
+        else:
+            plan.bits = and_bits(plan.bits, bits)
+    if not store.snapshot.parts[part].rows:
+        return _PartPlan(part, bits=False)
+    return plan
+
+
+def passing(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> npt.NDArray[np.bool_]:
+    """The mask of rows `start` to `stop` of a part: from bits that are kept, else evaluated for these rows alone."""
+    plan = _part_plan(_MaskFiles(snapshot), part, cuts)
+    if isinstance(plan.bits, bool):
+        mask = np.full(stop - start, plan.bits)
+    else:
+        mask = unpack(plan.bits, start, stop)
+    if plan.missing and mask.any():
+        for bits in evaluate_rows(snapshot, part, start, stop, plan.missing):
+            mask &= unpack(bits, 0, stop - start)
+    return mask
+
+
+class _MaskFiles:
+    """The masks of one store: in its cache folder if that is ours, else in the user's."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.folder = os.path.join(cache_folder(snapshot), "masks")
+        self._constants: dict[tuple[Any, ...], bool] = {}
+
+    def constant(self, part: int, cut: Expression) -> bool | None:
+        """The value of a cut that reads only constants of a part; None if it reads data."""
+        if not all(constant_in_part(self.snapshot, part, name) for name in cut.fields):
+            return None
+        values = tuple(self.snapshot.stored(part, name)[1].constant for name in cut.fields)
+        key = (cut.canonical, values)
+        if key not in self._constants:
+            [result] = evaluate_many([cut], lambda name: read_part(self.snapshot, part, name, 0, 1), 1)
+            known = result.known is None or bool(result.known[0])
+            self._constants[key] = known and bool(result.values[0])
+        return self._constants[key]
+
+    def _text(self, part: int, cut: Expression) -> str:
+        layers = {name: self.snapshot.stored(part, name)[0].id for name in cut.fields}
+        return json.dumps({"semantics": SEMANTICS, "cut": cut.canonical, "layers": layers}, sort_keys=True)
+
+    def _path(self, text: str) -> str:
+        name = xxhash.xxh3_128_hexdigest(text.encode())
+        return os.path.join(self.folder, name[:2], f"{name}.mask")
+
+    def load(self, part: int, cut: Expression) -> PartBits | None:
+        """A kept mask, if it is whole and is what its name says."""
+        text = self._text(part, cut)
+        rows = self.snapshot.parts[part].rows
+        try:
+            with open(self._path(text), "rb") as file:
+                data = file.read()
+        except OSError:
+            return None
+        head = len(_MAGIC) + 17
+        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : head] != checksum(data[head:]).encode() + b"\n":
+            return None
+        line, _, bits = data[head:].partition(b"\n")
+        if line.decode() != _head(text, rows) or len(bits) != -(-rows // 8):
+            return None
+        if rows % 8 and bits[-1] >> rows % 8:
+            return None
+        return np.frombuffer(bits, np.uint8)
+
+    def save(self, part: int, cut: Expression, bits: Bits) -> None:
+        """Keep a mask. A disk that takes nothing is a warning: the cut is computed, and works."""
+        text = self._text(part, cut)
+        path = self._path(text)
+        rest = _head(text, self.snapshot.parts[part].rows).encode() + b"\n" + bits.tobytes()
+        temporary = f"{path}.tmp-{os.urandom(8).hex()}"
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(temporary, "xb") as file:
+                file.write(_MAGIC + checksum(rest).encode() + b"\n" + rest)
+            os.replace(temporary, path)
+        except OSError as error:
+            warnings.warn(f"a computed cut could not be kept in {self.folder}: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _head(text: str, rows: int) -> str:
+    return json.dumps({"rows": rows, "text": text})
+
+
+def cache_folder(snapshot: Snapshot) -> str:
+    """Where computed things about a store are kept: in it if it is this user's, else in the user's cache.
+
+    Bits that others could have written decide what passes a cut, so they are not read.
+    """
+    inside = os.path.join(snapshot.path, "cache")
+    owner = inside if os.path.lexists(inside) else snapshot.path
+    try:
+        mine = os.stat(owner, follow_symlinks=False).st_uid == os.getuid() and os.access(owner, os.W_OK)
+    except OSError:
+        mine = False
+    if mine:
+        return inside
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(home, "mmdask", snapshot.manifest.uuid)

@@ -1,0 +1,280 @@
+"""`Rows`: a set of rows of a store, in store order, and the way to their data, without dask.
+
+Slices, cuts and splits are steps of one chain; what they leave is found once, as bits per part, when it is first
+needed. A chain of slices alone is arithmetic and needs no bits.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from mmdask.errors import OptionError, RowNotFoundError
+from mmdask.expr import Expression, conjuncts
+from mmdask.rows import reader
+from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
+from mmdask.rows.masks import BLOCK_ROWS, Runner, kept_bits, run_serially
+from mmdask.rows.splits import Fold, hash_rows
+from mmdask.schema import Field, FieldData, Schema
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["Rows"]
+
+_ROW_NUMBER = Field.dense("row number", "i8")
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Rows `start` to `stop` by `step` of those that the steps before leave."""
+
+    start: int
+    stop: int
+    step: int
+
+    def text(self) -> list[Any]:
+        return ["slice", self.start, self.stop, self.step]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Rows that pass an expression."""
+
+    expression: Expression
+
+    def text(self) -> list[Any]:
+        return ["cut", self.expression.canonical]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Rows of a fold."""
+
+    fold: Fold
+
+    def text(self) -> list[Any]:
+        return ["fold", self.fold.by, self.fold.seed, self.fold.low, self.fold.high]
+
+
+_Step = _Slice | _Cut | _Split
+
+
+class Rows:
+    """Rows of a store that some steps select. Immutable; pickles by reference, never with data.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The store.
+    steps : sequence of steps
+        Made by `sliced`, `cut` and `fold`.
+    """
+
+    def __init__(self, snapshot: Snapshot, steps: Sequence[_Step] = ()) -> None:
+        self.snapshot = snapshot
+        self.steps = tuple(steps)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.snapshot, self.steps)
+
+    @property
+    def schema(self) -> Schema:
+        """All fields of the store."""
+        return self.snapshot.schema
+
+    @property
+    def n_store(self) -> int:
+        """Rows of the whole store."""
+        return self.snapshot.rows
+
+    @property
+    def block_rows(self) -> int:
+        """The grain of shuffling, from the manifest."""
+        return self.snapshot.manifest.block_rows
+
+    @cached_property
+    def row_nbytes(self) -> float:
+        """Mean stored bytes of a row, over all fields."""
+        return sum(p.nbytes for p in self.snapshot.parts) / max(self.n_store, 1)
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the store's data and of the selection: equal rows of equal data have equal identities."""
+        manifest = self.snapshot.manifest
+        text = json.dumps(
+            [manifest.uuid, [[p.rows, p.layers] for p in manifest.parts], [s.text() for s in self.steps]]
+        )
+        return str(xxhash.xxh3_128_hexdigest(text.encode()))
+
+    # Selecting ------------------------------------------------------------------------------------------------------
+
+    def sliced(self, rows: slice) -> Rows:
+        """The rows of a slice with positive step; finds the rows selected so far, whose number it needs."""
+        start, stop, step = rows.indices(len(self))
+        if step < 1:
+            raise OptionError(f"rows are sliced with a positive step, got {step}; ds[[...]] takes rows in any order")
+        if self.span is not None:
+            span = self.span[start:stop:step]
+            return Rows(self.snapshot, (_Slice(span.start, max(span.start, span.stop), span.step),))
+        return Rows(self.snapshot, (*self.steps, _Slice(start, max(start, stop), step)))
+
+    def cut(self, expression: Expression) -> Rows:
+        """The rows that also pass a cut; lazy."""
+        return Rows(self.snapshot, (*self.steps, _Cut(expression)))
+
+    def fold(self, fold: Fold) -> Rows:
+        """The rows that are also in a fold; lazy."""
+        return Rows(self.snapshot, (*self.steps, _Split(fold)))
+
+    @cached_property
+    def span(self) -> range | None:
+        """The selected store rows, when slices alone select them."""
+        if not self.steps:
+            return range(self.n_store)
+        if len(self.steps) == 1 and isinstance(self.steps[0], _Slice):
+            s = self.steps[0]
+            return range(s.start, s.stop, s.step)
+        return None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the selected rows are known without computing a cut or hashing keys."""
+        return self.span is not None or "bits" in self.__dict__
+
+    @cached_property
+    def bits(self) -> RowBits:
+        """The selected rows as bits; computed and kept when first needed."""
+        return self.resolve()
+
+    def resolve(self, run: Runner = run_serially) -> RowBits:
+        """Find the selected rows, computing cuts with `run`; remembered."""
+        if "bits" in self.__dict__:
+            return self.bits
+        parts: list[PartBits] = [bool(p.rows) for p in self.snapshot.parts]
+        for is_slice, group in itertools.groupby(self.steps, key=lambda s: isinstance(s, _Slice)):
+            steps = list(group)
+            if is_slice:
+                for step in steps:
+                    parts = self._in_slice(step, RowBits(self.snapshot.starts, parts))
+                continue
+            # Cuts and folds between two slices commute: all cuts in one pass, then the folds of what is left.
+            leaves = [leaf for s in steps if isinstance(s, _Cut) for leaf in conjuncts(s.expression)]
+            if leaves:
+                parts = list(map(and_bits, parts, kept_bits(self.snapshot, list(dict.fromkeys(leaves)), run)))
+            for fold in [s.fold for s in steps if isinstance(s, _Split)]:
+                parts = [self._in_fold(fold, p, bits) for p, bits in enumerate(parts)]
+        self.__dict__["bits"] = RowBits(self.snapshot.starts, parts)
+        return self.bits
+
+    def _in_fold(self, fold: Fold, part: int, bits: PartBits) -> PartBits:
+        if bits is False:
+            return False
+        base, rows = int(self.snapshot.starts[part]), self.snapshot.parts[part].rows
+        pieces = []
+        for a in range(0, rows, BLOCK_ROWS):
+            b = min(a + BLOCK_ROWS, rows)
+            if fold.by is None:
+                field, data = _ROW_NUMBER, FieldData(np.arange(base + a, base + b, dtype=np.int64))
+            else:
+                field, data = self.schema[fold.by], reader.read_part(self.snapshot, part, fold.by, a, b)
+            pieces.append(pack(fold.holds(hash_rows(field, data, fold.seed))))
+        return and_bits(bits, np.concatenate(pieces))
+
+    def _in_slice(self, step: _Step, before: RowBits) -> list[PartBits]:
+        """Keep every `step`-th of the rows selected so far, from `start` to `stop`."""
+        assert isinstance(step, _Slice)
+        s = step
+        parts: list[PartBits] = []
+        done = 0
+        for p, bits in enumerate(before.parts):
+            rows, n = self.snapshot.parts[p].rows, int(before.counts[p])
+            first = s.start - done
+            if first < 0:
+                first = first % s.step
+            wanted = bits_of_range(first, s.stop - done, s.step, n) if s.stop > done and first < n else False
+            if bits is False or wanted is False:
+                parts.append(False)
+            elif wanted is True or bits is True:
+                parts.append(bits if wanted is True else wanted)
+            else:
+                mask = np.zeros(rows, np.bool_)
+                mask[np.flatnonzero(unpack(bits, 0, rows))[unpack(wanted, 0, n)]] = True
+                parts.append(pack(mask))
+            done += n
+        return parts
+
+    # Asking ---------------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.span) if self.span is not None else len(self.bits)
+
+    def block_counts(self, block_rows: int) -> npt.NDArray[np.int64]:
+        """Selected rows in each block of `block_rows` store rows, int64 ``(ceil(n_store / block_rows),)``."""
+        if self.span is not None and self.span.step == 1:
+            edges = np.arange(0, self.n_store + block_rows, block_rows, dtype=np.int64)
+            inside = np.clip(edges, self.span.start, self.span.stop)
+            return inside[1:] - inside[:-1]
+        return self.bits.block_counts(block_rows)
+
+    def rows_of_blocks(self, blocks: npt.NDArray[np.int64], block_rows: int) -> npt.NDArray[np.int64]:
+        """Store row numbers of the selected rows of blocks, in the order of `blocks`, int64."""
+        if self.span is None or self.span.step != 1:
+            return self.bits.rows_of_blocks(blocks, block_rows)
+        starts = np.maximum(blocks * block_rows, self.span.start)
+        counts = np.maximum(np.minimum((blocks + 1) * block_rows, self.span.stop) - starts, 0)
+        ends = np.cumsum(counts)
+        rows: npt.NDArray[np.int64] = np.repeat(starts - (ends - counts), counts)
+        rows += np.arange(len(rows))
+        return rows
+
+    def numbers(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Store row numbers of the selected rows number `start` to `stop`, int64."""
+        if self.span is not None:
+            s = self.span[start:stop]
+            return np.arange(s.start, s.stop, s.step, dtype=np.int64)
+        return self.bits.select(start, min(stop, len(self)))
+
+    def number(self, i: int) -> int:
+        """Store row number of one selected row.
+
+        Raises
+        ------
+        RowNotFoundError
+            When there is no such row.
+        """
+        n = len(self)
+        if not -n <= i < n:
+            raise RowNotFoundError(f"no row {i}: there are {n} rows")
+        i %= n
+        return int(self.numbers(i, i + 1)[0])
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    def read(self, name: str, start: int, stop: int) -> FieldData:
+        """The selected rows number `start` to `stop` of a field: views where rows lie together, else copies."""
+        if self.span is not None and self.span.step == 1:
+            return reader.read(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        return self.take(name, self.numbers(start, stop))
+
+    def take(self, name: str, rows: npt.NDArray[np.int64]) -> FieldData:
+        """Rows of a field at store row numbers, in that order, as a copy."""
+        return reader.take(self.snapshot, name, rows)
+
+    def take_padded(
+        self, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Rows of a ragged field cut or filled to `length` items, and the mask of real items."""
+        return reader.take_padded(self.snapshot, name, rows, length, fill, side)
+
+    def item_count(self, name: str, start: int, stop: int) -> int:
+        """Items in the selected rows number `start` to `stop` of a ragged field; reads offsets only."""
+        if self.span is not None and self.span.step == 1:
+            return reader.item_count(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        return reader.item_count_of(self.snapshot, name, self.numbers(start, stop))

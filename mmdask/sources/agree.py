@@ -1,0 +1,124 @@
+"""Whether the inputs of a conversion have the same fields, and the schema that they have together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from mmdask.errors import SchemaError, did_you_mean
+from mmdask.schema import Field, Schema
+from mmdask.store.layer import Layer
+
+__all__ = ["Known", "agreed_fields", "join_schema", "known_layer"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """The fields of one input.
+
+    `unreadable` are those of which reading failed; `other` are left out for their type, with the reason.
+    """
+
+    where: str
+    fields: Mapping[str, Field]
+    unreadable: frozenset[str]
+    other: Mapping[str, str]
+
+
+def known_layer(layer: Layer, unreadable: str) -> Known:
+    """The fields of a finished layer; `unreadable` is how the reason begins when reading failed."""
+    skipped = layer.source.skipped if layer.source else ()
+    name = f"{layer.source.uri}:{layer.source.tree}" if layer.source else layer.path
+    return Known(
+        name,
+        {name: stored_field(layer, name) for name in layer.fields},
+        frozenset(n for n, why in skipped if why.startswith(unreadable)),
+        {n: why for n, why in skipped if not why.startswith(unreadable)},
+    )
+
+
+def stored_field(layer: Layer, name: str) -> Field:
+    """A field as a layer stores it."""
+    stored = layer.fields[name]
+    if stored.kind == "category":
+        return Field.category(name, stored.labels)
+    if stored.values is None:
+        raise SchemaError(f"{layer.path}: field {name!r} is a constant, and no field of an input")
+    spec = layer.arrays[stored.values]
+    levels = len(stored.offsets) - (stored.kind == "string")
+    return Field(name, stored.kind, spec.dtype, spec.shape[1:] if stored.kind != "string" else (), levels)
+
+
+def agreed_fields(inputs: Iterable[Known]) -> dict[str, Field]:
+    """The fields that all inputs have, those that one of them cannot read included.
+
+    Raises
+    ------
+    SchemaError
+        Naming every difference of the first input that does not fit.
+    """
+    agreed: dict[str, Field] = {}
+    first: Known | None = None
+    unreadable: set[str] = set()
+    for known in inputs:
+        if first is not None and (differences := _differences(first.where, agreed, unreadable, known)):
+            some = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
+            raise SchemaError(
+                f"{known.where}: {some}. All inputs need the same fields; choose them with fields= or exclude="
+            )
+        first = first or known
+        agreed = {**agreed, **{n: f for n, f in known.fields.items() if n not in agreed}}
+        unreadable |= known.unreadable
+    return agreed
+
+
+def _differences(first: str, agreed: Mapping[str, Field], unreadable: set[str], known: Known) -> list[str]:
+    found = []
+    for name, field in agreed.items():
+        other = known.fields.get(name)
+        if other is not None:
+            if not field.same_layout(other):
+                found.append(f"field {name!r} is {other.describe()}, but {field.describe()} in {first}")
+        elif name in known.other:
+            found.append(f"field {name!r} ({field.describe()} in {first}): {known.other[name]}")
+        elif name not in known.unreadable:
+            near = did_you_mean(name, known.fields)
+            found.append(f"field {name!r} ({field.describe()} in {first}) is missing{near.rstrip('?')}")
+    for name, field in known.fields.items():
+        if name not in agreed and name not in unreadable:
+            found.append(f"field {name!r} ({field.describe()}) is not in {first}")
+    return found
+
+
+def join_schema(fields: Sequence[Field], labels: Sequence[Field], old: Schema | None, appended: bool) -> Schema:
+    """The schema of fields and labels; what people added to it (unit, doc, attrs) and the order of labels stay.
+
+    Parameters
+    ----------
+    appended : bool
+        Whether the store keeps rows that no conversion wrote: they must have every field.
+
+    Raises
+    ------
+    SchemaError
+        When a label is called like a field, or appended rows do not fit.
+    """
+    names = {f.name for f in fields}
+    for label in labels:
+        if label.name in names:
+            raise SchemaError(f"the label {label.name!r} is also a field of the inputs; rename the label")
+    joined = []
+    for f in (*fields, *labels):
+        before = old[f.name] if old is not None and f.name in old else None
+        if appended and (before is None or not before.same_layout(f)):
+            has = f"has {before.describe()}" if before else "has no such field"
+            raise SchemaError(
+                f"field {f.name!r} becomes {f.describe()}, but the store {has}, and holds appended rows that "
+                "cannot be converted again; convert to a new store"
+            )
+        if before is not None and before.same_layout(f):
+            kept = [label for label in before.labels if appended or label in f.labels]
+            more = [label for label in f.labels if label not in before.labels]
+            f = replace(before, labels=(*kept, *more))
+        joined.append(f)
+    return Schema(joined)

@@ -1,0 +1,146 @@
+"""What a conversion has to do, from names alone: ids that are derived, and the order of parts that results.
+
+The id of a layer is a hash of everything that decides its data: the file's path, size and time, the tree, the options.
+So a layer that exists never needs to be made again, and what is missing is known without opening an input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from mmdask.errors import ConflictError
+from mmdask.sources.inputs import Input, Label, digest
+from mmdask.store.manifest import Part
+
+__all__ = [
+    "arrange",
+    "complete_groups",
+    "data_layer",
+    "extra_layers",
+    "group_id",
+    "group_of",
+    "label_layer",
+    "labels_id",
+    "layer_ids",
+]
+
+_DATA = re.compile(r"([0-9a-f]{32})-(\d+)-of-(\d+)")
+_LABELS = "-labels"
+
+
+def group_id(source: Input, options: Mapping[str, Any]) -> str:
+    """The name that all layers of one input share; its labels play no part."""
+    return digest(source.path, source.tree, source.size, source.mtime_ns, dict(options))
+
+
+def layer_ids(group: str, n: int) -> tuple[str, ...]:
+    """Ids of the layers of an input that is cut into `n` row ranges.
+
+    Examples
+    --------
+    >>> layer_ids("5f", 2)
+    ('5f-0-of-2', '5f-1-of-2')
+    """
+    return tuple(f"{group}-{k}-of-{n}" for k in range(n))
+
+
+def labels_id(labels: Sequence[tuple[str, Label]], data_id: str) -> str | None:
+    """Id of the layer with the labels of a part; None when there are none."""
+    return digest([[k, type(v).__name__, v] for k, v in labels], data_id) + _LABELS if labels else None
+
+
+def group_of(data_id: str) -> str:
+    """The group that a data layer belongs to."""
+    return data_id.partition("-")[0]
+
+
+def data_layer(part: Part) -> str | None:
+    """The layer of a part that a conversion wrote; None for rows that came otherwise."""
+    return next((i for i in part.layers if _DATA.fullmatch(i)), None)
+
+
+def label_layer(part: Part) -> str | None:
+    """The layer of a part that holds its labels."""
+    return next((i for i in part.layers if i.endswith(_LABELS)), None)
+
+
+def extra_layers(part: Part) -> tuple[str, ...]:
+    """Layers that were added to a converted part later."""
+    return tuple(i for i in part.layers if i not in (data_layer(part), label_layer(part)))
+
+
+def complete_groups(ids: Iterable[str]) -> dict[str, int]:
+    """Groups of which all layers are among `ids`, with their number of layers.
+
+    Examples
+    --------
+    >>> a, b = "a" * 32, "b" * 32
+    >>> complete_groups([f"{a}-0-of-2", f"{b}-0-of-2", f"{a}-1-of-2"]) == {a: 2}
+    True
+    """
+    found: dict[tuple[str, int], set[int]] = {}
+    for match in map(_DATA.fullmatch, ids):
+        if match is not None:
+            found.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    return {group: n for (group, n), ks in found.items() if n and ks == set(range(n))}
+
+
+def arrange(
+    parts: Sequence[Part],
+    wanted: Mapping[str, Sequence[tuple[str, str | None]]],
+    made: Mapping[str, Part],
+    replaced: Mapping[str, str],
+    dropped: Collection[str],
+) -> tuple[Part, ...]:
+    """The parts of the next manifest: inputs stay in their place, new ones come last.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Of the newest manifest.
+    wanted : mapping
+        Per group, in the order in which new ones are appended: the data layer and the label layer of each part.
+    made : mapping
+        Rows and bytes of data layers that are not in `parts`.
+    replaced : mapping
+        Data layers in `parts` that give way to the group of their input.
+    dropped : collection
+        Data layers in `parts` that go.
+
+    Raises
+    ------
+    ConflictError
+        When `parts` hold converted rows that the plan did not see, or miss some that it kept.
+    """
+    known = {data: part for part in parts if (data := data_layer(part)) is not None}
+    ours = {data for pairs in wanted.values() for data, _ in pairs}
+
+    def part_of(data: str, labels: str | None) -> Part:
+        old = known.get(data)
+        if old is None and data not in made:
+            raise ConflictError("another process took converted parts out of the store; call again")
+        base = old or made[data]
+        extra = extra_layers(base)
+        return Part(base.rows, (data, *([labels] if labels else []), *extra), base.nbytes)
+
+    result: list[Part] = []
+    placed: set[str] = set()
+    for part in parts:
+        data = data_layer(part)
+        if data is None:
+            result.append(part)
+            continue
+        if data in dropped:
+            continue
+        if data not in replaced and data not in ours:
+            raise ConflictError("another process converted other inputs into the store meanwhile; call again")
+        group = replaced.get(data, group_of(data))
+        if group not in placed:
+            placed.add(group)
+            result += [part_of(*pair) for pair in wanted[group]]
+    for group, pairs in wanted.items():
+        if group not in placed:
+            result += [part_of(*pair) for pair in pairs]
+    return tuple(result)

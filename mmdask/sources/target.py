@@ -1,0 +1,106 @@
+"""The store that a conversion writes: what is at its path already, and conversion.json with what was asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmdask.errors import OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
+from mmdask.store import document
+from mmdask.store.manifest import CONVERSION, Manifest, read_manifest
+from mmdask.store.system import SYSTEM, write_atomically
+
+__all__ = ["Target", "begin", "check_options", "look"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is at the path: a manifest, unless nothing was committed yet, and the options of the last conversion."""
+
+    root: str
+    manifest: Manifest | None
+    options: Mapping[str, Any] | None
+
+
+def look(path: str | os.PathLike[str], kind: str) -> Target:
+    """See what is at a path, changing nothing.
+
+    Raises
+    ------
+    StoreExistsError
+        When something is there that no conversion of this kind wrote.
+    CorruptStoreError, FormatError
+        When conversion.json or manifest.json is damaged.
+    """
+    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    options = _read_options(root, kind)
+    try:
+        manifest = read_manifest(root)
+    except UnfinishedError:
+        return Target(root, None, options)
+    except StoreNotFoundError:
+        # A conversion that died before its first file was in place left an empty folder, or a file that is none yet.
+        if os.path.lexists(root) and not _is_begun(root):
+            raise StoreExistsError(f"{root} exists and is not a store; choose another path") from None
+        return Target(root, None, None)
+    if options is None:
+        raise StoreExistsError(
+            f"{root} is a store that was not converted from {kind} files; convert to another path, or append to it"
+        )
+    return Target(root, manifest, options)
+
+
+def begin(target: Target, kind: str, options: Mapping[str, Any]) -> None:
+    """Write conversion.json, durably, before anything else; the folder is made when it is not there."""
+    if not os.path.isdir(target.root):
+        _make_folder(target.root)
+    if target.options != options:
+        text = {"format": "mmdask-conversion", "version": 1, "kind": kind, "options": dict(options)}
+        write_atomically(os.path.join(target.root, CONVERSION), document.dump(text))
+
+
+def check_options(target: Target, options: Mapping[str, Any], update: bool) -> None:
+    """Raise `OptionError` naming each option that is not what the store was converted with."""
+    old = target.options
+    if old is None or update or old == options:
+        return
+    differences = [
+        f"{name} was {old.get(name)!r} and is {options.get(name)!r}"
+        for name in [*options, *(n for n in old if n not in options)]
+        if old.get(name) != options.get(name)
+    ]
+    raise OptionError(
+        f"{target.root} was converted with other options: {'; '.join(differences)}. "
+        "Pass update=True to convert it again with these"
+    )
+
+
+def _read_options(root: str, kind: str) -> dict[str, Any] | None:
+    path = os.path.join(root, CONVERSION)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(document.MAX_NBYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    r = document.Reader(document.parse(data, path), path)
+    r.text("format", "mmdask-conversion")
+    if r.integer("version") != 1:
+        r.fail("version", "1, which is what this version of mmdask reads")
+    if r.text("kind") != kind:
+        raise StoreExistsError(f"{root} was converted from {r.text('kind')} files, not from {kind} files")
+    return r.object("options")
+
+
+def _is_begun(root: str) -> bool:
+    return os.path.isdir(root) and all(name.startswith(f"{CONVERSION}.tmp-") for name in os.listdir(root))
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder and those above it, durably."""
+    above = os.path.dirname(path)
+    if not os.path.isdir(above):
+        _make_folder(above)
+    SYSTEM.mkdir(path)
+    SYSTEM.fsync_folder(above)

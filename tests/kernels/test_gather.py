@@ -1,0 +1,257 @@
+"""The gathers against Python lists, in both of their forms."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
+from mmdask.kernels import gather
+from mmdask.kernels.gather import pad_ragged, take_nested, take_ragged, take_rows
+from mmdask.kernels.jit import Kernel
+
+FORMS = ["twin", "compiled"]
+DTYPES = ["?", "i1", "<u2", "<f2", "<i4", "<f8", "<c8", "<c16", "<M8[ns]", "<m8[s]", "S5", "S1"]
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    use(monkeypatch, request.param)
+
+
+def use(monkeypatch, form):
+    if form == "twin":
+        monkeypatch.setattr(Kernel, "__call__", lambda self, *args: self.twin(*args))
+    else:
+        monkeypatch.setattr(Kernel, "__call__", lambda self, *args: self.compiled(*args)(*args))
+
+
+def random_bytes(rng, n, dtype, shape=()):
+    dtype = np.dtype(dtype)
+    count = int(np.prod((n, *shape)))
+    if dtype == np.bool_:
+        return rng.integers(0, 2, (n, *shape)).astype(bool)
+    return np.frombuffer(rng.bytes(count * dtype.itemsize), dtype).reshape(n, *shape)
+
+
+def starts_of(lengths):
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def ragged_parts(rng, lengths, dtype="<f4", shape=(), most=5):
+    values, offsets, rows = [], [], []
+    for n in lengths:
+        counts = rng.integers(0, most + 1, n)
+        o = starts_of(counts)
+        v = random_bytes(rng, int(o[-1]), dtype, shape)
+        values.append(v)
+        offsets.append(o)
+        rows += [v[a:b] for a, b in itertools.pairwise(o)]
+    return values, offsets, rows
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2), (0,), (64,)])
+@pytest.mark.parametrize("lengths", [[7], [3, 0, 5, 1], [0, 4, 0]])
+def test_take_rows_is_fancy_indexing(form, dtype, shape, lengths):
+    rng = np.random.default_rng(1)
+    parts = [random_bytes(rng, n, dtype, shape) for n in lengths]
+    rows = rng.integers(0, sum(lengths), 50)
+    out = np.empty((50, *shape), dtype)
+    assert take_rows(parts, starts_of(lengths), rows, out) is out
+    assert out.tobytes() == np.concatenate(parts)[rows].tobytes()
+
+
+def test_the_three_ways_to_read_parts_agree_with_a_read_only_source(form):
+    source = np.arange(12.0)
+    source.flags.writeable = False
+    rows = np.array([11, 0, 5])
+    rows.flags.writeable = False
+    assert take_rows([source], starts_of([12]), rows, np.empty(3)).tolist() == [11, 0, 5]
+
+
+def test_a_part_that_no_row_lies_in_need_not_be_given(form):
+    starts = starts_of([2, 2, 2])
+    parts = [np.array([0, 1]), None, np.array([4, 5])]
+    assert take_rows(parts, starts, np.array([5, 0]), np.empty(2, int)).tolist() == [5, 0]
+    with pytest.raises(OptionError, match="row 3 lies in part 1"):
+        take_rows(parts, starts, np.array([5, 3]), np.empty(2, int))
+
+
+def test_a_constant_is_one_row_broadcast(form):
+    parts = [np.array([[0, 1]]), np.broadcast_to(np.array([7, 8]), (3, 2))]
+    out = take_rows(parts, starts_of([1, 3]), np.array([3, 0, 1]), np.empty((3, 2), int))
+    assert out.tolist() == [[7, 8], [0, 1], [7, 8]]
+    only = take_rows(parts[1:], starts_of([3]), np.array([2, 0]), np.empty((2, 2), int))
+    assert only.tolist() == [[7, 8], [7, 8]]
+
+
+@pytest.mark.parametrize("bad", [-1, 5, 2**40])
+def test_rows_that_do_not_exist_are_refused_before_anything_is_read(form, bad):
+    with pytest.raises(RowNotFoundError, match=f"no row {bad}: the rows are 0 to 4"):
+        take_rows([np.arange(5)], starts_of([5]), np.array([1, bad]), np.empty(2, int))
+
+
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        (np.arange(5.0), np.empty(2, np.float32)),
+        (np.zeros((5, 2)), np.empty((2, 3))),
+        (np.arange(4.0), np.empty(2)),
+        (np.zeros((5, 4))[:, ::2], np.empty((2, 2))),
+        (np.arange(5.0), np.empty(3)),
+        (np.arange(5.0), np.empty(4)[::2]),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(source, out):
+    with pytest.raises(OptionError):
+        take_rows([source], starts_of([5]), np.array([1, 2]), out)
+
+
+def test_nothing_to_take(form):
+    none = np.empty(0, np.int64)
+    assert len(take_rows([], starts_of([]), none, np.empty((0, 3)))) == 0
+    assert len(take_rows([np.empty((0, 3))], starts_of([0]), none, np.empty((0, 3)))) == 0
+    offsets, values = take_ragged([], [], starts_of([]), none, like=np.empty(0, "<i2"))
+    assert offsets.tolist() == [0]
+    assert values.dtype == np.dtype("<i2")
+    assert pad_ragged([], [], starts_of([]), none, np.empty((0, 4))).tolist() == []
+    with pytest.raises(OptionError, match="like="):
+        take_ragged([], [], starts_of([]), none)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (3,), (0,)])
+@pytest.mark.parametrize("lengths", [[9], [3, 0, 5, 1]])
+def test_ragged_rows_come_one_after_the_other(form, dtype, shape, lengths):
+    rng = np.random.default_rng(2)
+    values, offsets, expected = ragged_parts(rng, lengths, dtype, shape)
+    rows = rng.integers(0, sum(lengths), 40)
+    o, v = take_ragged(values, offsets, starts_of(lengths), rows)
+    assert o.tolist() == starts_of([len(expected[r]) for r in rows]).tolist()
+    assert v.tobytes() == b"".join(expected[r].tobytes() for r in rows)
+    assert v.shape == (o[-1], *shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (3,), (0,)])
+@pytest.mark.parametrize("length", [0, 1, 3, 9])
+@pytest.mark.parametrize("left", [False, True])
+def test_padding(form, dtype, shape, length, left):
+    rng = np.random.default_rng(3)
+    lengths = [3, 0, 8]
+    values, offsets, expected = ragged_parts(rng, lengths, dtype, shape)
+    rows = rng.integers(0, sum(lengths), 30)
+    fill = random_bytes(rng, 1, dtype)[0]
+    out = np.full((30, length, *shape), fill, dtype)
+    mask = np.empty((30, length), bool)
+    counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left)
+    assert counts.tolist() == [len(expected[r]) for r in rows]
+    for i, r in enumerate(rows):
+        kept = expected[r][:length]
+        pad = np.full((length - len(kept), *shape), fill, dtype)
+        assert out[i].tobytes() == np.concatenate([pad, kept] if left else [kept, pad]).tobytes()
+        real = [False] * len(pad) + [True] * len(kept)
+        assert mask[i].tolist() == (real if left else real[::-1])
+
+
+@pytest.mark.parametrize(
+    ("offsets", "row"),
+    [
+        ([0, 2, 1, 4], 1),  # begin after end
+        ([0, 2, 3, 5], 2),  # past the end of the values
+        ([-1, 2, 3, 4], 0),  # before the values
+        ([0, 2**62, 3, 4], 0),
+        ([0, 2, -(2**63), 4], 1),
+    ],
+)
+@pytest.mark.parametrize("left", [False, True])
+def test_corrupt_offsets_name_the_row(form, offsets, row, left):
+    values, offsets = np.arange(4), np.array(offsets)
+    starts = starts_of([3])
+    with pytest.raises(CorruptStoreError, match=f"row {row}:"):
+        take_ragged([values], [offsets], starts, np.arange(3))
+    with pytest.raises(CorruptStoreError, match=f"row {row}:"):
+        pad_ragged([values], [offsets], starts, np.arange(3), np.zeros((3, 2), int), None, left)
+
+
+def test_offsets_of_rows_that_are_not_read_do_not_matter(form):
+    offsets = np.array([0, 2, 99, 4, 4])
+    o, v = take_ragged([np.arange(4)], [offsets], starts_of([4]), np.array([3, 0]))
+    assert (o.tolist(), v.tolist()) == ([0, 0, 2], [0, 1])
+
+
+def test_offsets_that_are_too_few_or_of_another_type_are_refused(form):
+    with pytest.raises(OptionError):
+        take_ragged([np.arange(4)], [np.array([0, 4])], starts_of([2]), np.array([1]))
+    with pytest.raises(OptionError):
+        take_ragged([np.arange(4)], [np.array([0, 4], np.int32)], starts_of([1]), np.array([0]))
+
+
+def test_values_that_are_needed_and_not_given(form):
+    with pytest.raises(OptionError, match="part 0, which was not given"):
+        take_ragged([None], [np.array([0, 1])], starts_of([1]), np.array([0]), like=np.zeros(0))
+    with pytest.raises(OptionError, match="part 0, which was not given"):
+        take_ragged([np.zeros(2)], [None], starts_of([1]), np.array([0]))
+    o, _ = take_ragged([None], [np.array([0, 0])], starts_of([1]), np.array([0]), like=np.zeros(0))
+    assert o.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("lengths", [[6], [2, 0, 5]])
+def test_two_levels(form, lengths):
+    rng = np.random.default_rng(4)
+    outer, inner, values, expected = [], [], [], []
+    for n in lengths:
+        o = starts_of(rng.integers(0, 4, n))
+        i = starts_of(rng.integers(0, 4, int(o[-1])))
+        v = rng.integers(0, 99, int(i[-1]))
+        outer, inner, values = [*outer, o], [*inner, i], [*values, v]
+        items = [v[a:b].tolist() for a, b in itertools.pairwise(i)]
+        expected += [items[a:b] for a, b in itertools.pairwise(o)]
+    rows = rng.integers(0, sum(lengths), 25)
+    (o, i), v = take_nested(values, [outer, inner], starts_of(lengths), rows)
+    items = [v[a:b].tolist() for a, b in itertools.pairwise(i)]
+    assert [items[a:b] for a, b in itertools.pairwise(o)] == [expected[r] for r in rows]
+
+
+def test_corrupt_inner_offsets_name_the_row(form):
+    outer, inner = np.array([0, 2, 3]), np.array([0, 1, 3, 2])
+    with pytest.raises(CorruptStoreError, match="row 1:"):
+        take_nested([np.arange(3)], [[outer], [inner]], starts_of([2]), np.array([0, 1]))
+    with pytest.raises(CorruptStoreError, match="row 1:"):  # the outer offsets point past the inner ones
+        take_nested([np.arange(3)], [[np.array([0, 2, 4])], [inner]], starts_of([2]), np.array([0, 1]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 6), min_size=1, max_size=5),
+    width=st.sampled_from([1, 2, 3, 4, 8, 16, 24, 100]),
+    seed=st.integers(0, 2**32),
+    length=st.integers(0, 7),
+    left=st.booleans(),
+)
+def test_twins_and_loops_give_equal_bytes(lengths, width, seed, length, left):
+    rng = np.random.default_rng(seed)
+    values, offsets, _ = ragged_parts(rng, lengths, "u1", (width,))
+    total = sum(lengths)
+    rows = rng.integers(0, max(total, 1), 20 if total else 0)
+    results = []
+    for form in FORMS:
+        with pytest.MonkeyPatch.context() as patch:
+            use(patch, form)
+            out = np.zeros((len(rows), length, width), np.uint8)
+            mask = np.empty((len(rows), length), bool)
+            counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left)
+            o, v = take_ragged(values, offsets, starts_of(lengths), rows)
+            results.append([a.tobytes() for a in (out, mask, counts, o, v)])
+    assert results[0] == results[1]
+
+
+def test_every_kernel_of_this_module_has_both_forms():
+    kernels = [v for v in vars(gather).values() if isinstance(v, Kernel)]
+    assert len(kernels) == 5
+    assert all(k.loop.startswith("loops.") for k in kernels)

@@ -1,0 +1,38 @@
+"""Counters of what a conversion opens and reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import uproot
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Names of the ROOT files that were opened, in order."""
+    names = []
+    original = uproot.open
+
+    def counting(path, *args, **kwargs):
+        names.append(Path(next(iter(path)) if isinstance(path, dict) else path).name)
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(uproot, "open", counting)
+    return names
+
+
+@pytest.fixture
+def baskets(monkeypatch):
+    """(file, branch, basket) of every basket that was read."""
+    read = []
+    model = uproot.models.TBasket.Model_TBasket
+    original = model.read.__func__
+
+    def counting(cls, chunk, cursor, context, file, selffile, parent, *args, **kwargs):
+        basket = original(cls, chunk, cursor, context, file, selffile, parent, *args, **kwargs)
+        read.append((Path(file.file_path).name, parent.name, context["basket_num"]))
+        return basket
+
+    monkeypatch.setattr(model, "read", classmethod(counting))
+    return read

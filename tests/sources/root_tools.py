@@ -1,0 +1,111 @@
+"""Write small ROOT files, and read stores back with json and numpy alone, as an oracle that shares no code with ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import awkward as ak
+import numpy as np
+import pytest
+import uproot
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no test data at {DATA}")
+
+
+def write_tree(path, chunks, name="events", *, types=None, mode=uproot.recreate, compression=uproot.ZLIB(1)):
+    """One TTree of a ROOT file, one basket per branch and chunk."""
+    chunks = list(chunks)
+    if types is None:
+        types = {
+            k: ak.type(v).content if isinstance(v, ak.Array) else np.dtype((v.dtype, v.shape[1:]))
+            for k, v in chunks[0].items()
+        }
+    options = {"compression": compression} if mode is uproot.recreate else {}
+    with mode(path, **options) as file:
+        tree = file.mktree(name, types)
+        for chunk in chunks:
+            tree.extend(chunk)
+    return str(path)
+
+
+def events(n, seed=0, shift=0.0):
+    """A chunk of rows: two numbers and a list."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 4, n)
+    return {
+        "met": rng.random(n, np.float32) + np.float32(shift),
+        "number": (np.arange(n, dtype=np.int64) + (1 << 53) + 1),
+        "pt": ak.unflatten(rng.random(int(counts.sum()), np.float32), counts),
+    }
+
+
+def columns(chunks):
+    """What a store of these chunks holds."""
+    chunks = list(chunks)
+    return {k: ak.to_list(ak.concatenate([ak.Array(c[k]) for c in chunks])) for k in chunks[0]}
+
+
+def manifest(path):
+    return json.loads(Path(path, "manifest.json").read_bytes())
+
+
+def part_layers(path):
+    """The layers of each part, as their part.json."""
+    ids = manifest(path)["parts"]["layers"]
+    return [[json.loads(Path(path, "parts", i, "part.json").read_bytes()) for i in of_part] for of_part in ids]
+
+
+def sources(path):
+    """(file name, tree, start, stop) of each part."""
+    found = []
+    for layers in part_layers(path):
+        s = next(layer["source"] for layer in layers if "source" in layer)
+        found.append((Path(s["uri"]).name, s["tree"], s["start"], s["stop"]))
+    return found
+
+
+def read_store(path):
+    """Every field of a store as one array: numpy for dense fields, awkward for the rest."""
+    m = manifest(path)
+    result = {}
+    for field in m["fields"]:
+        pieces = [_read_part(path, layers, field) for layers in part_layers(path)]
+        dense = isinstance(pieces[0], np.ndarray)
+        result[field["name"]] = np.concatenate(pieces) if dense else ak.concatenate(pieces)
+    return result
+
+
+def _read_part(path, layers, field):
+    name = field["name"]
+    layer = next(layer for layer in reversed(layers) if name in layer["fields"])
+    stored = layer["fields"][name]
+    if "constant" in stored:
+        value = stored["constant"]
+        return np.full(layer["rows"], value, object if isinstance(value, str) else field["dtype"])
+    arrays = [np.load(Path(path, "parts", layer["id"], a["file"])) for a in layer["arrays"]]
+    values = arrays[stored["values"]]
+    if stored["kind"] == "dense":
+        return values
+    offsets = ak.index.Index64(arrays[stored["offsets"][0]])
+    if stored["kind"] == "string":
+        content = ak.contents.NumpyArray(values, parameters={"__array__": "char"})
+        return ak.Array(ak.contents.ListOffsetArray(offsets, content, parameters={"__array__": "string"}))
+    return ak.Array(ak.contents.ListOffsetArray(offsets, ak.from_numpy(values, highlevel=False)))
+
+
+def assert_same_bits(got, expected, name=""):
+    """Equal dtype, shape, counts and bytes: NaN payloads and signed zeros included."""
+    if isinstance(got, np.ndarray):
+        want = ak.to_numpy(expected)
+        assert (got.dtype, got.shape) == (want.dtype, want.shape), name
+        assert got.tobytes() == np.ascontiguousarray(want).tobytes(), name
+        return
+    assert ak.num(got).to_list() == ak.num(expected).to_list(), name
+    if ak.parameters(got).get("__array__") == "string":
+        assert got.to_list() == expected.to_list(), name
+        return
+    a, b = ak.to_numpy(ak.flatten(got)), ak.to_numpy(ak.flatten(expected))
+    assert a.tobytes() == b.tobytes(), name
+    assert not a.size or (a.dtype, a.shape) == (b.dtype, b.shape), name

@@ -1,0 +1,234 @@
+"""create, append, extend: what was written comes back, mistakes leave nothing behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mmdask as mm
+from mmdask.rows.reader import as_text, read
+from mmdask.store import writer as writer_module
+from mmdask.store.snapshot import open_snapshot
+
+
+def rows_of(path, name):
+    """All rows of a field as plain Python, read through the dask-free layer."""
+    snapshot = open_snapshot(path)
+    field, data = snapshot.schema[name], read(snapshot, name, 0, snapshot.rows)
+    if field.kind == "string":
+        return as_text(data)
+    if field.kind == "category":
+        return [data.labels[c] for c in data.values]
+    values = data.values.tolist()
+    for o in reversed(data.offsets):
+        values = [values[a:b] for a, b in zip(o[:-1].tolist(), o[1:].tolist(), strict=True)]
+    return values
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.floats(width=32), st.lists(st.integers(-128, 127), max_size=4), st.text("aé\n", max_size=3)),
+            max_size=6,
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_rows_come_back_whatever_the_calls(tmp_path_factory, runs):
+    path = tmp_path_factory.mktemp("w") / "s.mm"
+    fields = [mm.Field.dense("x", "f4"), mm.Field.ragged("hits", "i1"), mm.Field.string("name")]
+    expected = []
+    for i, run in enumerate(runs):
+        with mm.append(path) if i else mm.create(path, fields=fields) as w:
+            if i % 2:
+                for x, hits, name in run:
+                    w.append({"x": x, "hits": hits, "name": name})
+            else:
+                w.extend({"x": [r[0] for r in run], "hits": [r[1] for r in run], "name": [r[2] for r in run]})
+        expected += run
+    np.testing.assert_array_equal(rows_of(path, "x"), [r[0] for r in expected])
+    assert rows_of(path, "hits") == [r[1] for r in expected]
+    assert rows_of(path, "name") == [r[2] for r in expected]
+    assert mm.verify(path).ok
+    assert len(mm.open(path)) == len(expected)
+
+
+def test_plain_numpy_reads_every_array(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"t": np.array(["2020-01-01", "NaT"], "M8[s]"), "m": np.arange(12, dtype=">i2").reshape(2, 3, 2)})
+    [folder] = (tmp_path / "s.mm" / "parts").iterdir()
+    t, m = (np.load(folder / name, mmap_mode="r") for name in ("0-t.npy", "1-m.npy"))
+    np.testing.assert_array_equal(t, np.array(["2020-01-01", "NaT"], "M8[s]"))
+    np.testing.assert_array_equal(m, np.arange(12).reshape(2, 3, 2))
+    assert t.offset == 4096
+
+
+def test_equal_offsets_are_stored_once(tmp_path):
+    jets = [[1.0, 2.0], [], [3.0]]
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"pt": jets, "eta": jets, "other": [[1.0], [2.0], [3.0]]})
+    [folder] = (tmp_path / "s.mm" / "parts").iterdir()
+    assert sorted(f.name for f in folder.iterdir() if "offsets" in f.name) == [
+        "0-pt.offsets.npy",
+        "4-other.offsets.npy",
+    ]
+    assert rows_of(tmp_path / "s.mm", "eta") == jets
+
+
+def test_labels_are_stored_once_and_merge(tmp_path):
+    with mm.create(tmp_path / "s.mm", labels={"process": "ttbb", "year": 2016}) as w:
+        w.extend({"x": np.arange(1000)})
+    with mm.append(tmp_path / "s.mm", labels={"process": "ttH", "year": 2017}) as w:
+        w.extend({"x": np.arange(2)})
+    assert rows_of(tmp_path / "s.mm", "process")[-3:] == ["ttbb", "ttH", "ttH"]
+    assert rows_of(tmp_path / "s.mm", "year")[-3:] == [2016, 2017, 2017]
+    assert mm.open(tmp_path / "s.mm").schema["process"].labels == ("ttbb", "ttH")
+    assert not [f for _, _, files in os.walk(tmp_path) for f in files if "process" in f or "year" in f]
+
+
+def test_categories_of_each_part_keep_their_labels(tmp_path):
+    labels = [f"label {i}" for i in range(300)]
+    with mm.create(tmp_path / "s.mm", fields=[mm.Field.category("c")]) as w:
+        w.extend({"c": labels[:200]})
+        w.extend({"c": labels[::-1]})
+    with mm.append(tmp_path / "s.mm") as w:
+        w.extend({"c": ["new", "label 299", "label 0"]})
+    assert rows_of(tmp_path / "s.mm", "c") == [*labels[:200], *labels[::-1], "new", "label 299", "label 0"]
+    assert mm.verify(tmp_path / "s.mm").ok
+
+
+def test_parts_are_cut_at_their_target_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "PART_NBYTES", 800)
+    with mm.create(tmp_path / "s.mm") as w:
+        for i in range(5):
+            w.extend({"x": np.full(60, i, "f8")})
+    assert [p.rows for p in open_snapshot(tmp_path / "s.mm").parts] == [120, 120, 60]
+    assert rows_of(tmp_path / "s.mm", "x") == np.repeat(np.arange(5.0), 60).tolist()
+
+
+def test_nothing_is_visible_before_the_end_and_after_an_error(tmp_path):
+    path = tmp_path / "s.mm"
+    with pytest.raises(ZeroDivisionError), mm.create(path) as w:
+        w.extend({"x": [1]})
+        with pytest.raises(mm.StoreNotFoundError):
+            mm.open(path)
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+    with mm.create(path) as w:
+        w.extend({"x": [1]})
+    before = mm.open(path)
+    with pytest.raises(ZeroDivisionError), mm.append(path) as w:
+        w.extend({"x": [2]})
+        raise ZeroDivisionError
+    with mm.append(path) as w:
+        w.extend({"x": [3]})
+        assert len(mm.open(path)) == 1
+    assert rows_of(path, "x") == [1, 3]
+    assert before["x"].compute().tolist() == [1]
+    assert mm.open(path, generation=1)["x"].compute().tolist() == [1]
+    assert len(list((path / "parts").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"x": [1, 2], "hits": [[1]]}, "differ in length: x has 2 rows, hits has 1 rows"),
+        ({"x": [1]}, "no value for 'hits'"),
+        ({"x": [1], "hits": [[1]], "y": [1]}, "no field 'y'"),
+        ({"x": [1], "hit": [[1]]}, "did you mean 'hits'"),
+        ({"x": ["a"], "hits": [[1]]}, "got text"),
+        ({"x": [0.5], "hits": [[1]]}, "fit exactly"),
+        ({"x": [1], "hits": [1]}, "levels"),
+        ({"x": [1], "hits": [[1]], "process": ["a"]}, "is a label"),
+    ],
+)
+def test_wrong_rows_name_the_mistake(tmp_path, rows, words):
+    path = tmp_path / "s.mm"
+    with mm.create(path, labels={"process": "p"}) as w:
+        w.extend({"x": [1], "hits": [[1, 2]]})
+    with pytest.raises(mm.SchemaError, match=words), mm.append(path, labels={"process": "q"}) as w:
+        w.extend(rows)
+    with pytest.raises(mm.SchemaError), mm.append(path, labels={"process": "q"}) as w:
+        w.append({k: v[0] for k, v in rows.items() if k != "hits"})
+    assert rows_of(path, "x") == [1]
+
+
+def test_taken_paths_are_refused(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"x": [1]})
+    with pytest.raises(mm.StoreExistsError, match=r"mm\.append"):
+        mm.create(tmp_path / "s.mm")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mm.StoreExistsError, match="a file"):
+        mm.create(tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("")
+    with pytest.raises(mm.StoreExistsError, match="other things"):
+        mm.create(tmp_path / "folder")
+    with pytest.raises(mm.OptionError, match="no folder"), mm.create(tmp_path / "no" / "such" / "s.mm"):
+        pass
+    with pytest.raises(mm.StoreNotFoundError):
+        mm.append(tmp_path / "nothing.mm")
+    with pytest.raises(mm.OptionError, match="inside its block"):
+        mm.append(tmp_path / "s.mm").extend({"x": [2]})
+
+
+def test_a_dead_writers_folder_can_be_used(tmp_path):
+    (tmp_path / "s.mm" / "parts" / "0123.tmp-45").mkdir(parents=True)
+    with mm.create(tmp_path / "s.mm") as w:
+        w.append({"x": 1})
+    assert rows_of(tmp_path / "s.mm", "x") == [1]
+
+
+def _append_some(path, start):
+    for i in range(5):
+        with mm.append(path, labels={"worker": f"w{start}"}) as w:
+            w.extend({"x": [start + i]})
+
+
+def test_appends_by_several_processes_all_survive(tmp_path):
+    path = tmp_path / "s.mm"
+    with mm.create(path, labels={"worker": "first"}) as w:
+        w.extend({"x": [-1]})
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_append_some, args=(path, 10 * i)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    assert sorted(rows_of(path, "x")) == sorted([-1, *(10 * i + j for i in range(4) for j in range(5))])
+    assert open_snapshot(path).manifest.generation == 21
+    assert set(mm.open(path).schema["worker"].labels) == {"first", "w0", "w10", "w20", "w30"}
+    assert mm.verify(path).ok
+
+
+def test_many_rows_one_by_one(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        for i in range(10_000):
+            w.append({"i": i, "r": [i] * (i % 3), "t": str(i), "image": np.full((2, 2), i)})
+    ds = mm.open(tmp_path / "s.mm")
+    assert ds["i"].compute().tolist() == list(range(10_000))
+    assert rows_of(tmp_path / "s.mm", "r") == [[i] * (i % 3) for i in range(10_000)]
+    assert rows_of(tmp_path / "s.mm", "t") == [str(i) for i in range(10_000)]
+    assert ds.schema["image"].shape == (2, 2)
+
+
+def test_empty_stores_open(tmp_path):
+    with mm.create(tmp_path / "s.mm", fields=[mm.Field.dense("x", "f4"), mm.Field.ragged("r", "i4")]) as w:
+        w.extend({"x": [], "r": []})
+    ds = mm.open(tmp_path / "s.mm")
+    assert len(ds) == 0
+    assert ds["x"].compute().tolist() == []
+    assert ds["r"].compute().to_list() == []
+    with mm.append(tmp_path / "s.mm") as w:
+        w.extend({"x": [1.5], "r": [[2]]})
+    assert rows_of(tmp_path / "s.mm", "r") == [[2]]
