@@ -16,6 +16,7 @@ from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError, RowNotFoundError, StateError
 
 if TYPE_CHECKING:
+    from mmdask.batches.torch_dataset import TorchBatches
     from mmdask.rows.rows import Rows
 
 __all__ = ["Batch", "Loader"]
@@ -92,8 +93,19 @@ class Loader:
 
     Notes
     -----
-    Pickles by reference, in a few hundred bytes besides the selection; nothing computed goes along. The first use
-    finds the selected rows if they are not known yet.
+    Pickles by reference, with its place in the epoch; nothing computed goes along. The first use finds the selected
+    rows if they are not known yet. It keeps the row numbers of one window, 8 bytes each, and with a selection 16 bytes
+    per block that has selected rows.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"x": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}, "ten.mm")
+    >>> loader = ds.batches(4, seed=7)
+    >>> [len(batch["x"]) for batch in loader], loader.epoch
+    ([4, 4, 2], 1)
+    >>> sorted(x for batch in loader for x in batch["x"].tolist())
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     """
 
     def __init__(
@@ -149,13 +161,17 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of an epoch."""
-        return self._batches_from(0)
+        return self.batches_from(0)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._running = _Iteration(self, *self.begin())
+        return self._running
+
+    def begin(self) -> tuple[int, int]:
+        """The epoch and the position at which an iteration begins now; a loaded state counts once."""
         start = self._position if self._resume else 0
         self._resume, self._position = False, start
-        self._running = _Iteration(self, self._epoch, start)
-        return self._running
+        return self._epoch, start
 
     def __getitem__(self, i: int) -> Batch:
         """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
@@ -187,7 +203,8 @@ class Loader:
         batch.epoch, batch.index, batch.position = epoch, start // self.batch_size, start + m
         return batch
 
-    def _batches_from(self, position: int) -> int:
+    def batches_from(self, position: int) -> int:
+        """Batches of an epoch that begin at a position of it or after."""
         left = max(len(self.rows) - position, 0)
         return left // self.batch_size if self.last == "drop" else -(-left // self.batch_size)
 
@@ -233,7 +250,7 @@ class Loader:
             Plain numbers and text, less than 1 kB as JSON, the same on all ranks.
         """
         epoch, position = (self._epoch, self._position) if after is None else (after.epoch, after.position)
-        if position and not self._batches_from(position):
+        if position and not self.batches_from(position):
             epoch, position = epoch + 1, 0  # the end of an epoch is the start of the next
         return {
             "format": STATE_FORMAT,
@@ -268,10 +285,16 @@ class Loader:
             raise StateError(
                 f"the state stands at row {position!r} of epoch {epoch!r}, and an epoch has {len(self.rows)} rows"
             )
-        if position and not self._batches_from(position):
+        if position and not self.batches_from(position):
             epoch, position = epoch + 1, 0
         self._move(epoch, position)
         self._resume = True
+
+    def to_torch(self, device: Any = None) -> TorchBatches:
+        """The batches as dicts of torch tensors; see `mmdask.batches.torch.to_torch`."""
+        from mmdask.batches.torch import to_torch
+
+        return to_torch(self, device)
 
     def _move(self, epoch: int, position: int) -> None:
         self._epoch, self._position, self._resume, self._running = epoch, position, False, None
@@ -295,7 +318,7 @@ class _Iteration(Iterator[Batch]):
     def __next__(self) -> Batch:
         loader = self.loader
         current = loader._running is self  # a later iteration or set_epoch has taken over otherwise
-        if not loader._batches_from(self.position):
+        if not loader.batches_from(self.position):
             if current:
                 loader._move(self.epoch + 1, 0)
             raise StopIteration

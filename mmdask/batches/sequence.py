@@ -93,12 +93,14 @@ class WindowSequence:
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
         starts = self._starts(epoch)[1]
         window = int(np.searchsorted(starts, start, side="right")) - 1
-        pieces = []
-        while start < stop:
-            base, end = int(starts[window]), min(stop, int(starts[window + 1]))
-            pieces.append(self._rows_of(epoch, window)[start - base : end - base])
-            start, window = end, window + 1
-        return np.concatenate(pieces) if pieces else np.empty(0, np.int64)
+        rows = np.empty(max(stop - start, 0), np.int64)
+        done = 0
+        while done < len(rows):
+            # Copied at once: the next window is made in the same memory.
+            piece = self._rows_of(epoch, window)[start + done - int(starts[window]) :][: len(rows) - done]
+            rows[done : done + len(piece)] = piece
+            done, window = done + len(piece), window + 1
+        return rows
 
     @cached_property
     def _filled(self) -> tuple[Int64s, Int64s] | None:

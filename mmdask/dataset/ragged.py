@@ -93,8 +93,8 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
     @property
     def counts(self) -> Any:
-        """Items per row (bytes of text), a lazy dask array int64 ``(rows,)``."""
-        return self._reduce("count")
+        """Items per row, a lazy dask array int64 ``(rows,)``; reads offsets only."""
+        return self._reduce("len")
 
     @property
     def offsets(self) -> Any:
@@ -134,7 +134,12 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         return self._reduce("all")
 
     def count(self) -> Any:
-        """Items of each row: lazy, int64."""
+        """True items of each row of a bool field: lazy, int64; `counts` has the number of all items."""
+        if self._field.dtype.kind != "b":
+            raise OptionError(
+                f"count() counts true items, and {self._field.name!r} is {self._field.describe()}; "
+                "the number of items is .counts"
+            )
         return self._reduce("count")
 
     def mean(self, *, default: Any = np.nan) -> Any:
@@ -239,6 +244,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         return self._name
 
     __dask_scheduler__ = staticmethod(threaded_get)
+    __dask_optimize__ = None  # one task per chunk: there is nothing to fuse
 
     def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return join_chunks, ()

@@ -291,15 +291,15 @@ def runs(start: int, stop: int, offsets: Sequence[int], weights: Sequence[float]
     [20, 40]
     """
     total = 0.0
-    at = start
+    at = begin = start
     for first, last, weight in zip(offsets, offsets[1:], weights, strict=False):
         end = min(last, stop)
         if end <= at:
             continue
         share = weight * (end - at) / (last - first)
-        if total and total + share > limit:
+        if at > begin and total + share > limit:
             yield at
-            total = 0.0
+            begin, total = at, 0.0
         total += share
         at = end
         if at == stop:

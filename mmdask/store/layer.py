@@ -239,6 +239,11 @@ class LayerWriter:
         self._constants[field.name] = StoredField(field.kind, labels=labels, constant=value)
 
     @property
+    def rows(self) -> int:
+        """Rows written so far, of the field that has most."""
+        return max((w.rows for w in self._writers.values()), default=0)
+
+    @property
     def nbytes(self) -> int:
         """Data bytes written so far."""
         return sum(w.nbytes for w in self._writers.values())

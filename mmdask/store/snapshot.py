@@ -207,7 +207,9 @@ def open_snapshot(path: str | os.PathLike[str], generation: int | None = None, u
     if uuid is not None and manifest.uuid != uuid:
         raise StoreNotFoundError(f"{root}: this is not the store that was referred to; another was made in its place")
     key = (root, manifest.generation, manifest.uuid)
-    snapshot = _OPEN.setdefault(key, Snapshot(root, manifest))
+    snapshot = _OPEN.get(key)
+    if snapshot is None or snapshot.manifest != manifest:  # other contents: a store that was put back from a copy
+        snapshot = _OPEN[key] = Snapshot(root, manifest)
     while len(_OPEN) > _OPEN_LIMIT:
         _OPEN.popitem(last=False)
     return snapshot

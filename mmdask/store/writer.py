@@ -180,7 +180,10 @@ class Writer:
         for name, writer in self._writers.items():
             if writer.field.kind == "category":
                 self._fields[name] = _with_more_labels(self._fields[name], writer.labels)
-        self._finished.append(self._layer.finish())
+        if self._layer.rows:
+            self._finished.append(self._layer.finish())
+        else:
+            self._layer.discard()
         self._layer = None
 
     def _schema(self) -> Schema:
@@ -194,7 +197,7 @@ class Writer:
         self._flush()
         self._finish_part()
         schema = self._schema()
-        parts = [Part(layer.rows, (layer.id,), layer.nbytes) for layer in self._finished if layer.rows]
+        parts = [Part(layer.rows, (layer.id,), layer.nbytes) for layer in self._finished]
         block_rows = block_rows_for(self._finished)
         creating = self._base is None
 
@@ -327,12 +330,15 @@ def check_free(root: str) -> None:
         raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
     if CONVERSION in names:
         raise StoreExistsError(f"{root} exists: an unfinished conversion; finish it with the same call, or remove it")
-    if not names <= {"parts", "history", "cache", ".lock"}:
+    ours = {n for n in names if n in ("parts", "history", "cache", ".lock") or n.startswith(f"{MANIFEST}.tmp-")}
+    if names != ours:
         raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
 
 
 def _remove_new(root: str, layers: Iterable[Layer]) -> None:
     """Take away a store that was not committed, unless others write there too."""
+    if os.path.lexists(os.path.join(root, MANIFEST)):
+        return  # the commit failed after its commit point, or another process made a store here
     for layer in layers:
         SYSTEM.remove_tree(layer.path)
     with contextlib.suppress(OSError):

@@ -144,6 +144,18 @@ def test_any_batch_by_number_is_the_one_that_iteration_gives(made, batch_size, l
             loader[i]
 
 
+@pytest.mark.parametrize("shuffle", [True, "exact"])
+@pytest.mark.parametrize("selected", [None, range(5, 3000, 3)])
+def test_the_order_is_the_same_before_the_kernels_are_compiled_and_after(monkeypatch, shuffle, selected):
+    options = {"block": 2, "window": 1} if shuffle is True else {}
+    seen = []
+    for form in ("twin", "compiled"):
+        call = (lambda k, *a: k.twin(*a)) if form == "twin" else (lambda k, *a: k.compiled(*a)(*a))
+        monkeypatch.setattr(jit.Kernel, "__call__", call)
+        seen.append(rows_of(Loader(numbered(3000, selected=selected), 100, shuffle=shuffle, **options)))
+    assert seen[0] == seen[1]
+
+
 # Epochs, seeds ------------------------------------------------------------------------------------------------
 
 

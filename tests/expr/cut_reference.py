@@ -141,9 +141,7 @@ class Reference:
             return self.apply(node, values)
         lengths = {len(v) for v, d in zip(values, depths, strict=True) if d}
         assert len(lengths) == 1
-        each = [
-            [v[k] if d else v for v, d in zip(values, depths, strict=True)] for k in range(lengths.pop())
-        ]
+        each = [[v[k] if d else v for v, d in zip(values, depths, strict=True)] for k in range(lengths.pop())]
         return [self.apply(node, v) for v in each]
 
     def apply(self, node, values):
@@ -232,7 +230,13 @@ class Reference:
         return next(i for i, v in enumerate(items) if v == best or (v != v and best != best))
 
     def convert(self, value, to):
-        return float(value) if to == "f" and value is not None else int(value) if to in "iu" and value is not None else value
+        return (
+            float(value)
+            if to == "f" and value is not None
+            else int(value)
+            if to in "iu" and value is not None
+            else value
+        )
 
     def fit(self, value, node):
         kind = self.type(node)
@@ -367,7 +371,7 @@ def render(node, choose):
                 text += f" {op} {inner(x, LEVELS['sum'])}"
             return text
         case ("in", x, items, negated):
-            listed = ", ".join(render(i, choose) for i in items)
+            listed = ", ".join("-" + render(i[1], choose) if i[0] == "neg" else render(i, choose) for i in items)
             left, right = choose([("(", ")"), ("[", "]")])
             return f"{inner(x, LEVELS['sum'])} {'not in' if negated else 'in'} {left}{listed}{right}"
         case ("not", x):

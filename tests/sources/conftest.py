@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import uproot
+from root_tools import A, B, C, write_tree
 
 
 @pytest.fixture
@@ -36,3 +37,14 @@ def baskets(monkeypatch):
 
     monkeypatch.setattr(model, "read", classmethod(counting))
     return read
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "events.mm"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Three files of 10, 20 and 30 rows, two baskets each."""
+    return [write_tree(tmp_path / f"{name}.root", chunks) for name, chunks in {"a": A, "b": B, "c": C}.items()]

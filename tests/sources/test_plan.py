@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_part_ranges_cover_all_rows_once(rows, nbytes, part_nbytes, cuts):
     ranges = part_ranges(rows, nbytes, part_nbytes, cuts)
     assert ranges[0][0] == 0
     assert ranges[-1][1] == rows
-    assert all(a[1] == b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(ranges))
     assert all(a < b for a, b in ranges) or ranges == ((0, 0),)
     assert len(ranges) <= max(1, round(nbytes / part_nbytes))
 
@@ -63,8 +65,8 @@ def test_runs_follow_baskets(baskets, limit, data):
     assert (ends[-1] if ends else start) == stop
     density = [w / n for n, w in baskets for _ in range(n)]
     for a, b in zip([start, *ends], ends, strict=False):
-        one_basket = any(lo <= a and b <= hi for lo, hi in zip(offsets, offsets[1:], strict=False))
-        assert one_basket or sum(density[a:b]) <= limit * 1.0001 + 1e-9 or sum(density[a:b]) == 0
+        one_basket = any(lo <= a and b <= hi for lo, hi in itertools.pairwise(offsets))
+        assert one_basket or sum(density[a:b]) <= limit * 1.0001 + 1e-9
 
 
 def test_ids_are_derived():

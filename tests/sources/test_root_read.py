@@ -134,7 +134,7 @@ def test_fields_and_exclude(tmp_path):
         assert not out.exists()
 
 
-def bad_branch(monkeypatch, name, *, after=0, error=ValueError("odd bytes")):
+def bad_branch(monkeypatch, name, *, after=0, error=None):
     """Let reading one branch fail, after some runs."""
     original = uproot.TBranch.array
     calls = []
@@ -143,7 +143,7 @@ def bad_branch(monkeypatch, name, *, after=0, error=ValueError("odd bytes")):
         if self.name == name:
             calls.append(1)
             if len(calls) > after:
-                raise error
+                raise error or ValueError("odd bytes")
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(uproot.TBranch, "array", array)

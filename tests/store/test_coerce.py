@@ -148,18 +148,18 @@ def test_arrays_are_cast_exactly_or_not_at_all(source, target, numbers):
     with np.errstate(all="ignore"):
         values = np.array(numbers, "i8").astype(source)
     field = mm.Field.dense("x", target)
-    exact = [complex(v) for v in values.tolist()]
+    exact = values.tolist()  # Python compares numbers of different kinds exactly
     try:
         cast = values_as(field, values)
     except mm.SchemaError:
         if np.dtype(source).kind == "c" and np.dtype(target).kind != "c":
             return
         with np.errstate(all="ignore"):
-            direct = [complex(v) for v in values.astype(target).tolist()]
+            direct = values.astype(target).tolist()
         assert direct != exact
     else:
         assert cast.dtype == field.dtype
-        assert [complex(v) for v in cast.tolist()] == exact
+        assert cast.tolist() == exact
 
 
 def test_python_floats_take_the_precision_of_their_field():

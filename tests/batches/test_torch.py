@@ -1,0 +1,134 @@
+"""Tensors from batches, alone and in worker processes."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from memory_rows import MemoryRows
+
+from mmdask.batches.collate import Packed, pad
+from mmdask.batches.loader import Loader
+from mmdask.batches.torch import to_torch
+from mmdask.errors import MissingDependencyError, StateError
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="torch is not installed")
+
+
+def make(batch_size=4, **options):
+    rows = MemoryRows(
+        {
+            "x": np.arange(20, dtype="f4"),
+            "n": np.arange(20, dtype="u2"),
+            "when": np.arange(20).astype("M8[s]"),
+            "jets": [[float(i)] * (i % 3) for i in range(20)],
+            "more": [[float(i)] * (i % 4) for i in range(20)],
+            "name": [f"row {i}" for i in range(20)],
+        }
+    )
+    return Loader(rows, batch_size, collate={"more": pad(2)}, **options)
+
+
+def data_loader(batches, **options):
+    from torch.utils.data import DataLoader
+
+    return DataLoader(batches, batch_size=None, **options)
+
+
+def test_without_torch_the_way_to_install_it_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "mmdask\[torch\]"'):
+        to_torch(make())
+
+
+@needs_torch
+def test_arrays_become_tensors():
+    plain, batch = make()[0], next(iter(to_torch(make())))
+    for name in ("x", "n", "more", "more_mask"):
+        assert batch[name].numpy().tobytes() == plain[name].tobytes()
+    assert batch["when"].tolist() == plain["when"].view("i8").tolist()
+    assert isinstance(batch["jets"], Packed)
+    assert batch["jets"].values.tolist() == plain["jets"].values.tolist()
+    assert batch["jets"].offsets.tolist() == plain["jets"].offsets.tolist()
+    assert batch["name"] == plain["name"]
+    assert batch.rows.tolist() == plain.rows.tolist()
+    assert (batch.epoch, batch.index, batch.position, batch.valid) == (0, 0, 4, None)
+    assert batch["x"].dtype == torch.float32
+    assert next(iter(make().to_torch("cpu")))["x"].device.type == "cpu"
+
+
+@needs_torch
+def test_a_plain_for_moves_the_loader_on():
+    loader = make()
+    batches = to_torch(loader)
+    assert len(batches) == 5
+    assert [b.epoch for b in batches] == [0] * 5
+    assert batches.epoch == loader.epoch == 1
+    batches.set_epoch(4)
+    assert [b.epoch for b in itertools.islice(batches, 2)] == [4, 4]
+    assert batches.state_dict() == loader.state_dict()
+    other = to_torch(make())
+    other.load_state_dict(batches.state_dict())
+    assert [(b.epoch, b.index) for b in other] == [(4, 2), (4, 3), (4, 4)]
+    assert next((b.epoch, b.index) for b in other) == (5, 0)
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+def test_the_order_does_not_depend_on_the_workers(workers):
+    expected = [b.rows.tolist() for b in make(last="pad")]
+    batches = to_torch(make(last="pad"))
+    received = list(data_loader(batches, num_workers=workers))
+    assert [b.rows.tolist() for b in received] == expected
+    assert [b.valid.tolist() for b in received] == [b.valid.tolist() for b in make(last="pad")]
+    assert [b.index for b in received] == list(range(5))
+    assert batches.epoch == 1
+    assert [b.epoch for b in data_loader(batches, num_workers=2)] == [1] * 5
+    assert batches.epoch == 2
+
+
+@needs_torch
+def test_workers_that_stay_alive_follow_the_epoch():
+    batches = to_torch(make())
+    loader = data_loader(batches, num_workers=2, persistent_workers=True)
+    assert [b.epoch for b in loader] == [0] * 5
+    assert [b.epoch for b in loader] == [1] * 5
+    batches.set_epoch(7)
+    received = list(loader)
+    assert [b.epoch for b in received] == [7] * 5
+    reference = make()
+    reference.set_epoch(7)
+    assert [b.rows.tolist() for b in received] == [b.rows.tolist() for b in reference]
+
+
+@needs_torch
+def test_a_state_after_what_was_received_from_workers():
+    batches = to_torch(make())
+    batches.set_epoch(2)
+    received = list(itertools.islice(data_loader(batches, num_workers=2), 3))
+    with pytest.raises(StateError, match="after=batch"):
+        batches.state_dict()
+    state = batches.state_dict(after=received[-1])
+    assert (state["epoch"], state["position"]) == (2, 12)
+    other = to_torch(make(3))
+    other.load_state_dict(state)
+    rest = list(data_loader(other, num_workers=2))
+    reference = make()
+    reference.set_epoch(2)
+    expected = np.concatenate([b.rows for b in reference]).tolist()
+    assert torch.cat([b.rows for b in received + rest]).tolist() == expected
+    assert [b.index for b in data_loader(other, num_workers=2)] == list(range(7))
+
+
+@needs_torch
+def test_it_works_in_spawned_workers():
+    received = list(data_loader(to_torch(make()), num_workers=1, multiprocessing_context="spawn"))
+    assert [b.rows.tolist() for b in received] == [b.rows.tolist() for b in make()]

@@ -1,0 +1,200 @@
+"""Options and paths of a conversion, and conversions that were interrupted."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from root_tools import (
+    A,
+    B,
+    C,
+    check,
+    events,
+    labelled,
+    manifest,
+    read_store,
+    run,
+    sources,
+    write_tree,
+)
+
+from mmdask.errors import (
+    CorruptStoreError,
+    OptionError,
+    StoreExistsError,
+    UnfinishedError,
+)
+from mmdask.sources import conversion, rootfile
+from mmdask.store.manifest import read_manifest
+
+# ---- options and paths ----------------------------------------------------------------------------------------------
+
+
+def test_changed_options(files, out, opened):
+    run(files, out)
+    with pytest.raises(OptionError, match=r"fields was None and is \['met', 'pt'\].*update=True"):
+        run(files, out, fields=["met", "pt"])
+    with pytest.raises(OptionError, match=r"exclude was \[\] and is \['met'\]; part_nbytes was 1073741824 and is 99"):
+        run(files, out, exclude="met", part_nbytes=99)
+    check(out, *A, *B, *C)
+    run(files, out, fields=["met", "pt"], update=True)
+    assert list(read_store(out)) == ["met", "pt"]
+    check(out, *[{k: c[k] for k in ("met", "pt")} for c in (*A, *B, *C)])
+    opened.clear()
+    run(files, out, fields=["met", "pt"])
+    assert opened == []
+    assert manifest(out)["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"part_nbytes": 0}, {"part_nbytes": 1.5}, {"missing": "ignore"}, {"fields": [1]}, {"exclude": [""]}]
+)
+def test_options_that_cannot_be_used(files, out, kwargs):
+    with pytest.raises(OptionError):
+        run(files, out, **kwargs)
+    assert not out.exists()
+
+
+def test_paths_that_are_taken(files, out, tmp_path):
+    for name, make in {
+        "file": lambda p: p.write_text("x"),
+        "folder": lambda p: (p / "sub").mkdir(parents=True),
+    }.items():
+        make(tmp_path / name)
+        with pytest.raises(StoreExistsError, match="exists and is not a store"):
+            run(files, tmp_path / name)
+    (tmp_path / "nothing").mkdir()
+    run(files, tmp_path / "nothing")
+    check(tmp_path / "nothing", *A, *B, *C)
+    run(files, out)
+    other = write_tree(tmp_path / "other.root", A)
+    with pytest.raises(StoreExistsError, match=r"was converted from other sources \(.*a\.root"):
+        run(other, out)
+    with pytest.raises(StoreExistsError, match="other sources"):
+        run(other, out, missing="drop")
+    os.unlink(out / "conversion.json")
+    with pytest.raises(StoreExistsError, match="was not converted from ROOT files"):
+        run(files, out)
+
+
+def test_parents_are_made_and_home_is_known(files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(files, "~/deep/er/events.mm")
+    check(tmp_path / "deep" / "er" / "events.mm", *A, *B, *C)
+
+
+def test_damaged_conversion_json(files, out):
+    run(files, out)
+    path = out / "conversion.json"
+    path.write_bytes(path.read_bytes().replace(b"null", b"true"))
+    with pytest.raises(CorruptStoreError, match=r"conversion\.json"):
+        run(files, out)
+
+
+# ---- interrupted conversions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 8, 11])
+def test_interrupted_and_resumed(files, out, opened, baskets, monkeypatch, stop_at):
+    original = rootfile._read_run
+    calls = []
+
+    def read_run(branch, field, start, stop):
+        calls.append(1)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return original(branch, field, start, stop)
+
+    monkeypatch.setattr(rootfile, "_read_run", read_run)
+    with pytest.raises(KeyboardInterrupt):
+        run(files, out)
+    monkeypatch.setattr(rootfile, "_read_run", original)
+    with pytest.raises(UnfinishedError, match="run the same call again"):
+        read_manifest(out)
+    finished = (stop_at - 1) // 4
+    left = [p.name for p in Path(out, "parts").iterdir()]
+    assert len(left) == finished
+    assert not [name for name in left if ".tmp-" in name]
+    with pytest.raises(OptionError, match="other options"):
+        run(files, out, fields=["met"])
+    opened.clear()
+    baskets.clear()
+    run(files, out)
+    assert set(opened) == {"a.root", "b.root", "c.root"} - {f"{name}.root" for name in "abc"[:finished]}
+    assert len(baskets) == 4 * 2 * (3 - finished)
+    check(out, *A, *B, *C)
+
+
+def test_interrupted_inside_a_file_of_several_parts(tmp_path, out, baskets, monkeypatch):
+    chunks = [events(100, seed) for seed in range(6)]
+    path = write_tree(tmp_path / "a.root", chunks)
+    original = conversion.LayerWriter
+    made = []
+
+    class Stopping(original):
+        def __init__(self, *args):
+            made.append(1)
+            if len(made) == 4:
+                raise KeyboardInterrupt
+            super().__init__(*args)
+
+    monkeypatch.setattr(conversion, "LayerWriter", Stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, out, part_nbytes=3_500)
+    monkeypatch.setattr(conversion, "LayerWriter", original)
+    assert len(list(Path(out, "parts").iterdir())) == 3
+    baskets.clear()
+    run(path, out, part_nbytes=3_500)
+    assert len(sources(out)) == 6
+    assert len(baskets) == 4 * 3
+    check(out, *chunks)
+
+
+def test_interrupted_before_the_commit(files, out, opened, monkeypatch):
+    monkeypatch.setattr(conversion, "commit", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(labelled(files, year=[2016] * 3), out)
+    monkeypatch.undo()
+    opened.clear()
+    run(labelled(files, year=[2016] * 3), out)
+    assert opened == []
+    check(out, *A, *B, *C)
+
+
+def test_leftovers_of_dead_conversions_do_no_harm(files, out):
+    out.mkdir()
+    (out / "conversion.json.tmp-1-ab").write_text("{")
+    run(files[:2], out)
+    group = sorted(p.name for p in Path(out, "parts").iterdir())[0][:32]
+    (out / "parts" / f"{group}-0-of-2").mkdir()
+    (out / "parts" / f"{'0' * 32}-0-of-1.tmp-12ab").mkdir()
+    (out / "parts" / f"{'0' * 32}-0-of-1").mkdir()
+    run(files, out)
+    check(out, *A, *B, *C)
+
+
+def test_killed_and_resumed(files, out):
+    """SIGKILL in the middle of the second file; the same call goes on."""
+    script = f"""
+import os, signal
+from mmdask.sources import rootfile
+from mmdask.sources.root import convert_root
+original, calls = rootfile._read_run, []
+def read_run(*args):
+    calls.append(1)
+    if len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args)
+rootfile._read_run = read_run
+convert_root({files!r}, {str(out)!r}, progress=False)
+"""
+    dead = subprocess.run([sys.executable, "-c", script], check=False)
+    assert dead.returncode == -9
+    left = [p.name for p in Path(out, "parts").iterdir()]
+    assert sorted(".tmp-" in name for name in left) == [False, True]
+    run(files, out)
+    check(out, *A, *B, *C)
