@@ -98,7 +98,7 @@ def make_files(
     - ``eventNumber`` uint64, unique, above 2**53; ``runNumber`` uint32
     - ``weight_mc`` float32, signed: 22 % of ttbb are negative
     - ``nJets``, ``nBTags_77`` int32: jets, and those of them in score bins 4 and 5
-    - ``met_met``, ``HT_all`` float32; HT_all is the sum of jet_pt
+    - ``met``, ``ht`` float32; ht is the sum of jet_pt
     - ``jet_pt`` (falling in each event), ``jet_eta``, ``jet_phi``, ``jet_e`` float32 arrays counted by nJets
     - ``jet_btag`` int32 array: score bins 1 to 5
     - ``feat_00`` to ``feat_07`` float32
@@ -169,8 +169,8 @@ def _events(process: _Process, n: int, rng: np.random.Generator) -> dict[str, An
         "weight_mc": (sign * process.weight * rng.gamma(10, 0.1, n)).astype(np.float32),
         "nJets": counts.astype(np.int32),
         "nBTags_77": np.bincount(event[btag >= 4], minlength=n).astype(np.int32),
-        "met_met": met.astype(np.float32),
-        "HT_all": (sums[offsets[1:]] - sums[offsets[:-1]]).astype(np.float32),
+        "met": met.astype(np.float32),
+        "ht": (sums[offsets[1:]] - sums[offsets[:-1]]).astype(np.float32),
         "jet_pt": (offsets, pt),
         "jet_eta": (offsets, eta),
         "jet_phi": (offsets, phi),
@@ -205,8 +205,8 @@ _TYPES: dict[str, str] = {
     "weight_mc": "f4",
     "nJets": "i4",
     "nBTags_77": "i4",
-    "met_met": "f4",
-    "HT_all": "f4",
+    "met": "f4",
+    "ht": "f4",
     "jet_pt": "var * float32",
     "jet_eta": "var * float32",
     "jet_phi": "var * float32",
@@ -335,7 +335,7 @@ def _cut_flow(ds: Dataset) -> str:
 def _epoch(train: Dataset) -> None:
     import mmdask as mm
 
-    fields = train.schema.match(["met_met", "HT_all", "feat_*", "process", "jet_pt", "jet_eta"])
+    fields = train.schema.match(["met", "ht", "feat_*", "process", "jet_pt", "jet_eta"])
     collate = {name: mm.pad(12, value=0, mask=True) for name in ("jet_pt", "jet_eta")}
     loader = train.batches(_BATCH_ROWS, fields=fields, shuffle=True, seed=7, collate=collate)
     seen = np.zeros(len(mm.open(train.path)), np.uint8)

@@ -52,8 +52,8 @@ def test_types(made: Any) -> None:
             "weight_mc": "float32",
             "nJets": "int32",
             "nBTags_77": "int32",
-            "met_met": "float32",
-            "HT_all": "float32",
+            "met": "float32",
+            "ht": "float32",
             **{f"jet_{x}": "var * float32" for x in ("pt", "eta", "phi", "e")},
             "jet_btag": "var * int32",
             **{f"feat_{i:02d}": "float32" for i in range(8)},
@@ -71,7 +71,7 @@ def test_consistent(made: Any) -> None:
         assert ak.all(a["jet_e"] > a["jet_pt"])
         assert set(ak.flatten(a["jet_btag"]).to_list()) == {1, 2, 3, 4, 5}
         assert ak.all(ak.sum(a["jet_btag"] >= 4, axis=1) == a["nBTags_77"])
-        assert np.allclose(a["HT_all"], ak.sum(ak.values_astype(a["jet_pt"], "f8"), axis=1), rtol=1e-6)
+        assert np.allclose(a["ht"], ak.sum(ak.values_astype(a["jet_pt"], "f8"), axis=1), rtol=1e-6)
         for name in a.fields:
             assert np.all(np.isfinite(ak.to_numpy(ak.ravel(a[name]))))
 
@@ -111,7 +111,7 @@ def test_same_seed_same_numbers(tmp_path: Path) -> None:
         for field in set(x.fields) - {"runNumber"}:
             assert not ak.array_equal(x[field], c[name][field])
     # the two campaigns differ as well
-    assert not ak.array_equal(a["ttH_mc16a.root"]["met_met"], a["ttH_mc16d.root"]["met_met"])
+    assert not ak.array_equal(a["ttH_mc16a.root"]["met"], a["ttH_mc16d.root"]["met"])
 
 
 @pytest.mark.parametrize("events", [0, 1, 3])

@@ -86,7 +86,7 @@ def around(dtype: np.dtype[Any], number: int | float) -> tuple[Any, Any]:
         try:
             nearest = dtype.type(float(number))
         except OverflowError:  # an integer beyond the largest double
-            nearest = dtype.type(math.copysign(math.inf, number))
+            nearest = dtype.type(math.inf if number > 0 else -math.inf)
     if float(nearest) > number:  # Python compares an int with a float exactly
         return np.nextafter(nearest, dtype.type(-math.inf)), nearest
     if float(nearest) < number:

@@ -125,17 +125,12 @@ class Kernel:
 
     def _compile(self, key: tuple[Any, ...]) -> None:
         import importlib
-        import warnings
 
         import numba
 
-        with warnings.catch_warnings():
-            # numba says when its cache folder cannot be written; compiling in memory is all that is lost.
-            warnings.simplefilter("ignore")
-            module, function = self.loop.split(".")
-            dispatcher = getattr(importlib.import_module(f"mmdask.kernels.{module}"), function)
-            signature = tuple(_numba_type(numba, k) for k in key)
-            dispatcher.compile(signature)
+        module, function = self.loop.split(".")
+        dispatcher = getattr(importlib.import_module(f"mmdask.kernels.{module}"), function)
+        dispatcher.compile(tuple(_numba_type(numba, k) for k in key))
         self._ready[key] = dispatcher
 
 

@@ -121,6 +121,16 @@ def test_a_field_unreadable_in_one_file_is_left_out_and_comes_back(files, out, m
     assert manifest(out)["generation"] == 2
 
 
+def test_a_file_with_a_field_that_the_first_could_not_read(files, out, monkeypatch):
+    fail_in(monkeypatch, "b.root", "met")
+    with pytest.warns(SkippedFieldsWarning, match="'met'"):
+        run(files[1], out)
+    monkeypatch.undo()
+    run(files, out)
+    assert list(read_store(out)) == ["number", "npt", "pt"]
+    check(out, *[{k: c[k] for k in ("number", "pt")} for c in (*B, *A, *C)])
+
+
 def test_a_field_unreadable_in_a_new_file_goes(files, out, monkeypatch):
     run(files[:2], out)
     fail_in(monkeypatch, "c.root", "met")

@@ -147,18 +147,20 @@ def bad_branch(monkeypatch, name, *, after=0, error=None):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(uproot.TBranch, "array", array)
+    return calls
 
 
 @pytest.mark.parametrize("after", [0, 2])
 def test_a_branch_that_cannot_be_read(tmp_path, monkeypatch, after):
     path = write_tree(tmp_path / "a.root", [events(10, seed) for seed in range(6)])
     monkeypatch.setattr(rootfile, "RUN_NBYTES", 1)
-    bad_branch(monkeypatch, "met", after=after)
+    calls = bad_branch(monkeypatch, "met", after=after)
     with pytest.warns(SkippedFieldsWarning, match=r"1 field left out: 'met': cannot be read: ValueError: odd bytes in"):
         convert_root(path, tmp_path / "o.mm", progress=False, part_nbytes=500)
     assert len(part_layers(tmp_path / "o.mm")) > 1
     got = read_store(tmp_path / "o.mm")
     assert list(got) == ["number", "npt", "pt"]
+    assert len(calls) == after + 1, "it is not tried again for the next part"
     assert got["number"].tolist() == [i + (1 << 53) + 1 for _ in range(6) for i in range(10)]
     skipped = [layers[0]["source"]["skipped"] for layers in part_layers(tmp_path / "o.mm")]
     assert skipped[-1] == [["met", "cannot be read: ValueError: odd bytes"]]

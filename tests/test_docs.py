@@ -1,0 +1,57 @@
+"""Every example runs: docstrings, README, the pages in docs/, and the scripts in examples/."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import mmdask
+from mmdask import demo
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(m.name for m in pkgutil.walk_packages(mmdask.__path__, "mmdask.") if not m.name.endswith("__main__"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    # Examples of one module may build on each other's stores, so they run in the order of the file.
+    tests = [t for t in doctest.DocTestFinder().find(module) if t.examples]
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    for test in sorted(tests, key=lambda t: (t.filename or "", t.lineno or 0)):
+        runner.run(test)
+    assert runner.failures == 0
+
+
+@pytest.fixture(scope="module")
+def demo_store(tmp_path_factory):
+    """A store like the one of the demo, for the pages that begin with a dataset."""
+    folder = tmp_path_factory.mktemp("docs")
+    files = demo.make_files(folder / "demo", 4000, progress=False)
+    sources = {f"{file}:{demo.TREE}": labels for file, labels in files.items()}
+    mmdask.from_root(sources, folder / "events.mm", progress=False)
+    return folder / "events.mm"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_python_blocks_of_pages_run(page, demo_store, tmp_path, monkeypatch):
+    blocks = BLOCK.findall(page.read_text())
+    if not blocks:
+        pytest.skip("the page has no python blocks")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").symlink_to(demo_store.parent / "demo")
+    ds = mmdask.open(demo_store)
+    # Pages show the fields of an analysis under short names.
+    names = {"ds": ds, "mm": mmdask, "sel": ds[ds.cut("nJets >= 4")]}
+    monkeypatch.setattr(demo, "make_files", lambda *args, **kwargs: None)
+    for i, block in enumerate(blocks):
+        code = compile(block, f"{page.name}, block {i + 1}", "exec")
+        exec(code, names)
