@@ -32,7 +32,7 @@ __all__ = [
     "epoch_key",
     "exact_ranks",
     "grain",
-    "shuffled",
+    "window_key",
 ]
 
 ORDER_VERSION = 1
@@ -196,10 +196,9 @@ def _stratum_keys(key: int, strata: Int64s) -> npt.NDArray[np.uint64]:
     return mix((strata.astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN) + np.uint64(key))
 
 
-def shuffled(rows: Int64s, seed: int, epoch: int, window: int) -> Int64s:
-    """The rows of a window in the order of the epoch: int64 ``(n,)``, the same array, shuffled in place."""
-    permute.shuffle(rows, epoch_key(seed, epoch, "window", window))
-    return rows
+def window_key(seed: int, epoch: int, window: int) -> int:
+    """The key by which `permute.shuffle` shuffles the rows of a window."""
+    return epoch_key(seed, epoch, "window", window)
 
 
 def exact_ranks(n: int, seed: int, epoch: int, start: int, stop: int) -> Int64s:

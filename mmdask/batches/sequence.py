@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mmdask.batches import order
 from mmdask.errors import CorruptStoreError
+from mmdask.kernels import permute
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
@@ -88,6 +89,7 @@ class WindowSequence:
         self.all_selected = len(rows) == rows.n_store
         self._epoch: tuple[int, int, Int64s] | None = None
         self._window: tuple[int, int, Int64s] | None = None
+        self._settled = 0  # rows of the window that are in their place
         self._scratch = np.empty(0, np.int64)  # of the window's rows: fresh memory costs more than filling it
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
@@ -97,7 +99,9 @@ class WindowSequence:
         done = 0
         while done < len(rows):
             # Copied at once: the next window is made in the same memory.
-            piece = self._rows_of(epoch, window)[start + done - int(starts[window]) :][: len(rows) - done]
+            first = start + done - int(starts[window])
+            last = min(first + len(rows) - done, int(starts[window + 1] - starts[window]))
+            piece = self._rows_of(epoch, window, last)[first:last]
             rows[done : done + len(piece)] = piece
             done, window = done + len(piece), window + 1
         return rows
@@ -125,8 +129,11 @@ class WindowSequence:
             self._epoch = (epoch, key, starts)
         return self._epoch[1], self._epoch[2]
 
-    def _rows_of(self, epoch: int, window: int) -> Int64s:
-        """The rows of a window in their order; kept, because the next batch most often needs them too."""
+    def _rows_of(self, epoch: int, window: int, stop: int) -> Int64s:
+        """The rows of a window, of which at least the first `stop` are in their order.
+
+        Kept, because the next batch most often needs them too, and shuffled no further than they are needed.
+        """
         if self._window is None or self._window[:2] != (epoch, window):
             key, starts = self._starts(epoch)
             blocks = self.windows.blocks(key, window)
@@ -136,13 +143,18 @@ class WindowSequence:
             else:
                 rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
                 _check(len(rows), n)
-            self._window = (epoch, window, order.shuffled(rows, self.seed, epoch, window))
-        return self._window[2]
+            self._window, self._settled = (epoch, window, rows), 0
+        rows = self._window[2]
+        if self._settled < stop:
+            permute.shuffle(rows, order.window_key(self.seed, epoch, window), self._settled, stop)
+            self._settled = stop
+        return rows
 
     def _whole_blocks(self, blocks: Int64s) -> Int64s:
         size = self.grain.block
         if len(self._scratch) < len(blocks) * size:
-            self._scratch = np.empty((self.windows.n_strata + 1) * size, np.int64)
+            self._settled = 0  # rows of the window that are in their place
+        self._scratch = np.empty((self.windows.n_strata + 1) * size, np.int64)
         rows = self._scratch[: len(blocks) * size]
         np.add(blocks[:, None] * size, np.arange(size), out=rows.reshape(-1, size))
         return rows

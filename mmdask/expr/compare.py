@@ -29,8 +29,8 @@ UFUNC: dict[str, Any] = {
 }
 
 
-def compare_literal(op: str, values: Array, literal: int | float) -> Bools:
-    """Compare numbers with one literal, exactly: a new bool array of the shape of `values`.
+def compare_literal(op: str, values: Array, literal: int | float, out: Bools | None = None) -> Bools:
+    """Compare numbers with one literal, exactly: a bool array of the shape of `values`, new or `out`.
 
     Examples
     --------
@@ -41,11 +41,14 @@ def compare_literal(op: str, values: Array, literal: int | float) -> Bools:
     """
     if values.dtype == np.bool_:
         values = values.view(np.uint8)
+    if out is None:
+        out = np.empty(values.shape, np.bool_)
     test = _test(op, values.dtype, literal)
     if isinstance(test, bool):
-        return np.full(values.shape, test)
+        out[...] = test
+        return out
     ufunc, threshold = test
-    result: Bools = ufunc(values, threshold)
+    result: Bools = ufunc(values, threshold, out)
     return result
 
 
@@ -87,10 +90,10 @@ def around(dtype: np.dtype[Any], number: int | float) -> tuple[Any, Any]:
             nearest = dtype.type(float(number))
         except OverflowError:  # an integer beyond the largest double
             nearest = dtype.type(math.inf if number > 0 else -math.inf)
-    if float(nearest) > number:  # Python compares an int with a float exactly
-        return np.nextafter(nearest, dtype.type(-math.inf)), nearest
-    if float(nearest) < number:
-        return nearest, np.nextafter(nearest, dtype.type(math.inf))
+        if float(nearest) > number:  # Python compares an int with a float exactly
+            return np.nextafter(nearest, dtype.type(-math.inf)), nearest
+        if float(nearest) < number:
+            return nearest, np.nextafter(nearest, dtype.type(math.inf))
     return nearest, nearest
 
 

@@ -13,7 +13,7 @@ from mmdask.errors import ExpressionError
 from mmdask.expr.compare import compare, compare_literal, is_member
 from mmdask.expr.tree import canonical
 from mmdask.expr.typed import FLOAT64, INT64, UINT64, Typed, range_of
-from mmdask.expr.values import Aligned, Array, Block, Bools, Value, all_known
+from mmdask.expr.values import BOOL, SCRATCH, Aligned, Array, Block, Bools, Value, all_known, length
 
 __all__ = ["OPERATIONS"]
 
@@ -58,8 +58,11 @@ def _compare(block: Block, node: Typed, args: list[Value]) -> Value:
 
 def _compare_literal(block: Block, node: Typed, args: list[Value]) -> Value:
     op, number = node.value
-    aligned = block.align(args)
-    return _bool(aligned, compare_literal(op, aligned.arrays[0], number))
+    x = args[0]
+    values = compare_literal(op, x.array, number, SCRATCH.take(len(x.array), BOOL))
+    if x.known is not None:
+        values &= x.known
+    return Value(values, x.offsets, x.known, x.origin, scratch=True)
 
 
 def _in(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -100,8 +103,9 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
     a, b = aligned.arrays
     if node.dtype == FLOAT64:
         # each operand as a double: also for integers, where numpy would have other rules
-        values = _UFUNC[node.op](a, b, dtype=np.float64, casting="unsafe")
-        return _number(aligned, values)
+        out = SCRATCH.take(length(a, b), FLOAT64)
+        values = _UFUNC[node.op](a, b, out, dtype=np.float64, casting="unsafe")
+        return Value(values, aligned.offsets, all_known(aligned.known), aligned.origin, scratch=True)
     if node.op in ("//", "%") and node.missing:
         divides = b != 0
         aligned.known.append(np.broadcast_to(divides, np.broadcast_shapes(a.shape, b.shape)))
@@ -112,11 +116,13 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
     elif node.op == "**":
         values = _power(block, node, a, known, aligned)
     else:
-        values = _UFUNC[node.op](a, b, dtype=node.dtype, casting="unsafe")
+        out = SCRATCH.take(length(a, b), node.dtype)
+        values = _UFUNC[node.op](a, b, out, dtype=node.dtype, casting="unsafe")
         if node.value == "checked":
             wrong = _overflows(node.op, _as(a, node), _as(b, node), values)
             _check(block, node, a, b, wrong, known, aligned)
-    return Value(values, aligned.offsets, known, aligned.origin)
+    scratch = node.value != "exact" and node.op != "**"
+    return Value(values, aligned.offsets, known, aligned.origin, scratch=scratch)
 
 
 def _as(a: Array, node: Typed) -> Array:
@@ -234,7 +240,7 @@ def _check(
 
 
 def _whole(block: Block, node: Typed, args: list[Value]) -> Value:
-    return args[0]._replace(array=args[0].array.astype(np.int64))
+    return args[0]._replace(array=args[0].array.astype(np.int64), scratch=False)
 
 
 def _bits(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -308,7 +314,7 @@ _ROUNDING: dict[str, Any] = {"floor": np.floor, "ceil": np.ceil, "round": np.rin
 
 
 def _rounded(block: Block, node: Typed, args: list[Value]) -> Value:
-    return args[0]._replace(array=_ROUNDING[node.op](args[0].array))
+    return args[0]._replace(array=_ROUNDING[node.op](args[0].array), scratch=False)
 
 
 def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -318,7 +324,10 @@ def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
     if {a.dtype, b.dtype} == {INT64, UINT64}:  # numpy would go through doubles
         first = compare("<" if node.op == "minimum" else ">", a, b)
         return _number(aligned, np.where(first, a.astype(node.dtype), b.astype(node.dtype)))
-    return _number(aligned, ufunc(a.astype(node.dtype, copy=False), b.astype(node.dtype, copy=False)))
+    values = ufunc(a.astype(node.dtype, copy=False), b.astype(node.dtype, copy=False))
+    if node.kind == "float":
+        values += values.dtype.type(0.0)  # +0.0 for a zero of either sign: which one numpy takes is not defined
+    return _number(aligned, values)
 
 
 OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {

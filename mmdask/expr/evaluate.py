@@ -18,7 +18,7 @@ from mmdask.errors import ExpressionError, SchemaError
 from mmdask.expr import elementwise, reductions
 from mmdask.expr.expression import Expression
 from mmdask.expr.typed import Typed
-from mmdask.expr.values import Block, Bools, Offsets, Value, all_known
+from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, length
 from mmdask.schema import FieldData
 
 __all__ = ["Result", "evaluate", "evaluate_cut", "evaluate_many"]
@@ -89,16 +89,25 @@ def evaluate(expression: Expression, read: Read, rows: int, *, first_row: int = 
     return evaluate_many((expression,), read, rows, first_row=first_row)[0]
 
 
-def evaluate_cut(expression: Expression, read: Read, rows: int, *, first_row: int = 0) -> Bools:
-    """Evaluate a cut: a new bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`."""
+def evaluate_cut(
+    expression: Expression, read: Read, rows: int, *, first_row: int = 0, out: Bools | None = None
+) -> Bools:
+    """Evaluate a cut: a bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`.
+
+    The array is new, or `out`, which a loop over blocks should give: it costs a copy, and saves fresh memory.
+    """
     if expression.depth or expression.dtype != np.bool_:
         raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
         value = _run((expression,), block)[0]
-    if len(value.array) != rows:
-        return np.repeat(value.array, rows)
-    return value.array.copy() if expression.typed.op == "field" else value.array
+    if out is None and value.scratch and len(value.array) == rows:
+        return value.array
+    mask = np.empty(rows, np.bool_) if out is None else out
+    mask[:] = value.array
+    if value.scratch:
+        SCRATCH.give(value.array)
+    return mask
 
 
 def evaluate_many(
@@ -118,6 +127,8 @@ def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
         node = step.node
         values.append(_OPERATIONS[node.op](block, node, [values[i] for i in step.args]))
         for i in step.last_used:
+            if values[i].scratch:
+                SCRATCH.give(values[i].array)
             values[i] = None
     return [values[i] for i in results]
 
@@ -129,7 +140,15 @@ def _program(expressions: tuple[Expression, ...]) -> tuple[tuple[_Step, ...], tu
     found: list[tuple[Typed, tuple[int, ...]]] = []
 
     def visit(node: Typed) -> int:
-        args = tuple([visit(a) for a in node.args])
+        if node.op not in ("and", "or"):
+            return add(node, tuple([visit(a) for a in node.args]))
+        # two at a time: few operands live at once, and cuts that begin alike share more
+        so_far = visit(node.args[0])
+        for a in node.args[1:]:
+            so_far = add(node, (so_far, visit(a)))
+        return so_far
+
+    def add(node: Typed, args: tuple[int, ...]) -> int:
         key = (node.op, args, node.kind, node.dtype, repr(node.value))
         if key not in numbers:
             numbers[key] = len(found)
@@ -197,14 +216,14 @@ def _or(block: Block, node: Typed, args: list[Value]) -> Value:
 
 
 def _kleene(block: Block, args: list[Value], ufunc: np.ufunc) -> Value:
-    """Three-valued and/or: known where all operands are, or where one of them decides."""
+    """Three-valued and/or: known where both operands are, or where one of them decides."""
     aligned = block.align(args)
-    values, known = aligned.arrays[0], aligned.known[0]
-    for v, k in zip(aligned.arrays[1:], aligned.known[1:], strict=True):
-        if known is not None or k is not None:
-            known = _decided(values, known, v, k, ufunc)
-        values = ufunc(values, v)
-    return Value(values, aligned.offsets, known, aligned.origin)
+    (a, b), (a_known, b_known) = aligned.arrays, aligned.known
+    known = None
+    if a_known is not None or b_known is not None:
+        known = _decided(a, a_known, b, b_known, ufunc)
+    values = ufunc(a, b, out=SCRATCH.take(length(a, b), BOOL))
+    return Value(values, aligned.offsets, known, aligned.origin, scratch=True)
 
 
 def _decided(a: Bools, a_known: Bools | None, b: Bools, b_known: Bools | None, ufunc: np.ufunc) -> Bools:

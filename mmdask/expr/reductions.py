@@ -76,7 +76,8 @@ def _check_sum(block: Block, node: Typed, values: Array, offsets: Offsets, known
         exact = sum(values[offsets[row] : offsets[row + 1]].tolist())
         if not low <= exact <= high and (known is None or known[row]):
             raise ExpressionError(
-                f"{canonical(node.tree)} does not fit {node.dtype.name} in row {block.first_row + int(row)}: it is {exact}"
+                f"{canonical(node.tree)} does not fit {node.dtype.name} in row {block.first_row + int(row)}: "
+                f"it is {exact}"
             )
 
 

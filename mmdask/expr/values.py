@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from mmdask.errors import ExpressionError
 from mmdask.schema import FieldData
 
-__all__ = ["Aligned", "Block", "Value", "all_known"]
+__all__ = ["SCRATCH", "Aligned", "Block", "Value", "all_known", "length"]
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -22,7 +23,8 @@ class Value(NamedTuple):
     """One value per row (`offsets` None; an array of length 1 stands for all rows), or one per item.
 
     `array` holds anything where `known` is False, but booleans are False there. `origin` is the ragged field that the
-    offsets came from; `data` is kept for text and categories.
+    offsets came from; `data` is kept for text and categories. `scratch`: the array is from `Scratch`, and no other
+    value shares it.
     """
 
     array: Array
@@ -30,6 +32,7 @@ class Value(NamedTuple):
     known: Bools | None = None
     origin: str = ""
     data: FieldData | None = None
+    scratch: bool = False
 
 
 class Aligned(NamedTuple):
@@ -39,6 +42,38 @@ class Aligned(NamedTuple):
     known: list[Bools | None]
     offsets: Offsets | None
     origin: str
+
+
+class Scratch(threading.local):
+    """Arrays for values that live within one evaluation, kept by the thread for the next block.
+
+    Memory fresh from the system costs several times what is computed in it: each page is cleared at its first use.
+    """
+
+    LARGEST, MOST = 2**26, 4
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[Array]] = {}
+
+    def take(self, n: int, dtype: np.dtype[Any]) -> Array:
+        """An array ``(n,)`` with anything in it."""
+        nbytes = n * dtype.itemsize
+        size = 1 << max(12, (nbytes - 1).bit_length())
+        free = self.free.get(size)
+        buffer = free.pop() if free else np.empty(size, np.uint8)
+        return buffer[:nbytes].view(dtype)
+
+    def give(self, array: Array) -> None:
+        """Take back an array of `take` that nothing refers to any more."""
+        buffer = array.base
+        assert isinstance(buffer, np.ndarray)
+        free = self.free.setdefault(len(buffer), [])
+        if len(free) < self.MOST and len(buffer) <= self.LARGEST:
+            free.append(buffer)
+
+
+SCRATCH = Scratch()
+BOOL = np.dtype(np.bool_)
 
 
 def all_known(known: Sequence[Bools | None]) -> Bools | None:
@@ -107,3 +142,8 @@ class Block:
 
 def _repeated(rows: Array, counts: npt.NDArray[np.int64]) -> Array:
     return rows if len(rows) == 1 and len(counts) != 1 else np.repeat(rows, counts)
+
+
+def length(a: Array, b: Array) -> int:
+    """The length of two arrays together, where one of length 1 repeats."""
+    return len(b) if len(a) == 1 else len(a)

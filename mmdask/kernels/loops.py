@@ -236,10 +236,10 @@ def feistel(positions, sizes, keys, out, backward):
 
 
 @_compile
-def fisher_yates(array, key):
+def fisher_yates(array, key, start, stop):
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
-    for i in range(len(array) - 1, 0, -1):
-        m = np.uint64(i + 1)
-        draw = _mix(key[0] + np.uint64(GOLDEN) * m)
-        j = np.int64(((draw >> half) * m + (((draw & low) * m) >> half)) >> half)
+    for i in range(start, stop):
+        m = np.uint64(len(array) - i)
+        draw = _mix(key[0] + np.uint64(GOLDEN) * np.uint64(i + 1))
+        j = i + np.int64(((draw >> half) * m + (((draw & low) * m) >> half)) >> half)
         array[i], array[j] = array[j], array[i]

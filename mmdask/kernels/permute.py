@@ -66,8 +66,11 @@ def inverse(
     return out
 
 
-def shuffle(array: npt.NDArray[np.int64], key: int) -> None:
-    """Shuffle an array in place: Fisher-Yates by the splitmix64 stream of `key`.
+def shuffle(array: npt.NDArray[np.int64], key: int, start: int = 0, stop: int | None = None) -> None:
+    """Shuffle an array in place: Fisher-Yates by the splitmix64 stream of `key`, all of it or some steps.
+
+    Step i settles element i for good. So a shuffle can be done piece by piece, as elements are needed:
+    ``shuffle(a, key, 0, 10)`` and then ``shuffle(a, key, 10)`` is ``shuffle(a, key)``.
 
     A number below m is the upper half of a 64-bit draw times m; no permutation of 2**20 elements is favoured by
     more than one part in 10**7.
@@ -78,8 +81,17 @@ def shuffle(array: npt.NDArray[np.int64], key: int) -> None:
         int64 ``(n,)``, contiguous, fewer than 2**32 elements.
     key : int
         ``0 <= key < 2**64``.
+    start, stop : int
+        The steps; all by default.
+
+    Examples
+    --------
+    >>> a = np.arange(5)
+    >>> shuffle(a, 7)
+    >>> sorted(a.tolist())
+    [0, 1, 2, 3, 4]
     """
-    FISHER_YATES(array, np.array([key], np.uint64))
+    FISHER_YATES(array, np.array([key], np.uint64), start, len(array) if stop is None else stop)
 
 
 def _feistel_twin(
@@ -128,19 +140,15 @@ def _rounds(
     return (a << low) | b
 
 
-def _fisher_yates_twin(array: npt.NDArray[np.int64], key: npt.NDArray[np.uint64]) -> None:
-    n = len(array)
-    if n < 2:
-        return
-    m = np.arange(n, 1, -1, dtype=np.uint64)
-    draws = mix(key + _U(GOLDEN) * m)
+def _fisher_yates_twin(array: npt.NDArray[np.int64], key: npt.NDArray[np.uint64], start: int, stop: int) -> None:
+    steps = np.arange(start, stop, dtype=np.uint64)
+    draws = mix(key + _U(GOLDEN) * (steps + _U(1)))
     # The upper 64 bits of draw * m, for m < 2**32.
+    m = _U(len(array)) - steps
     upper = (draws >> _U(32)) * m + (((draws & _U(0xFFFFFFFF)) * m) >> _U(32))
-    partners = (upper >> _U(32)).tolist()
-    values = array.tolist()
-    for i, j in zip(range(n - 1, 0, -1), partners, strict=True):
-        values[i], values[j] = values[j], values[i]
-    array[:] = values
+    partners = ((upper >> _U(32)) + steps).tolist()
+    for i, j in enumerate(partners, start):
+        array[i], array[j] = array[j], array[i]
 
 
 FEISTEL = Kernel(_feistel_twin, "loops.feistel")

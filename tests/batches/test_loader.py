@@ -15,7 +15,7 @@ from memory_rows import MemoryRows, numbered
 from mmdask.batches import order
 from mmdask.batches.loader import Loader
 from mmdask.errors import CorruptStoreError, FieldNotFoundError, OptionError, RowNotFoundError, StateError
-from mmdask.kernels import jit
+from mmdask.kernels import jit, permute
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -374,13 +374,19 @@ def test_a_loader_pickles_with_its_place_and_without_what_it_computed():
     assert len(pickle.dumps(loader)) < 1000
 
 
-def test_the_rows_of_a_window_are_computed_once(monkeypatch):
-    calls = []
-    shuffled = order.shuffled
-    monkeypatch.setattr(order, "shuffled", lambda *a: calls.append(a[1:]) or shuffled(*a))
+def test_the_rows_of_a_window_are_found_once_and_shuffled_as_far_as_needed(monkeypatch):
+    found, steps = [], []
+    blocks, shuffle = order.Windows.blocks, permute.shuffle
+    monkeypatch.setattr(order.Windows, "blocks", lambda self, key, w: found.append(w) or blocks(self, key, w))
+    monkeypatch.setattr(permute, "shuffle", lambda *a: steps.append(a[2:]) or shuffle(*a))
     loader = Loader(numbered(2000), 100, block=1, window=1)
+    _ = loader[1]
+    assert steps == [(0, 200)]
+    _ = loader[0]
+    assert steps == [(0, 200)]
     list(loader)
-    assert calls == [(0, 0, w) for w in range(7)]
+    assert found == list(range(7))
+    assert sum(b - a for a, b in steps) == 2000
 
 
 # Mixing ---------------------------------------------------------------------------------------------------------

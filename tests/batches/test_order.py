@@ -14,6 +14,7 @@ from memory_rows import numbered
 from mmdask.batches import order
 from mmdask.batches.loader import Loader
 from mmdask.batches.order import Windows, epoch_key, grain
+from mmdask.kernels import permute
 
 GOLDEN = Path(__file__).parent / "golden_order.json"
 SIZES = st.one_of(
@@ -122,8 +123,10 @@ def golden_cases():
         key = epoch_key(7, 3, "blocks")
         cases[f"blocks {n_blocks} {n_windows}"] = [w.blocks(key, i)[:40].tolist() for i in range(n_windows)]
     cases["keys"] = [epoch_key(s, e, p) for s in (0, 1, 2**63) for e in (0, 1) for p in ("blocks", "exact")]
-    cases["window key"] = epoch_key(7, 3, "window", 5)
-    cases["shuffled"] = order.shuffled(np.arange(100), 7, 3, 5).tolist()
+    cases["window key"] = order.window_key(7, 3, 5)
+    rows = np.arange(100)
+    permute.shuffle(rows, order.window_key(7, 3, 5))
+    cases["shuffled"] = rows.tolist()
     cases["exact"] = [order.exact_ranks(n, 7, 3, 0, min(n, 50)).tolist() for n in (1, 2, 5, 64, 65537, 10**9 + 7)]
     for name, shuffle, selected in [
         ("windows", True, None),

@@ -156,6 +156,7 @@ def test_the_floats_around_a_number(number, dtype):
         assert float(down) == number
         return
     assert float(down) < number < float(up)
-    assert np.nextafter(down, up) == up
+    with np.errstate(over="ignore"):
+        assert np.nextafter(down, up) == up
     if math.isfinite(up) and math.isfinite(down):
         assert Fraction(float(down)) < number < Fraction(float(up))

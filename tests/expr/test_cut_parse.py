@@ -40,7 +40,7 @@ SAME = [
     ("not a and b", "(not a) and b"),
     ("!a && b", "(!a) and b"),
     ("not a == b", "not (a == b)"),
-    ("not a in (1, 2)", "a not in (1, 2) and true", None),
+    ("not a in (1, 2)", "not (a in (1, 2))"),
     ("a < b + c", "a < (b + c)"),
     ("a + b * c", "a + (b * c)"),
     ("a - b - c", "(a - b) - c"),
@@ -78,7 +78,7 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("one", "other"), [pair[:2] for pair in SAME if len(pair) == 2])
+@pytest.mark.parametrize(("one", "other"), SAME)
 def test_two_texts_have_one_tree(one, other):
     assert parse(one) == parse(other)
 
@@ -181,7 +181,7 @@ ERRORS = [
     ("a\u00a0> 1", "means nothing", (1, 1)),
     ("met.real > 1", "no field 'met.real'", (0, 8)),
     ("Entry$ < 10", "ds[first:last]", (0, 6)),
-    ("@jet_pt > 1", "@name.size()", (1, 6)),
+    ("@jet_pt > 1", "@name.size()", (0, 1)),
     ("pi == `pi`", "no field 'pi'", (6, 4)),
     ("10000000000000000000000 + a > 1", "64 bits", (0, 23)),
     ("2 ** 64 * 3 > a", "64 bits", (0, 7)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,11 +143,22 @@ def test_twin_and_loop_shuffle_alike(n, key):
     assert seen[0] == seen[1]
 
 
+@given(st.integers(0, 50), st.lists(st.integers(0, 50), max_size=4))
+def test_a_shuffle_in_pieces_is_the_shuffle(n, cuts):
+    whole, pieces = np.arange(n), np.arange(n)
+    permute.shuffle(whole, 5)
+    edges = [0, *sorted(min(c, n) for c in cuts), n]
+    for start, stop in itertools.pairwise(edges):
+        permute.shuffle(pieces, 5, start, stop)
+        assert pieces[:stop].tolist() == whole[:stop].tolist()
+    assert pieces.tolist() == whole.tolist()
+
+
 def test_every_permutation_of_four_is_as_likely():
     counts = {}
     for key in range(12000):
         array = np.arange(4)
-        permute._fisher_yates_twin(array, np.array([mix_int(key)], np.uint64))
+        permute._fisher_yates_twin(array, np.array([mix_int(key)], np.uint64), 0, 4)
         counts[tuple(array.tolist())] = counts.get(tuple(array.tolist()), 0) + 1
     assert len(counts) == 24
     assert chi2_per_dof(np.array(list(counts.values()))) < 1 + 5 * np.sqrt(2 / 23)

@@ -1,0 +1,153 @@
+"""The command: what it prints, its exit status, and what it says about mistakes."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmdask as mm
+from mmdask import demo
+from mmdask.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    demo.make_files(folder, 2000, progress=False)
+    return folder
+
+
+def test_convert_info_verify(files, tmp_path, capsys):
+    store = str(tmp_path / "events.mm")
+    command = ["convert", "-o", store, "--quiet", f"{files}/ttbb_*.root:nominal", "process=ttbb", "year=2016"]
+    command += [f"{files}/ttH_*.root:nominal", "process=ttH", "year=2017", "--fields", "nJets", "jet_*"]
+    assert main(command) == 0
+    assert "2,000 rows" in capsys.readouterr().out
+    ds = mm.open(store)
+    assert ds.fields == ("nJets", "jet_pt", "jet_eta", "jet_phi", "jet_e", "jet_btag", "process", "year")
+    assert ds["year"].compute().tolist() == [2016] * 1200 + [2017] * 800
+    assert main(command) == 0
+    assert mm.open(store).generation == ds.generation, "nothing to do"
+    capsys.readouterr()
+
+    assert main(["info", store]) == 0
+    out = capsys.readouterr().out
+    for words in ("jet_pt", "ragged float32", "ttbb, ttH", "ttH_mc16a.root", "generation"):
+        assert words in out
+
+    assert main(["verify", store, "--quiet"]) == 0
+    assert "no problem" in capsys.readouterr().out
+    broken = next(Path(store).glob("parts/*/*jet_pt.npy"))
+    with open(broken, "r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff\x00\xff")
+    assert main(["verify", store, "--quiet"]) == 1
+    out = capsys.readouterr().out
+    assert "jet_pt" in out
+    assert broken.name in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["info", "nothing.mm"], "no store at"),
+        (["convert", "-o", "x.mm", "no_such.root"], "no_such.root"),
+        (["convert", "-o", "x.mm", "process=ttbb"], "before any source"),
+        (["convert", "-o", "x.mm", __file__], "ROOT"),
+        (["verify", "."], "manifest.json"),
+    ],
+)
+def test_mistakes_are_one_line(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("mmdask: ")
+    assert message in err
+    assert "Traceback" not in err
+    assert not os.listdir(tmp_path)
+
+
+def test_wrong_usage_shows_the_usage(capsys):
+    for words in ([], ["convert"], ["no-such-command"]):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+    assert "usage: mmdask" in capsys.readouterr().err
+
+
+def test_interrupting_says_that_nothing_is_lost(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmdask.cli.mm.open", interrupted)
+    assert main(["info", "x.mm"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_demo_runs_from_start_to_end(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mmdask", "demo", str(tmp_path / "demo"), "--events", "5000"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "4 ROOT files",
+        "jet_pt       ragged float32",
+        "computed: ",
+        "kept: ",
+        "ttbb",
+        "train ",
+        "every row exactly once",
+        "times the time of copying",
+        "peak memory",
+        "mm.open(",
+    ):
+        assert words in done.stdout
+    ds = mm.open(tmp_path / "demo" / "events.mm")
+    assert len(ds) == 5000
+    # What it prints about the cut is what numpy counts.
+    jets = ds["jet_pt"].max(default=0).compute()
+    expected = (ds["nJets"].compute() >= 6) & (ds["nBTags_77"].compute() >= 2) & (jets > 100e3)
+    assert f"computed: {expected.sum():,} of 5,000 rows" in done.stdout
+    train = ds[ds.cut(demo.CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)["train"]
+    assert f"train {len(train):,} rows" in done.stdout
+    # Again, with files and store in place, and with other numbers of events.
+    for events in (5000, 300):
+        again = subprocess.run(
+            [sys.executable, "-m", "mmdask", "demo", str(tmp_path / "demo"), "--events", str(events)],
+            capture_output=True,
+            text=True,
+        )
+        assert again.returncode == 0, again.stderr
+        assert len(mm.open(tmp_path / "demo" / "events.mm")) == events
+
+
+def test_quickstart_runs(tmp_path, capsys):
+    names = runpy.run_path(str(ROOT / "examples" / "quickstart.py"))
+    names["main"](tmp_path, 3000)
+    out = capsys.readouterr().out
+    assert "rows pass" in out
+    assert "'jet_pt_mask'" in out
+    ds = mm.open(tmp_path / "events.mm")
+    good = (ds["nJets"].compute() >= 6) & (ds["nBTags_77"].compute() >= 2)
+    n = (good & (ds["process"].compute() == "ttH")).sum()
+    assert f"ttH: {n:,} of 1,200 rows pass" in out
+
+
+def test_training_learns(tmp_path, capsys):
+    pytest.importorskip("torch", reason="torch is not installed; pip install 'mmdask[torch]'")
+    names = runpy.run_path(str(ROOT / "examples" / "train_torch.py"))
+    reached = names["main"](tmp_path, events=30_000, epochs=3)
+    out = capsys.readouterr().out
+    assert out.count("accuracy on test") == 3
+    labels = np.unique(mm.open(tmp_path / "events.mm")["process"].compute(), return_counts=True)[1]
+    assert reached > labels.max() / labels.sum() + 0.05, "better than the larger class alone"
