@@ -238,8 +238,14 @@ def feistel(positions, sizes, keys, out, backward):
 @_compile
 def fisher_yates(array, key, start, stop):
     half, low = np.uint64(32), np.uint64(0xFFFFFFFF)
-    for i in range(start, stop):
-        m = np.uint64(len(array) - i)
-        draw = _mix(key[0] + np.uint64(GOLDEN) * np.uint64(i + 1))
-        j = i + np.int64(((draw >> half) * m + (((draw & low) * m) >> half)) >> half)
-        array[i], array[j] = array[j], array[i]
+    partners = np.empty(256, np.uint64)
+    for begin in range(start, stop, len(partners)):
+        # First where to, then the exchanges: the reads of many of them are then under way at once.
+        end = min(begin + len(partners), stop)
+        for i in range(begin, end):
+            m = np.uint64(len(array) - i)
+            draw = _mix(key[0] + np.uint64(GOLDEN) * np.uint64(i + 1))
+            partners[i - begin] = np.uint64(i) + (((draw >> half) * m + (((draw & low) * m) >> half)) >> half)
+        for i in range(begin, end):
+            j = partners[i - begin]
+            array[i], array[j] = array[j], array[i]

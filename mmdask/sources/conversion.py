@@ -333,6 +333,7 @@ def _copy(w: LayerWriter, field: Field, rows: Iterator[FieldData], n: int) -> No
             writer.write(data)
         if writer.rows != n:
             raise UnreadableError(f"gave {writer.rows} of {n} rows")
+        writer.close()
     except UnreadableError:
         w.remove_field(field.name)
         raise

@@ -162,6 +162,11 @@ class FieldWriter:
         old.close()
         SYSTEM.unlink(old.path + ".narrow")
 
+    def close(self) -> None:
+        """Give the file descriptors back; writing opens them again."""
+        for array in (self.values, *self.offsets):
+            array.close()
+
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self._labels)
@@ -267,15 +272,18 @@ class LayerWriter:
             if n != rows:
                 raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
         layer = self._describe(rows, source)
-        writers = [a for w in self._writers.values() for a in (*w.offsets, w.values) if a.fd >= 0]
+        files = {spec.file for spec in layer.arrays}
+        writers = [a for w in self._writers.values() for a in (*w.offsets, w.values) if a.file in files]
         info = SYSTEM.create(os.path.join(self.folder, "part.json"))
         try:
             SYSTEM.write(info, dump_layer(layer), 0)
-            fsync_all([*(a.fd for a in writers), info])
+            SYSTEM.fsync(info)
+            for some in (writers[i : i + 64] for i in range(0, len(writers), 64)):
+                fsync_all(a.fd for a in some)
+                for a in some:
+                    a.close()
         finally:
             os.close(info)
-            for a in writers:
-                a.close()
         SYSTEM.fsync_folder(self.folder)
         try:
             SYSTEM.rename(self.folder, layer.path)
@@ -300,7 +308,9 @@ class LayerWriter:
         def share(writer: ArrayWriter) -> int:
             spec = writer.finish()
             for number, other in known[spec.shape, spec.checksums]:
-                if _same_bytes(writer, other):
+                same = _same_bytes(writer, other)
+                other.close()
+                if same:
                     writer.close()
                     SYSTEM.unlink(writer.path)
                     return number
@@ -308,10 +318,11 @@ class LayerWriter:
             known[spec.shape, spec.checksums].append((len(arrays) - 1, writer))
             return len(arrays) - 1
 
-        fields = {
-            name: StoredField(w.field.kind, offsets=tuple(map(share, w.offsets)), values=add(w.values), labels=w.labels)
-            for name, w in self._writers.items()
-        }
+        fields = {}
+        for name, w in self._writers.items():
+            offsets = tuple(map(share, w.offsets))
+            fields[name] = StoredField(w.field.kind, offsets=offsets, values=add(w.values), labels=w.labels)
+            w.close()
         fields.update(self._constants)
         return Layer(self.id, rows, fields, tuple(arrays), source, layer_path(self.store_path, self.id))
 

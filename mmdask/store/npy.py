@@ -67,7 +67,7 @@ class ArrayWriter:
         self.path = os.path.join(folder, file)
         self.rows = 0
         self.nbytes = 0
-        self.fd = SYSTEM.create(self.path)
+        self._fd = SYSTEM.create(self.path)
         self._checksums: list[str] = []
         self._extent = xxhash.xxh3_64()
         self._extent_nbytes = 0
@@ -105,7 +105,18 @@ class ArrayWriter:
         """Data bytes already written."""
         return os.pread(self.fd, nbytes, HEADER + start)
 
+    @property
+    def fd(self) -> int:
+        """A descriptor of the file, opened again when `close` gave it back.
+
+        Syncing through a new descriptor still reports an error of writing that no one has seen.
+        """
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return self._fd
+
     def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Give the descriptor back: a process may hold 1,024, and a layer may have more arrays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -22,6 +22,8 @@ __all__ = ["PART_NBYTES", "Writer", "append", "create", "new_store", "scalar_fie
 PART_NBYTES = 1 << 30
 #: rows given one by one are kept until there are this many
 _PENDING_ROWS = 4096
+#: with more fields than this their files are opened for each write
+_MAX_OPEN_FIELDS = 200
 
 
 class Writer:
@@ -166,13 +168,23 @@ class Writer:
     def _write_data(self, data: Mapping[str, FieldData]) -> None:
         if self._layer is None:
             self._layer = LayerWriter(self.path, new_id())
-            self._writers = {name: self._layer.field(field) for name, field in self._fields.items()}
+            self._writers = {name: self._start(self._layer, field) for name, field in self._fields.items()}
             for name, value in self._labels.items():
                 self._layer.constant(self._constants[name], value)
         for name, d in data.items():
             self._writers[name].write(d)
+            self._rest(self._writers[name])
         if self._layer.nbytes >= PART_NBYTES:
             self._finish_part()
+
+    def _start(self, layer: LayerWriter, field: Field) -> FieldWriter:
+        writer = layer.field(field)
+        self._rest(writer)
+        return writer
+
+    def _rest(self, writer: FieldWriter) -> None:
+        if len(self._fields) > _MAX_OPEN_FIELDS:
+            writer.close()
 
     def _finish_part(self) -> None:
         if self._layer is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 
 import numpy as np
 import pytest
@@ -232,3 +233,17 @@ def test_empty_stores_open(tmp_path):
     with mm.append(tmp_path / "s.mm") as w:
         w.extend({"x": [1.5], "r": [[2]]})
     assert rows_of(tmp_path / "s.mm", "r") == [[2]]
+
+
+def test_more_fields_than_a_process_may_open_files(tmp_path):
+    names = [f"x{i}" for i in range(400)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, before[1]))
+    try:
+        with mm.create(tmp_path / "s.mm") as w:
+            for k in range(3):
+                w.extend({name: [i + k] for i, name in enumerate(names)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    for i, name in enumerate(names[::50]):
+        assert rows_of(tmp_path / "s.mm", name) == [50 * i + k for k in range(3)]
