@@ -146,6 +146,8 @@ class WindowSequence:
             self._window, self._settled = (epoch, window, rows), 0
         rows = self._window[2]
         if self._settled < stop:
+            # Twice as far each time: the first batch waits for little, and the whole takes few, cache-friendly steps.
+            stop = min(len(rows), max(stop, 2 * self._settled))
             permute.shuffle(rows, order.window_key(self.seed, epoch, window), self._settled, stop)
             self._settled = stop
         return rows

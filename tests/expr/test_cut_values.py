@@ -273,7 +273,7 @@ def flatten(rows, depth):
     return [v for row in rows for v in row] if depth else rows
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
 @given(SEEDS, trees())
 def test_values_are_those_of_the_reference(seed, tree):
     n, fields, reference = make_data(seed)
