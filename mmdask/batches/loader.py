@@ -94,8 +94,8 @@ class Loader:
     Notes
     -----
     Pickles by reference, with its place in the epoch; nothing computed goes along. The first use finds the selected
-    rows if they are not known yet. It keeps the row numbers of one window, 8 bytes each, and with a selection 16 bytes
-    per block that has selected rows.
+    rows if they are not known yet. It keeps the row numbers of one window, 4 or 8 bytes each, and with a selection 16
+    bytes per block that has selected rows.
 
     Examples
     --------

@@ -1,13 +1,13 @@
 """From positions in an epoch to row numbers of the store: the three orders, over the rows of a selection.
 
-A sequence reads no fields. It keeps one window of row numbers (8 bytes a row) and, for a selection, how many of its
-rows each block holds.
+A sequence reads no fields. It keeps one window of row numbers (4 or 8 bytes a row) and, for a selection, how many of
+its rows each block holds.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -88,9 +88,11 @@ class WindowSequence:
         self.grain = grain
         self.all_selected = len(rows) == rows.n_store
         self._epoch: tuple[int, int, Int64s] | None = None
-        self._window: tuple[int, int, Int64s] | None = None
+        # Half the bytes, where they hold every row number, are twice as much of a window in the cache.
+        self._dtype = np.dtype(np.int32 if rows.n_store < 2**31 else np.int64)
+        self._window: tuple[int, int, npt.NDArray[Any]] | None = None
         self._settled = 0  # rows of the window that are in their place
-        self._scratch = np.empty(0, np.int64)  # of the window's rows: fresh memory costs more than filling it
+        self._scratch = np.empty(0, self._dtype)  # of the window's rows: fresh memory costs more than filling it
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
         starts = self._starts(epoch)[1]
@@ -129,7 +131,7 @@ class WindowSequence:
             self._epoch = (epoch, key, starts)
         return self._epoch[1], self._epoch[2]
 
-    def _rows_of(self, epoch: int, window: int, stop: int) -> Int64s:
+    def _rows_of(self, epoch: int, window: int, stop: int) -> npt.NDArray[Any]:
         """The rows of a window, of which at least the first `stop` are in their order.
 
         Kept, because the next batch most often needs them too, and shuffled no further than they are needed.
@@ -143,22 +145,23 @@ class WindowSequence:
             else:
                 rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
                 _check(len(rows), n)
+                rows = rows.astype(self._dtype)
             self._window, self._settled = (epoch, window, rows), 0
         rows = self._window[2]
         if self._settled < stop:
-            # Twice as far each time: the first batch waits for little, and the whole takes few, cache-friendly steps.
-            stop = min(len(rows), max(stop, 2 * self._settled))
+            # Ever further: the first batch waits for little, and all the rest is few steps, each good to the cache.
+            stop = min(len(rows), max(stop, 8 * self._settled))
             permute.shuffle(rows, order.window_key(self.seed, epoch, window), self._settled, stop)
             self._settled = stop
         return rows
 
-    def _whole_blocks(self, blocks: Int64s) -> Int64s:
+    def _whole_blocks(self, blocks: Int64s) -> npt.NDArray[Any]:
         size = self.grain.block
         if len(self._scratch) < len(blocks) * size:
-            self._settled = 0  # rows of the window that are in their place
-        self._scratch = np.empty((self.windows.n_strata + 1) * size, np.int64)
+            self._scratch = np.empty((self.windows.n_strata + 1) * size, self._dtype)
         rows = self._scratch[: len(blocks) * size]
-        np.add(blocks[:, None] * size, np.arange(size), out=rows.reshape(-1, size))
+        begins = (blocks * size).astype(self._dtype)
+        np.add(begins[:, None], np.arange(size, dtype=self._dtype), out=rows.reshape(-1, size))
         return rows
 
 

@@ -92,7 +92,6 @@ def _part_of(starts, row):
 def gather_rows(addresses, strides, starts, rows, out, width):
     n = len(rows)
     ring = np.empty(AHEAD, np.int64)  # addresses of the next rows
-    lines = min((width + 63) // 64, 8)
     low, high, base, stride = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for i in range(n + AHEAD):
         slot = i % AHEAD
@@ -109,8 +108,7 @@ def gather_rows(addresses, strides, starts, rows, out, width):
                 base = addresses[part] - low * stride
             source = base + row * stride
             ring[slot] = source
-            for line in range(lines):
-                _prefetch(source + 64 * line)
+            _prefetch(source)  # its first line; the processor sees where a longer row goes on
     return -1
 
 

@@ -8,8 +8,6 @@ import numba
 import numpy as np
 
 __all__ = [
-    "segment_all",
-    "segment_any",
     "segment_argmax",
     "segment_argmin",
     "segment_max",
@@ -75,12 +73,14 @@ def segment_max(values, offsets, out):  # type: ignore[no-untyped-def]
 def segment_argmin(values, offsets, out):  # type: ignore[no-untyped-def]
     for row in range(len(out)):
         first, stop = offsets[row], offsets[row + 1]
-        place = first
+        if first == stop:
+            out[row] = 0
+            continue
+        place, best = first, values[first]
         for i in range(first + 1, stop):
-            if values[place] != values[place]:
-                break
-            if values[i] < values[place] or values[i] != values[i]:
-                place = i
+            value = values[i]
+            if value < best or (value != value and best == best):
+                place, best = i, value
         out[row] = place - first
 
 
@@ -88,32 +88,12 @@ def segment_argmin(values, offsets, out):  # type: ignore[no-untyped-def]
 def segment_argmax(values, offsets, out):  # type: ignore[no-untyped-def]
     for row in range(len(out)):
         first, stop = offsets[row], offsets[row + 1]
-        place = first
+        if first == stop:
+            out[row] = 0
+            continue
+        place, best = first, values[first]
         for i in range(first + 1, stop):
-            if values[place] != values[place]:
-                break
-            if values[i] > values[place] or values[i] != values[i]:
-                place = i
+            value = values[i]
+            if value > best or (value != value and best == best):
+                place, best = i, value
         out[row] = place - first
-
-
-@_compiled
-def segment_any(values, offsets, out):  # type: ignore[no-untyped-def]
-    for row in range(len(out)):
-        found = False
-        for i in range(offsets[row], offsets[row + 1]):
-            if values[i]:
-                found = True
-                break
-        out[row] = found
-
-
-@_compiled
-def segment_all(values, offsets, out):  # type: ignore[no-untyped-def]
-    for row in range(len(out)):
-        found = True
-        for i in range(offsets[row], offsets[row + 1]):
-            if not values[i]:
-                found = False
-                break
-        out[row] = found

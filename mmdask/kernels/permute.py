@@ -20,6 +20,7 @@ ROUNDS = 6
 #: of the domain, for sizes above 4: halves of one or two bits favour some places by a tenth
 LEAST_BITS = 6
 _U = np.uint64
+Ints = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
 
 def forward(
@@ -66,7 +67,7 @@ def inverse(
     return out
 
 
-def shuffle(array: npt.NDArray[np.int64], key: int, start: int = 0, stop: int | None = None) -> None:
+def shuffle(array: Ints, key: int, start: int = 0, stop: int | None = None) -> None:
     """Shuffle an array in place: Fisher-Yates by the splitmix64 stream of `key`, all of it or some steps.
 
     Step i settles element i for good. So a shuffle can be done piece by piece, as elements are needed:
@@ -78,7 +79,7 @@ def shuffle(array: npt.NDArray[np.int64], key: int, start: int = 0, stop: int | 
     Parameters
     ----------
     array : numpy.ndarray
-        int64 ``(n,)``, contiguous, fewer than 2**32 elements.
+        int64 or int32 ``(n,)``, contiguous, fewer than 2**32 elements.
     key : int
         ``0 <= key < 2**64``.
     start, stop : int

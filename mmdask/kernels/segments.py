@@ -20,6 +20,7 @@ __all__ = [
     "segment_any",
     "segment_argmax",
     "segment_argmin",
+    "segment_count",
     "segment_max",
     "segment_min",
     "segment_sum",
@@ -32,16 +33,18 @@ Offsets = npt.NDArray[np.int64]
 def segment_sum(values: Array, offsets: Offsets) -> Array:
     """Sum of the items of each row, 0 for an empty row.
 
-    Floats accumulate in float64, from first to last; bools and integers in int64, uint64 in uint64, modulo 2**64.
+    Floats accumulate in float64, from first to last; integers in int64, uint64 in uint64, modulo 2**64.
 
     Examples
     --------
     >>> segment_sum(np.float32([1, 2, 3]), np.array([0, 2, 2, 3]))
     array([3., 0., 3.])
     """
+    if values.dtype == np.bool_:
+        return segment_count(values, offsets)
     kind = values.dtype.kind
     out = np.empty(len(offsets) - 1, np.float64 if kind == "f" else np.uint64 if values.dtype == "u8" else np.int64)
-    _SUM(_plain(values, small=True), _readonly(offsets), out)
+    _SUM(_plain(values), _readonly(offsets), out)
     return out
 
 
@@ -65,18 +68,36 @@ def segment_argmax(values: Array, offsets: Offsets) -> npt.NDArray[np.int64]:
     return _place(_ARGMAX, values, offsets)
 
 
+def segment_count(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.int64]:
+    """How many items of each row are true, int64.
+
+    Examples
+    --------
+    >>> segment_count(np.array([True, False, True]), np.array([0, 2, 2, 3]))
+    array([1, 0, 1])
+    """
+    return np.diff(_true_before(values, offsets)).astype(np.int64)
+
+
 def segment_any(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.bool_]:
     """Whether an item of the row is true; false for an empty row."""
-    out = np.empty(len(offsets) - 1, np.bool_)
-    _ANY(_plain(values, small=True), _readonly(offsets), out)
-    return out
+    before = _true_before(values, offsets)
+    result: npt.NDArray[np.bool_] = before[1:] > before[:-1]
+    return result
 
 
 def segment_all(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.bool_]:
     """Whether every item of the row is true; true for an empty row."""
-    out = np.empty(len(offsets) - 1, np.bool_)
-    _ALL(_plain(values, small=True), _readonly(offsets), out)
-    return out
+    result: npt.NDArray[np.bool_] = np.diff(_true_before(values, offsets)) == np.diff(offsets)
+    return result
+
+
+def _true_before(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[Any]:
+    """How many items before each offset are true. No loop over rows can be as fast: their ends are not predictable."""
+    total = np.empty(len(values) + 1, np.int32 if len(values) < 2**31 else np.int64)
+    total[0] = 0
+    np.cumsum(values.view(np.uint8), out=total[1:], dtype=total.dtype)
+    return total.take(offsets)
 
 
 def _extreme(kernel: Kernel, values: Array, offsets: Offsets) -> Array:
@@ -92,11 +113,9 @@ def _place(kernel: Kernel, values: Array, offsets: Offsets) -> npt.NDArray[np.in
     return out
 
 
-def _plain(values: Array, *, small: bool = False) -> Array:
+def _plain(values: Array) -> Array:
     """The same numbers in one of the few layouts that are compiled: contiguous, read-only, 64 bits or float32."""
-    if small and values.dtype == np.bool_:
-        values = values.view(np.uint8)
-    elif values.dtype.kind == "f":
+    if values.dtype.kind == "f":
         values = values.astype(np.float32, copy=False) if values.dtype.itemsize < 4 else values
     elif values.dtype.itemsize < 8:
         values = values.astype(np.int64)
@@ -170,24 +189,8 @@ def _argmax(values: Array, offsets: Offsets, out: Array) -> None:
     _reduce_place(np.maximum, values, offsets, out)
 
 
-def _any(values: Array, offsets: Offsets, out: Array) -> None:
-    starts, full = _full_rows(offsets)
-    out[:] = False
-    if len(starts):
-        out[full] = np.maximum.reduceat(values, starts)
-
-
-def _all(values: Array, offsets: Offsets, out: Array) -> None:
-    starts, full = _full_rows(offsets)
-    out[:] = True
-    if len(starts):
-        out[full] = np.minimum.reduceat(values, starts)
-
-
 _SUM = Kernel(_sum, "loops_segments.segment_sum")
 _MIN = Kernel(_min, "loops_segments.segment_min")
 _MAX = Kernel(_max, "loops_segments.segment_max")
 _ARGMIN = Kernel(_argmin, "loops_segments.segment_argmin")
 _ARGMAX = Kernel(_argmax, "loops_segments.segment_argmax")
-_ANY = Kernel(_any, "loops_segments.segment_any")
-_ALL = Kernel(_all, "loops_segments.segment_all")

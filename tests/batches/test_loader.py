@@ -16,6 +16,7 @@ from mmdask.batches import order
 from mmdask.batches.loader import Loader
 from mmdask.errors import CorruptStoreError, FieldNotFoundError, OptionError, RowNotFoundError, StateError
 from mmdask.kernels import jit, permute
+from mmdask.schema import Schema
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -387,6 +388,25 @@ def test_the_rows_of_a_window_are_found_once_and_shuffled_as_far_as_needed(monke
     list(loader)
     assert found == list(range(7))
     assert sum(b - a for a, b in steps) == 2000
+
+
+def test_rows_past_the_reach_of_32_bits_are_numbered():
+    class Large:
+        """A store of many rows, of which nothing is read."""
+
+        n_store = 3 * 10**9
+        block_rows, row_nbytes, identity, schema = 4096, 16.0, "large", Schema()
+
+        def __len__(self):
+            return self.n_store
+
+    loader = Loader(Large(), 1000)
+    rows = np.concatenate([loader[i].rows for i in (0, 1000, 2_999_999)])
+    assert rows.max() > 2**31
+    assert rows.min() >= 0
+    assert rows.max() < Large.n_store
+    assert len(np.unique(rows)) == 3000
+    assert abs(rows.mean() / Large.n_store - 0.5) < 5 * np.sqrt(1 / 12 / 3000)
 
 
 # Mixing ---------------------------------------------------------------------------------------------------------

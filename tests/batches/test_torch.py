@@ -19,6 +19,7 @@ try:
 except ImportError:
     torch = None
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 needs_torch = pytest.mark.skipif(torch is None, reason="torch is not installed")
 
 

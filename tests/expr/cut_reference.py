@@ -46,7 +46,7 @@ class Reference:
                 return self.fields[name][1]
             case ("item", *_):
                 return 0
-            case ("call", name, args) if name in REDUCTIONS or name == "get":
+            case ("call", name, _) if name in REDUCTIONS or name == "get":
                 return 0
         return max((self.depth(c) for c in children(node)), default=0)
 

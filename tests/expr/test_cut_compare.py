@@ -26,8 +26,8 @@ def neighbours(dtype, number):
         return np.array([False, True])
     if d.kind == "f":
         down, up = around(d, number)
-        some = [down, up, np.nextafter(down, d.type(-np.inf)), np.nextafter(up, d.type(np.inf))]
         with np.errstate(over="ignore"):
+            some = [down, up, np.nextafter(down, d.type(-np.inf)), np.nextafter(up, d.type(np.inf))]
             return np.array([*some, 0.0, -0.0, np.inf, -np.inf, np.nan, np.finfo(d).max], d)
     info = np.iinfo(d)
     near = [] if not math.isfinite(number) else [math.floor(number) + k for k in (-1, 0, 1, 2)]

@@ -308,8 +308,8 @@ HOSTILE = [
     "\ud800 > 1",
     "name == '\ud800'",
     "`\ud800` > 1",
-    "ａ > 1",
-    "a > １",
+    "\uff41 > 1",
+    "a > \uff11",
     "a > ²",
     "\u202ea > 1",
     "a \u2265 1",
@@ -355,52 +355,9 @@ def test_a_cut_is_a_text(value):
         check_cut(value, SCHEMA)
 
 
-WORDS = st.sampled_from(
-    [
-        "a",
-        "b",
-        "met",
-        "jet_pt",
-        "isgood",
-        "process",
-        "'ttH'",
-        "1",
-        "2.5",
-        "0",
-        "sum(",
-        "any(",
-        "(",
-        ")",
-        "[",
-        "]",
-        "[0]",
-        ",",
-    ]
-    + [
-        "&",
-        "|",
-        "&&",
-        "||",
-        "and",
-        "or",
-        "not",
-        "!",
-        "~",
-        "in",
-        "==",
-        "!=",
-        "<",
-        ">=",
-        "+",
-        "-",
-        "*",
-        "/",
-        "//",
-        "%",
-        "**",
-    ]
-    + ["@", "^", "=", ".", "$", "`", "'", "where(", "get(", "true", "nan", "x", " "]
-)
+PIECES = """a b met jet_pt isgood process 'ttH' 1 2.5 0 sum( any( where( get( ( ) [ ] [0] , & | && || and or not ! ~ in
+== != < >= + - * / // % ** @ ^ = . $ ` ' true nan x"""
+WORDS = st.sampled_from(PIECES.split())
 
 
 @settings(max_examples=400, deadline=None)

@@ -241,3 +241,11 @@ def test_small_permutations_favour_no_place(n):
         _, counts = np.unique(images, axis=0, return_counts=True)
         assert len(counts) == [1, 1, 2, 6, 24, 120][n]
         assert counts.max() < 2.5 * 24000 / len(counts)
+
+
+def test_int32_is_shuffled_like_int64(form):
+    wide, narrow = np.arange(1000), np.arange(1000, dtype=np.int32)
+    permute.shuffle(wide, 9)
+    permute.shuffle(narrow, 9)
+    assert narrow.dtype == np.int32
+    assert narrow.tolist() == wide.tolist()
