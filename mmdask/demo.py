@@ -270,7 +270,9 @@ def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
 
     start = time.perf_counter()
     path = root / "events.mm"
-    ds = mm.from_root({f"{file}:{TREE}": of_file for file, of_file in labels.items()}, path, update=True, missing="drop")
+    ds = mm.from_root(
+        {f"{file}:{TREE}": of_file for file, of_file in labels.items()}, path, update=True, missing="drop"
+    )
     seconds = time.perf_counter() - start
     _head(f"2. converted in {seconds:.2f} s to {path}: {display.nbytes_text(ds.nbytes)}")
     print(repr(ds))
@@ -290,7 +292,9 @@ def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
     parts = ds[ds.cut(CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)
     print(", ".join(f"{name} {len(part):,} rows" for name, part in parts.items()))
 
-    _head(f"6. one shuffled epoch of train in batches of {_BATCH_ROWS:,}: met, HT, 8 features, process, 12 jets with mask")
+    _head(
+        f"6. one shuffled epoch of train in batches of {_BATCH_ROWS:,}: met, HT, 8 features, process, 12 jets with mask"
+    )
     _epoch(parts["train"])
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

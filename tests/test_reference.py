@@ -105,9 +105,7 @@ def test_atlas_like_files(atlas, reference, name):
     assert len(ds) == expected["entries"]
     weights = ds["weight_mc"].astype("f8")
     np.testing.assert_allclose(weights.sum().compute(), expected["sumw_all"], rtol=1e-12)
-    np.testing.assert_allclose(
-        ds[good]["weight_mc"].astype("f8").sum().compute(), expected["sumw_pass"], rtol=1e-12
-    )
+    np.testing.assert_allclose(ds[good]["weight_mc"].astype("f8").sum().compute(), expected["sumw_pass"], rtol=1e-12)
     assert ds.cut("weight_mc < 0").count() == expected["neg_weights"]
     assert len(ds["jet_pt"].values) == expected["n_jets"]
     assert ds.cut("isnan(feat_04)").count() == expected["nan feat_04"]
@@ -140,7 +138,12 @@ def test_batches_of_the_selected_rows(atlas):
     for batch in sel.batches(1000, fields=["eventNumber", "process", "jet_pt"], collate={"jet_pt": mm.pad(12)}, seed=3):
         seen.append(batch.rows)
         assert batch["jet_pt"].shape == (len(batch.rows), 12)
-        np.testing.assert_array_equal(batch["eventNumber"], [atlas[int(r)]["eventNumber"] for r in batch.rows[:1]] + batch["eventNumber"][1:].tolist())
+        np.testing.assert_array_equal(
+            batch["eventNumber"],
+            [atlas[int(r)]["eventNumber"] for r in batch.rows[:1]] + batch["eventNumber"][1:].tolist(),
+        )
     rows = np.concatenate(seen)
     assert len(np.unique(rows)) == len(rows) == len(sel)
-    np.testing.assert_array_equal(np.sort(rows), np.flatnonzero(atlas.cut("nJets >= 6 & nBTags_77 >= 2").mask.compute()))
+    np.testing.assert_array_equal(
+        np.sort(rows), np.flatnonzero(atlas.cut("nJets >= 6 & nBTags_77 >= 2").mask.compute())
+    )

@@ -43,15 +43,19 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True)
 class Take:
-    """Which rows a batch takes: those of this rank, and those of all ranks."""
+    """The rows of one batch among those that were fetched together, and those of the batch on all ranks."""
 
-    own: Int64s
+    start: int
+    stop: int
     everyone: Int64s
-    first: int  # where the own ones begin among everyone's
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
 
 
 class Step(Protocol):
-    """Reads the rows of a field into entries of a batch."""
+    """Makes entries of batches of the rows of a field: fetched for several batches at once, cut up for each."""
 
     def check(self, field: Field) -> None:
         """Raise `OptionError` unless the step can serve this field."""
@@ -61,8 +65,12 @@ class Step(Protocol):
         """The entries that it makes."""
         ...
 
-    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
-        """Make them. Everything is a copy."""
+    def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> Any:
+        """Read rows at these numbers, in this order, as a copy."""
+        ...
+
+    def entries(self, rows: Rows, field: Field, fetched: Any, take: Take) -> Iterator[tuple[str, Any]]:
+        """Those of one batch. Arrays of different batches share no element."""
         ...
 
 
@@ -76,8 +84,11 @@ class Plain:
     def names(self, field: Field) -> tuple[str, ...]:
         return (field.name,)
 
-    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
-        data = rows.take(field.name, take.own)
+    def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> FieldData:
+        return rows.take(field.name, numbers)
+
+    def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
+        data = fetched[take.rows]
         yield field.name, strings(data) if field.kind == "string" else data.values
 
 
@@ -91,11 +102,14 @@ class Pack:
     def names(self, field: Field) -> tuple[str, ...]:
         return (field.name,)
 
-    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
-        data = rows.take(field.name, take.own)
+    def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> FieldData:
+        return rows.take(field.name, numbers)
+
+    def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
+        data = fetched[take.rows]
         value: Any = data.values
         for offsets in reversed(data.offsets):
-            value = Packed(value, offsets)
+            value = Packed(value, offsets.copy())  # runs share their bounds
         yield field.name, value
 
 
@@ -133,35 +147,38 @@ class Pad:
     def names(self, field: Field) -> tuple[str, ...]:
         return (field.name, f"{field.name}_mask") if self.mask else (field.name,)
 
-    def read(self, rows: Rows, field: Field, take: Take) -> Iterator[tuple[str, Any]]:
-        fill = self.fill(field)
+    def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> Any:
         if self.length == "max" or self.strict:
-            values, mask = self._from_packed(rows, field, take, fill)
+            return rows.take(field.name, numbers)
+        return rows.take_padded(field.name, numbers, self.length, self.fill(field), self.side)
+
+    def entries(self, rows: Rows, field: Field, fetched: Any, take: Take) -> Iterator[tuple[str, Any]]:
+        if isinstance(fetched, FieldData):
+            values, mask = self._from_packed(rows, field, fetched[take.rows], take)
         else:
-            values, mask = rows.take_padded(field.name, take.own, self.length, fill, self.side)
+            values, mask = (array[take.rows] for array in fetched)
         yield field.name, values
         if self.mask:
             yield f"{field.name}_mask", mask
 
     def _from_packed(
-        self, rows: Rows, field: Field, take: Take, fill: npt.NDArray[Any]
+        self, rows: Rows, field: Field, data: FieldData, take: Take
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        # Every rank must find the same length, so it looks at the rows of all.
-        data = rows.take(field.name, take.everyone)
-        longest = int(data.counts.max(initial=0))
+        # Every rank must find the same length, so it looks at the lengths of all.
+        counts = rows.counts(field.name, take.everyone) if len(take.everyone) > len(data) else data.counts
+        longest = int(counts.max(initial=0))
         length = longest if self.length == "max" else self.length
         if self.strict and longest > length:
-            row = int(take.everyone[np.argmax(data.counts)])
+            row = int(take.everyone[np.argmax(counts)])
             raise OptionError(
                 f"field {field.name!r}: row {row} has {longest} items, more than pad({length}, strict=True) allows; "
                 "pad to more, or let strict=False cut"
             )
-        n = len(take.own)
-        values = np.full((n, length, *field.shape), fill, field.dtype)
+        n = len(data)
+        values = np.full((n, length, *field.shape), self.fill(field), field.dtype)
         mask = np.empty((n, length), np.bool_)
-        own = np.arange(take.first, take.first + n, dtype=np.int64)
-        starts = np.array([0, len(take.everyone)], np.int64)
-        pad_ragged([data.values], [data.offsets[0]], starts, own, values, mask, self.side == "left")
+        starts = np.array([0, n], np.int64)
+        pad_ragged([data.values], [data.offsets[0]], starts, np.arange(n), values, mask, self.side == "left")
         return values, mask
 
 
@@ -246,7 +263,7 @@ def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[s
     made: dict[str, str] = {}
     for f in fields:
         step: Step = asked.get(f.name, Pack() if f.kind == "ragged" else Plain())
-        if not all(hasattr(step, method) for method in ("check", "names", "read")):
+        if not all(hasattr(step, method) for method in ("check", "names", "fetch", "entries")):
             raise OptionError(f"collate[{f.name!r}] is a step like mm.pad(22) or mm.packed(), got {step!r}")
         step.check(f)
         for entry in step.names(f):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches import order
-from mmdask.batches.collate import Step, Take, steps_for
+from mmdask.batches.collate import Packed, Step, Take, steps_for
 from mmdask.batches.sequence import ExactSequence, Sequence, StoredSequence, WindowSequence
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError, RowNotFoundError, StateError
@@ -24,6 +24,9 @@ __all__ = ["Batch", "Loader"]
 Last = Literal["keep", "drop", "pad"]
 Shuffle = Literal[True, False, "exact"]
 STATE_FORMAT = 1
+#: batches are read together up to this many bytes and rows
+RUN_NBYTES = 8 << 20
+RUN_ROWS = 1 << 16
 
 
 class Batch(dict[str, Any]):
@@ -188,20 +191,45 @@ class Loader:
 
     def batch(self, epoch: int, start: int) -> Batch:
         """The batch that begins at a position of an epoch, wherever that is."""
+        return next(self.run(epoch, start, 1))
+
+    def run(self, epoch: int, start: int, n: int) -> Iterator[Batch]:
+        """Up to `n` batches from a position on, whose rows are read together.
+
+        One call of a kernel serves all of them, which for narrow fields and small batches is most of the time.
+        """
+        everyone = [self._everyone(epoch, start + i * self.batch_size) for i in range(n)]
+        everyone = [rows for rows in everyone if len(rows)] or everyone[:1]
+        cuts = [self._own(len(rows)) for rows in everyone]
+        own = [rows[a:b] for rows, (a, b) in zip(everyone, cuts, strict=True)]
+        numbers = own[0] if len(own) == 1 else np.concatenate(own)
+        schema = self.rows.schema
+        fetched = {name: step.fetch(self.rows, schema[name], numbers) for name, step in self.steps.items()}
+        done = 0
+        for i, rows in enumerate(own):
+            batch = Batch()
+            take = Take(done, done + len(rows), everyone[i])
+            done = take.stop
+            for name, step in self.steps.items():
+                batch.update(step.entries(self.rows, schema[name], fetched[name], take))
+            first = start + i * self.batch_size
+            m = min(self.batch_size, len(self.rows) - first)
+            batch.rows = rows.copy()
+            batch.valid = cuts[i][0] + np.arange(len(rows)) < m if self.last == "pad" else None
+            batch.epoch, batch.index, batch.position = epoch, first // self.batch_size, first + m
+            yield batch
+
+    def _everyone(self, epoch: int, start: int) -> npt.NDArray[np.int64]:
+        """The rows of the batch at a position, on all ranks."""
         m = min(self.batch_size, len(self.rows) - start)
-        everyone = self._rows_at(epoch, start, start + m)
-        if self.last == "pad" and m < self.batch_size:
-            everyone = np.resize(everyone, self.batch_size)
-        first = self.rank * len(everyone) // self.world_size
-        own = everyone[first : (self.rank + 1) * len(everyone) // self.world_size]
-        batch = Batch()
-        take = Take(own, everyone, first)
-        for name, step in self.steps.items():
-            batch.update(step.read(self.rows, self.rows.schema[name], take))
-        batch.rows = own if len(own) == len(everyone) else own.copy()
-        batch.valid = first + np.arange(len(own)) < m if self.last == "pad" else None
-        batch.epoch, batch.index, batch.position = epoch, start // self.batch_size, start + m
-        return batch
+        if m <= 0 or (self.last == "drop" and m < self.batch_size):
+            return np.zeros(0, np.int64)
+        rows = self._rows_at(epoch, start, start + m)
+        return np.resize(rows, self.batch_size) if self.last == "pad" and m < self.batch_size else rows
+
+    def _own(self, n: int) -> tuple[int, int]:
+        """Which of the `n` rows of a batch are this rank's."""
+        return self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size
 
     def batches_from(self, position: int) -> int:
         """Batches of an epoch that begin at a position of it or after."""
@@ -308,12 +336,17 @@ class Loader:
 
 
 class _Iteration(Iterator[Batch]):
-    """One run through an epoch. It carries its epoch, so that nothing set meanwhile changes it."""
+    """One run through an epoch. It carries its epoch, so that nothing set meanwhile changes it.
+
+    The first batch is read alone, so that it comes soon; from then on as many are read together as fit `RUN_NBYTES`.
+    """
 
     def __init__(self, loader: Loader, epoch: int, start: int) -> None:
         self.loader = loader
         self.epoch = epoch
         self.position = start
+        self._ready: Iterator[Batch] = iter(())
+        self._run_length = 0
 
     def __next__(self) -> Batch:
         loader = self.loader
@@ -322,11 +355,28 @@ class _Iteration(Iterator[Batch]):
             if current:
                 loader._move(self.epoch + 1, 0)
             raise StopIteration
-        batch = loader.batch(self.epoch, self.position)
+        batch = next(self._ready, None)
+        if batch is None:
+            self._ready = loader.run(self.epoch, self.position, max(self._run_length, 1))
+            batch = next(self._ready)
+            if not self._run_length:
+                self._run_length = _run_length(batch)
         self.position = batch.position
         if current:
             loader._position = batch.position
         return batch
+
+
+def _run_length(batch: Batch) -> int:
+    """How many batches like this one are read together."""
+    nbytes = batch.rows.nbytes + sum(_nbytes(value) for value in batch.values())
+    return max(1, min(RUN_NBYTES // max(nbytes, 1), RUN_ROWS // max(len(batch.rows), 1)))
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, Packed):
+        return _nbytes(value.values) + int(value.offsets.nbytes)
+    return int(value.nbytes) if isinstance(value, np.ndarray) else 0
 
 
 def _integer(name: str, value: object, low: int, end: int | None = None, limit: str = "") -> int:

@@ -363,9 +363,7 @@ def _many(rows: Rows, name: str, numbers: np.ndarray[Any, Any]) -> Any:
     return to_awkward(field, data) if data.offsets else data.values
 
 
-def open_dataset(
-    path: str | os.PathLike[str], *, generation: int | None = None, chunks: int | str = "auto"
-) -> Dataset:
+def open_dataset(path: str | os.PathLike[str], *, generation: int | None = None, chunks: int | str = "auto") -> Dataset:
     """Open a store: reads its manifest and nothing else, and never creates or changes anything.
 
     Parameters

@@ -48,9 +48,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     array([3, 0, 3])
     """
 
-    def __init__(
-        self, rows: Rows, name: str, chunks: tuple[int, ...], graph: Mapping[Any, Any] | None = None
-    ) -> None:
+    def __init__(self, rows: Rows, name: str, chunks: tuple[int, ...], graph: Mapping[Any, Any] | None = None) -> None:
         self._rows = rows
         self._field: Field = rows.schema[name]
         self.chunks = (chunks,)

@@ -20,6 +20,7 @@ from mmdask.expr.typed import (
     UINT64,
     Range,
     Typed,
+    literal,
     range_of,
     whole_dtype,
 )
@@ -221,6 +222,8 @@ def _keep(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> T
     tree = _tree(node, args)
     if x.kind == "float":
         return Typed(name, (x,), "float", x.dtype, x.depth, x.missing, tree)
+    if x.op == "literal":
+        return literal(abs(int(x.value)) if name == "abs" else int(x.value), tree)
     if name != "abs" or x.range[0] >= 0:
         return checker.whole(x, tree)
     low, high = x.range

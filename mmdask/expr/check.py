@@ -44,13 +44,14 @@ from mmdask.expr.typed import (
     Typed,
     arithmetic_range,
     fits,
+    literal,
     power_range,
     range_of,
     whole_dtype,
 )
 from mmdask.schema import Field, Schema
 
-__all__ = ["Checker", "literal"]
+__all__ = ["Checker"]
 
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -78,17 +79,6 @@ _WHOLE: dict[str, Callable[[int, int], int]] = {
     "%": operator.mod,
     "**": operator.pow,
 }
-
-
-def literal(value: bool | int | float | str, tree: Node) -> Typed:
-    """A constant as a typed node."""
-    if isinstance(value, bool):
-        return Typed("literal", (), "bool", BOOL, 0, False, tree, (int(value), int(value)), value)
-    if isinstance(value, int):
-        return Typed("literal", (), "int", whole_dtype((value, value)), 0, False, tree, (value, value), value)
-    if isinstance(value, str):
-        return Typed("literal", (), "text", TOO_LARGE, 0, False, tree, value=value)
-    return Typed("literal", (), "float", FLOAT64, 0, False, tree, value=value)
 
 
 class Checker:
@@ -241,6 +231,8 @@ class Checker:
         """The same number; a bool becomes 0 or 1."""
         if x.kind != "bool":
             return replace(x, tree=tree)
+        if x.op == "literal":
+            return literal(int(x.value), tree)
         return Typed("whole", (x,), "int", INT64, x.depth, x.missing, tree, (0, 1))
 
     def integer(self, op: str, args: tuple[Typed, ...], raw: Range, dtype: np.dtype[Any], tree: Node) -> Typed:

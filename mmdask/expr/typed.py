@@ -5,6 +5,7 @@ A range is two Python ints, so that it never overflows; it says where arithmetic
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 
 from mmdask.expr.tree import Node
 
-__all__ = ["Range", "Typed", "fits", "range_of", "whole_dtype"]
+__all__ = ["Range", "Typed", "fits", "literal", "range_of", "whole_dtype"]
 
 Kind = Literal["bool", "int", "float", "label", "text", "list"]
 Range = tuple[int, int]
@@ -103,3 +104,15 @@ def power_range(base: Range, exponent: int) -> Range:
     if base[0] < 0 < base[1]:
         ends += [0, (-1) ** exponent]
     return min(ends), max(ends)
+
+
+def literal(value: bool | int | float | str, tree: Node) -> Typed:
+    """A constant as a typed node."""
+    if isinstance(value, bool):
+        return Typed("literal", (), "bool", BOOL, 0, False, tree, (int(value), int(value)), value)
+    if isinstance(value, int):
+        return Typed("literal", (), "int", whole_dtype((value, value)), 0, False, tree, (value, value), value)
+    if isinstance(value, str):
+        return Typed("literal", (), "text", TOO_LARGE, 0, False, tree, value=value)
+    value = math.nan if math.isnan(value) else value  # one object, so that typed trees with a nan are equal
+    return Typed("literal", (), "float", FLOAT64, 0, False, tree, value=value)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
 from mmdask.kernels.jit import Kernel
 
-__all__ = ["pad_ragged", "take_nested", "take_ragged", "take_rows"]
+__all__ = ["pad_ragged", "take_nested", "take_ragged", "take_rows", "view_of"]
 
 Parts = Sequence["npt.NDArray[Any] | None"]
 Int64s = npt.NDArray[np.int64]
@@ -314,15 +314,15 @@ class _Memory:
         }
 
 
-def _view(address: int, n: int, width: int) -> npt.NDArray[np.uint8]:
+def view_of(address: int, n: int, width: int) -> npt.NDArray[np.uint8]:
     """The memory at an address as ``(n, width)`` bytes."""
     return np.asarray(_Memory(address, n, width))
 
 
 def _gather_rows_twin(addresses: Int64s, strides: Int64s, starts: Int64s, rows: Int64s, out: int, width: int) -> int:
-    target = _view(out, len(rows), width)
+    target = view_of(out, len(rows), width)
     if len(addresses) == 1 and strides[0] and addresses[0]:
-        np.take(_view(int(addresses[0]), int(starts[1]), width), rows, axis=0, mode="clip", out=target)
+        np.take(view_of(int(addresses[0]), int(starts[1]), width), rows, axis=0, mode="clip", out=target)
         return -1
     part = np.searchsorted(starts, rows, side="right") - 1
     absent = np.flatnonzero(addresses[part] == 0)
@@ -331,7 +331,7 @@ def _gather_rows_twin(addresses: Int64s, strides: Int64s, starts: Int64s, rows: 
     for p in np.unique(part):
         here = np.flatnonzero(part == p)
         n = int(starts[p + 1] - starts[p]) if strides[p] else 1
-        source = _view(int(addresses[p]), n, width)
+        source = view_of(int(addresses[p]), n, width)
         target[here] = np.take(source, rows[here] - starts[p], axis=0, mode="clip")
     return -1
 
@@ -357,7 +357,7 @@ def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s,
         if addresses[p]:
             here = p_of == p
             j = element[here]
-            source = _view(int(addresses[p]), int(j.max()) + 2, 8).view(np.int64)[:, 0]
+            source = view_of(int(addresses[p]), int(j.max()) + 2, 8).view(np.int64)[:, 0]
             begin[here], end[here] = source[j], source[j + 1]
     bad = (begin < 0) | (end < begin) | (end > limits[p_of])
     bad[absent] = True
@@ -375,7 +375,7 @@ def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s,
 
 
 def _copy_runs_twin(addresses: Int64s, part: Int64s, first: Int64s, count: Int64s, out: int, width: int) -> None:
-    target = _view(out, int(count.sum()), width)
+    target = view_of(out, int(count.sum()), width)
     _move(addresses, part, first, count, width, target, np.arange(len(target)))
 
 
@@ -393,7 +393,7 @@ def _move(
     for p in np.unique(p_of):
         here = np.flatnonzero(p_of == p)
         j = element[here]
-        target[place[here]] = np.take(_view(int(addresses[p]), int(j.max()) + 1, width), j, axis=0, mode="clip")
+        target[place[here]] = np.take(view_of(int(addresses[p]), int(j.max()) + 1, width), j, axis=0, mode="clip")
 
 
 def _pad_runs_twin(
@@ -411,7 +411,7 @@ def _pad_runs_twin(
     place = np.arange(length)
     mask[:] = place >= (length - kept)[:, None] if left else place < kept[:, None]
     if mask.any() and width:
-        _move(addresses, part, first, kept, width, _view(out, n * length, width), np.flatnonzero(mask))
+        _move(addresses, part, first, kept, width, view_of(out, n * length, width), np.flatnonzero(mask))
 
 
 GATHER_ROWS = Kernel(_gather_rows_twin, "loops.gather_rows")

@@ -58,6 +58,17 @@ def _load(typingctx: Any, address: Any) -> Any:
     return _i64(_i64), codegen
 
 
+@intrinsic
+def _load_byte(typingctx: Any, address: Any) -> Any:
+    """The byte at an address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte = builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return builder.zext(byte, ir.IntType(64))
+
+    return _i64(_i64), codegen
+
+
 @_compile
 def _copy(to, source, width):
     # A constant length compiles to one load and one store instead of a call.
@@ -247,3 +258,34 @@ def fisher_yates(array, key, start, stop):
         for i in range(begin, end):
             j = partners[i - begin]
             array[i], array[j] = array[j], array[i]
+
+
+@_compile
+def rows_of_runs(addresses, starts, low, high, out):
+    n = 0
+    for k in range(len(low)):
+        a, b = low[k], high[k]
+        if a >= b:
+            continue
+        p = _part_of(starts, a)
+        while a < b:
+            start, stop = starts[p], min(starts[p + 1], b)
+            address = addresses[p]
+            if address == -1:
+                for row in range(a, stop):
+                    out[n] = row
+                    n += 1
+            elif address != 0:
+                local, end = a - start, stop - start
+                while local < end:
+                    byte = _load_byte(address + (local >> 3)) >> (local & 7)
+                    last = min((local | 7) + 1, end)
+                    while byte and local < last:
+                        out[n] = start + local  # overwritten unless the bit is set
+                        n += byte & 1
+                        byte >>= 1
+                        local += 1
+                    local = last
+            a = stop
+            p += 1
+    return n

@@ -6,12 +6,14 @@ A part of which all or no rows are selected is just True or False.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from mmdask.kernels.bits import rows_of_runs
 
 __all__ = ["PartBits", "RowBits", "and_bits", "bits_of_range", "count_bits", "pack", "unpack"]
 
@@ -127,27 +129,12 @@ class RowBits:
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Selected store row numbers from `start` to `stop`, ascending, int64."""
-        found = []
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        for p in range(max(first, 0), len(self.parts)):
-            base = int(self.starts[p])
-            a, b = max(start - base, 0), min(stop, int(self.starts[p + 1])) - base
-            if base >= stop:
-                break
-            bits = self.parts[p]
-            if a >= b or bits is False:
-                continue
-            if bits is True:
-                found.append(np.arange(base + a, base + b, dtype=np.int64))
-                continue
-            found += [np.flatnonzero(unpack(bits, c, min(c + _PIECE, b))) + (base + c) for c in range(a, b, _PIECE)]
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+        return rows_of_runs(self.parts, self.starts, np.array([start]), np.array([max(start, stop)]))
 
-    def rows_of_blocks(self, blocks: Iterable[int], block_rows: int) -> npt.NDArray[np.int64]:
+    def rows_of_blocks(self, blocks: npt.NDArray[np.int64], block_rows: int) -> npt.NDArray[np.int64]:
         """Selected store row numbers of these blocks, block after block in the order given, int64."""
-        n = int(self.starts[-1])
-        found = [self.rows_between(int(b) * block_rows, min((int(b) + 1) * block_rows, n)) for b in blocks]
-        return np.concatenate(found) if found else np.zeros(0, np.int64)
+        low = np.minimum(blocks * block_rows, self.starts[-1])
+        return rows_of_runs(self.parts, self.starts, low, np.minimum(low + block_rows, self.starts[-1]))
 
     def select(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Store row numbers of the selected rows number `start` to `stop`, ascending, int64."""

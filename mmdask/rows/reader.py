@@ -18,6 +18,9 @@ from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.snapshot import Snapshot
 
+#: finding out which of so few parts are needed takes longer than giving them all to the kernel
+_FEW_PARTS = 32
+
 __all__ = ["concatenate", "constant_in_part", "read", "read_part", "runs", "take", "take_padded"]
 
 
@@ -113,9 +116,11 @@ def concatenate(field: Field, runs: list[FieldData]) -> FieldData:
 
 
 def _parts_of(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Numbers of the parts that hold any of `rows`."""
-    if len(snapshot.parts) == 1 or not len(rows):
-        return np.zeros(min(len(rows), 1), np.int64)
+    """Numbers of the parts that hold any of `rows`; of few parts simply all."""
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    if len(snapshot.parts) <= _FEW_PARTS:
+        return np.arange(len(snapshot.parts))
     if int(rows.min()) < 0 or int(rows.max()) >= snapshot.rows:
         wrong = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
         raise RowNotFoundError(f"no row {wrong} in {snapshot.path}: it has {snapshot.rows} rows")
@@ -172,7 +177,9 @@ def _take_codes(
     out = np.empty(len(rows), CODE_DTYPE)
     part_of = np.searchsorted(snapshot.starts, rows, side="right") - 1
     for p in parts.tolist():
-        here = np.flatnonzero(part_of == p) if len(parts) > 1 else slice(None)
+        here = np.flatnonzero(part_of == p)
+        if not len(here):
+            continue
         layer, stored = snapshot.stored(p, field.name)
         if stored.constant is not None:
             out[here] = _constant(field, stored)
@@ -212,16 +219,17 @@ def item_count(snapshot: Snapshot, name: str, start: int, stop: int) -> int:
     return total
 
 
-def item_count_of(snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64]) -> int:
-    """Items of a ragged field in these store rows."""
-    total = 0
+def counts(snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Items of a ragged field in each of these store rows, int64; reads offsets only."""
+    out = np.empty(len(rows), np.int64)
     part_of = np.searchsorted(snapshot.starts, rows, side="right") - 1
     for p in _parts_of(snapshot, rows).tolist():
         layer, stored = snapshot.stored(p, name)
         offsets = snapshot.array(layer, stored.offsets[0])
-        local = rows[part_of == p] - snapshot.starts[p]
-        total += int((offsets.take(local + 1) - offsets.take(local)).sum())
-    return total
+        here = part_of == p
+        local = rows[here] - snapshot.starts[p]
+        out[here] = offsets.take(local + 1) - offsets.take(local)
+    return out
 
 
 def as_text(data: FieldData) -> list[str]:
@@ -235,4 +243,3 @@ def as_labels(data: FieldData) -> npt.NDArray[np.str_]:
     """Labels of a run of a category, as fixed-width text."""
     labels = np.array(data.labels or ("",), np.str_)
     return labels.take(data.values)
-

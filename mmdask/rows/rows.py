@@ -108,9 +108,7 @@ class Rows:
     def identity(self) -> str:
         """A hash of the store's data and of the selection: equal rows of equal data have equal identities."""
         manifest = self.snapshot.manifest
-        text = json.dumps(
-            [manifest.uuid, [[p.rows, p.layers] for p in manifest.parts], [s.text() for s in self.steps]]
-        )
+        text = json.dumps([manifest.uuid, [[p.rows, p.layers] for p in manifest.parts], [s.text() for s in self.steps]])
         return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
     # Selecting ------------------------------------------------------------------------------------------------------
@@ -267,6 +265,10 @@ class Rows:
         """Rows of a field at store row numbers, in that order, as a copy."""
         return reader.take(self.snapshot, name, rows)
 
+    def counts(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Items of a ragged field at store row numbers, int64; reads offsets only."""
+        return reader.counts(self.snapshot, name, rows)
+
     def take_padded(
         self, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
@@ -277,4 +279,4 @@ class Rows:
         """Items in the selected rows number `start` to `stop` of a ragged field; reads offsets only."""
         if self.span is not None and self.span.step == 1:
             return reader.item_count(self.snapshot, name, self.span.start + start, self.span.start + stop)
-        return reader.item_count_of(self.snapshot, name, self.numbers(start, stop))
+        return int(self.counts(name, self.numbers(start, stop)).sum())

@@ -231,6 +231,9 @@ def _fit(field: Field, data: FieldData, text: bool, weak: bool) -> FieldData:
         n, length = data.values.shape[:2]
         offsets = np.arange(n + 1, dtype=OFFSET_DTYPE) * length
         data = FieldData(data.values.reshape(n * length, *data.values.shape[2:]), (offsets,))
+    while 0 < len(data.offsets) < field.n_offsets and not len(data.values):
+        # Lists that are all empty do not say how deep they would go.
+        data = replace(data, offsets=(*data.offsets, np.zeros(int(data.offsets[-1][-1]) + 1, OFFSET_DTYPE)))
     if len(data.offsets) != field.n_offsets:
         raise SchemaError(
             f"field {field.name!r} is {field.describe()} with {field.n_offsets} levels of lists; "

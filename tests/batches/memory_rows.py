@@ -45,6 +45,9 @@ class MemoryRows:
         flat = [x for c in chosen for x in c]
         return FieldData(np.array(flat, self.schema[name].dtype), (offsets,))
 
+    def counts(self, name, rows):
+        return np.array([len(self.fields[name][r]) for r in rows], np.int64)
+
     def take_padded(self, name, rows, length, fill, side="right"):
         self.taken.append((name, len(rows)))
         dtype = self.schema[name].dtype

@@ -95,7 +95,9 @@ def test_fields_have_the_types_and_chunks_promised(ds):
     assert isinstance(ds["name"], mm.Ragged)
     assert ds["process"].dtype == np.dtype("U4")
     assert ds["jet_pt"].chunks == (ds.chunks,)
-    assert list(ds) == list(ds.fields) == ["met", "nJets", "jet_pt", "jet_id", "image", "name", "time", "process", "year"]
+    assert (
+        list(ds) == list(ds.fields) == ["met", "nJets", "jet_pt", "jet_id", "image", "name", "time", "process", "year"]
+    )
     assert len(ds) == N
     assert "met" in ds
     assert "mett" not in ds
@@ -131,7 +133,9 @@ def test_opening_cutting_and_looking_compute_nothing(path, no_computes, reads, m
     both = good & ~ds.cut("process == 'ttH'") | ds.cut("nJets > x", x=3)
     sel = ds[good][["met", "jet_pt"]]
     splits = sel.split({"a": 0.5, "b": 0.5}, by="nJets") if "nJets" in sel else ds[both].split({"a": 0.5, "b": 0.5})
-    shown = [repr(x) + (x._repr_html_() if hasattr(x, "_repr_html_") else "") for x in (ds, good, both, sel, splits["a"])]
+    shown = [
+        repr(x) + (x._repr_html_() if hasattr(x, "_repr_html_") else "") for x in (ds, good, both, sel, splits["a"])
+    ]
     assert "not yet counted" in "".join(shown)
     for field in ds:
         repr(ds[field])
@@ -196,7 +200,9 @@ def test_cut_rows_have_known_lengths_and_the_right_values(ds, data):
     np.testing.assert_array_equal(sel["met"].compute(), data["met"][mask])
     np.testing.assert_array_equal(sel["image"].compute(), data["image"][mask])
     assert sel["jet_pt"].compute().to_list() == data["jet_pt"][mask].to_list()
-    assert sel["process"].compute().tolist() == np.repeat(["ttbb", "ttH"], [mask[:3000].sum(), mask[3000:].sum()]).tolist()
+    assert (
+        sel["process"].compute().tolist() == np.repeat(["ttbb", "ttH"], [mask[:3000].sum(), mask[3000:].sum()]).tolist()
+    )
     np.testing.assert_array_equal(sel[7:100:3]["met"].compute(), data["met"][mask][7:100:3])
     other = sel.cut("met < 60")
     np.testing.assert_array_equal(other.mask.compute(), data["met"][mask] < 60)
@@ -262,7 +268,9 @@ def test_ragged_offsets_and_values(ds, data):
     cut = ds.cut("nJets >= 3")
     pt = data["jet_pt"][data["nJets"] >= 3]
     np.testing.assert_array_equal(ds[cut]["jet_pt"].values.compute(), ak.flatten(pt))
-    np.testing.assert_array_equal(ds[cut]["jet_pt"].offsets[5:60].compute(), np.concatenate([[0], np.cumsum(ak.num(pt))])[5:60])
+    np.testing.assert_array_equal(
+        ds[cut]["jet_pt"].offsets[5:60].compute(), np.concatenate([[0], np.cumsum(ak.num(pt))])[5:60]
+    )
     np.testing.assert_array_equal(ds["jet_pt"].values[1000:1100].compute(), ak.flatten(data["jet_pt"])[1000:1100])
 
 

@@ -63,6 +63,9 @@ class Reference:
                 if x is None or y is None or op == "/" or (op in ("//", "%") and y == 0) or (op == "**" and y < 0):
                     return None
                 return INTEGER[op](x, y)
+            case ("call", "abs" | "floor" | "ceil" | "round" as name, (x,)):
+                v = self.constant(x)
+                return abs(v) if name == "abs" and v is not None else v
         return None
 
     def type(self, node):

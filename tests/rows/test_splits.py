@@ -18,7 +18,11 @@ def hashes(values, seed=0, dtype=None):
     return hash_rows(field, data, seed)
 
 
-@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6), st.integers(0, 2**63), st.lists(st.integers(-(2**63), 2**63 - 1)))
+@given(
+    st.lists(st.floats(0.01, 1), min_size=1, max_size=6),
+    st.integers(0, 2**63),
+    st.lists(st.integers(-(2**63), 2**63 - 1)),
+)
 def test_folds_are_disjoint_and_exhaustive(parts, seed, keys):
     total = sum(parts)
     fractions = {str(i): p / total for i, p in enumerate(parts)}
@@ -67,7 +71,12 @@ FROZEN_TEXT = [4222211237, 328809617]
 
 @pytest.mark.parametrize(
     ("fractions", "words"),
-    [({}, "at least one"), ({"a": 0.5}, "sum to 0.5"), ({"a": 0.5, "b": 0.6}, "sum to 1.1"), ({"a": -1, "b": 2}, "above 0")],
+    [
+        ({}, "at least one"),
+        ({"a": 0.5}, "sum to 0.5"),
+        ({"a": 0.5, "b": 0.6}, "sum to 1.1"),
+        ({"a": -1, "b": 2}, "above 0"),
+    ],
 )
 def test_wrong_fractions_are_refused(fractions, words):
     with pytest.raises(mm.OptionError, match=words):

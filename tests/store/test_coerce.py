@@ -178,3 +178,11 @@ def test_rectangular_arrays_fit_a_ragged_field():
     assert as_lists(data) == [[0, 1], [2, 3], [4, 5]]
     _, data = to_field_data("x", np.zeros((3, 0), "i8"), mm.Field.ragged("x", "i8"))
     assert as_lists(data) == [[], [], []]
+
+
+def test_empty_lists_fit_any_number_of_levels():
+    field = mm.Field.ragged("x", "i4", levels=3)
+    for rows in ([[]], [[], [[]]], [[[[]], []], []]):
+        _, data = to_field_data("x", rows, field)
+        assert len(data.offsets) == 3
+        assert as_lists(data) == rows
