@@ -1,7 +1,8 @@
-"""The demonstration: ROOT files of two processes, made up, but shaped like those of an analysis, and the whole way.
+"""The demonstration: ROOT files of two processes, made up but shaped like an analysis's, and the whole way.
 
-`make_files` writes the files, `run` takes them from there to shuffled batches. Numbers are drawn from simple distributions; nothing here is a measurement or a
-simulation, but the two processes differ the way that a cut and a network are meant to use.
+`make_files` writes the files, `run` takes them from there to shuffled batches. Numbers are drawn from simple
+distributions; nothing here is a measurement or a simulation, but the two processes differ the way that a cut and a
+network are meant to use.
 """
 
 from __future__ import annotations

@@ -10,17 +10,9 @@ from typing import Any
 
 import pytest
 
-import mmdask
 from benchmarks import harness
 from benchmarks.__main__ import main
 from benchmarks.harness import BENCHMARKS, Benchmark, Competitor, Result, Timing
-
-
-def public_api() -> bool:
-    try:
-        return all(hasattr(mmdask, name) for name in ("from_arrays", "from_root", "open"))
-    except ImportError:
-        return False
 
 
 def bench(*competitors: Competitor) -> Benchmark:
@@ -57,7 +49,7 @@ class TestHarness:
     def test_short_runs_are_repeated(self, tmp_path: Path) -> None:
         ways = [Competitor(role, role, lambda: None) for role in ("ours", "limit")]
         result = harness.run(bench(*ways), 5, tmp_path, 2, seconds_each=1e-4)
-        assert all(sum(t.times) >= 1e-4 or len(t.times) == 300 for t in result.timings)
+        assert all(sum(t.times) >= 1e-4 or len(t.times) == 100 for t in result.timings)
 
     def test_a_wrong_result_stops_it(self, tmp_path: Path) -> None:
         def check(result: int) -> None:
@@ -117,7 +109,6 @@ class TestHarness:
             main(argv)
 
 
-@pytest.mark.skipif(not public_api(), reason="the public API is not there yet")
 @pytest.mark.parametrize("name", sorted(BENCHMARKS))
 def test_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "_SECONDS_EACH", 0)

@@ -48,8 +48,9 @@ def test_python_blocks_of_pages_run(page, demo_store, tmp_path, monkeypatch):
         pytest.skip("the page has no python blocks")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").symlink_to(demo_store.parent / "demo")
+    for file in (demo_store.parent / "demo").glob("*.root"):
+        (tmp_path / file.name).symlink_to(file)
     ds = mmdask.open(demo_store)
-    # Pages show the fields of an analysis under short names.
     names = {"ds": ds, "mm": mmdask, "sel": ds[ds.cut("nJets >= 4")]}
     monkeypatch.setattr(demo, "make_files", lambda *args, **kwargs: None)
     for i, block in enumerate(blocks):

@@ -142,8 +142,8 @@ class Dataset(Mapping[str, Any]):
         ----------
         key : str, list of str, slice, Cut, int, or list of int
             ``ds["met"]`` is a lazy dask array, ``ds["jet_pt"]`` a lazy `Ragged`; ``ds[["met", "jet_*"]]``,
-            ``ds[10:20]`` and ``ds[cut]`` are datasets; ``ds[17]`` is a dict of values, ``ds[[5, 3, 3]]`` a dict of arrays (awkward
-            for ragged fields), both read at once.
+            ``ds[10:20]`` and ``ds[cut]`` are datasets; ``ds[17]`` is a dict of values, ``ds[[5, 3, 3]]`` a dict of
+            arrays (awkward for ragged fields), both read at once.
 
         Raises
         ------
