@@ -100,7 +100,7 @@ class ResultArray(LazyArray):
         out = np.empty(stop - start, self.dtype)
         for a in range(start, stop, _BLOCK_ROWS):
             b = min(a + _BLOCK_ROWS, stop)
-            result = evaluate(self.expression, self._reader(a, b), b - a)
+            result = evaluate(self.expression, self._reader(a, b), b - a, first_row=a)
             target = out[a - start : b - start]
             target[:] = result.values
             if result.known is not None:

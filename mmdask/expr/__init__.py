@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdask.expr.evaluate import Result, evaluate, evaluate_cut, evaluate_many
+from mmdask.expr.evaluate import Result, evaluate, evaluate_cut, evaluate_cuts, evaluate_many
 from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate
 from mmdask.expr.parse import parse
 from mmdask.expr.tree import Node, canonical, spelled_name
@@ -19,6 +19,7 @@ __all__ = [
     "conjuncts",
     "evaluate",
     "evaluate_cut",
+    "evaluate_cuts",
     "evaluate_many",
     "negate",
     "parse",

@@ -21,7 +21,7 @@ from mmdask.expr.typed import Typed
 from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, length
 from mmdask.schema import FieldData
 
-__all__ = ["Result", "evaluate", "evaluate_cut", "evaluate_many"]
+__all__ = ["Result", "evaluate", "evaluate_cut", "evaluate_cuts", "evaluate_many"]
 
 Read = Callable[[str], FieldData]
 
@@ -89,25 +89,30 @@ def evaluate(expression: Expression, read: Read, rows: int, *, first_row: int = 
     return evaluate_many((expression,), read, rows, first_row=first_row)[0]
 
 
-def evaluate_cut(
-    expression: Expression, read: Read, rows: int, *, first_row: int = 0, out: Bools | None = None
-) -> Bools:
-    """Evaluate a cut: a bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`.
+def evaluate_cut(expression: Expression, read: Read, rows: int, *, first_row: int = 0) -> Bools:
+    """Evaluate a cut: a new bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`."""
+    mask = np.empty(rows, np.bool_)
+    evaluate_cuts((expression,), read, rows, (mask,), first_row=first_row)
+    return mask
 
-    The array is new, or `out`, which a loop over blocks should give: it costs a copy, and saves fresh memory.
+
+def evaluate_cuts(
+    expressions: Sequence[Expression], read: Read, rows: int, out: Sequence[Bools], *, first_row: int = 0
+) -> None:
+    """Evaluate several cuts into bool arrays ``(rows,)``, each field read once, equal subtrees computed once.
+
+    The arrays are the caller's, so that a loop over blocks needs no fresh memory, which costs more than most cuts.
     """
-    if expression.depth or expression.dtype != np.bool_:
-        raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
+    for expression in expressions:
+        if expression.depth or expression.dtype != np.bool_:
+            raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
-        value = _run((expression,), block)[0]
-    if out is None and value.scratch and len(value.array) == rows:
-        return value.array
-    mask = np.empty(rows, np.bool_) if out is None else out
-    mask[:] = value.array
-    if value.scratch:
-        SCRATCH.give(value.array)
-    return mask
+        values = _run(tuple(expressions), block)
+    for value, mask in zip(values, out, strict=True):
+        mask[:] = value.array
+    for array in {id(v.array): v.array for v in values if v.scratch}.values():
+        SCRATCH.give(array)
 
 
 def evaluate_many(

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.expr import SEMANTICS, Expression, evaluate_many
+from mmdask.expr import SEMANTICS, Expression, evaluate_cut, evaluate_cuts
 from mmdask.rows.bits import Bits, PartBits, and_bits, pack, unpack
 from mmdask.rows.reader import constant_in_part, read_part
 from mmdask.schema import FieldData
@@ -49,17 +49,14 @@ def run_serially(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
 def evaluate_rows(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> list[Bits]:
     """Bits of several cuts for rows `start` to `stop` of a part, in one pass over their fields."""
     masks = [np.empty(stop - start, np.bool_) for _ in cuts]
+    first_row = int(snapshot.starts[part])
     for a in range(start, stop, BLOCK_ROWS):
         b = min(a + BLOCK_ROWS, stop)
 
         def read(name: str, a: int = a, b: int = b) -> FieldData:
             return read_part(snapshot, part, name, a, b)
 
-        for mask, result in zip(masks, evaluate_many(cuts, read, b - a), strict=True):
-            if result.known is None:
-                mask[a - start : b - start] = result.values
-            else:
-                np.logical_and(result.values, result.known, out=mask[a - start : b - start])
+        evaluate_cuts(cuts, read, b - a, [m[a - start : b - start] for m in masks], first_row=first_row + a)
     return [pack(m) for m in masks]
 
 
@@ -163,9 +160,8 @@ class _MaskFiles:
         values = tuple(self.snapshot.stored(part, name)[1].constant for name in cut.fields)
         key = (cut.canonical, values)
         if key not in self._constants:
-            [result] = evaluate_many([cut], lambda name: read_part(self.snapshot, part, name, 0, 1), 1)
-            known = result.known is None or bool(result.known[0])
-            self._constants[key] = known and bool(result.values[0])
+            mask = evaluate_cut(cut, lambda name: read_part(self.snapshot, part, name, 0, 1), 1)
+            self._constants[key] = bool(mask[0])
         return self._constants[key]
 
     def _text(self, part: int, cut: Expression) -> str:
