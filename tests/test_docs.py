@@ -15,8 +15,8 @@ from mmdask import demo
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(mmdask.__path__, "mmdask.") if not m.name.endswith("__main__"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if BLOCK.search(p.read_text())]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -43,9 +43,6 @@ def demo_store(tmp_path_factory):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_python_blocks_of_pages_run(page, demo_store, tmp_path, monkeypatch):
-    blocks = BLOCK.findall(page.read_text())
-    if not blocks:
-        pytest.skip("the page has no python blocks")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").symlink_to(demo_store.parent / "demo")
     for file in (demo_store.parent / "demo").glob("*.root"):
@@ -53,6 +50,6 @@ def test_python_blocks_of_pages_run(page, demo_store, tmp_path, monkeypatch):
     ds = mmdask.open(demo_store)
     names = {"ds": ds, "mm": mmdask, "sel": ds[ds.cut("nJets >= 4")]}
     monkeypatch.setattr(demo, "make_files", lambda *args, **kwargs: None)
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(BLOCK.findall(page.read_text())):
         code = compile(block, f"{page.name}, block {i + 1}", "exec")
         exec(code, names)

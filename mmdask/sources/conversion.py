@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from mmdask import display
 from mmdask.errors import (
     OptionError,
     SchemaError,
@@ -394,9 +395,7 @@ class _Progress:
     """A bar in decoded bytes, which are known about; every field of every part moves it by its share."""
 
     def __init__(self, total: int, *, show: bool) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=total, unit="B", unit_scale=True, disable=not show)
+        self._bar = display.progress(total, "convert", "B", disable=not show)
 
     def __enter__(self) -> _Progress:
         return self
@@ -405,7 +404,9 @@ class _Progress:
         self._bar.close()
 
     def describe(self, table: Table, field: Field) -> None:
-        self._bar.set_description(f"{os.path.basename(table.source.path)} {field.name}", refresh=False)
+        self._bar.set_description(
+            display.terminal_safe(f"{os.path.basename(table.source.path)} {field.name}"), refresh=False
+        )
 
     def forward(self, table: Table, field: Field | None, start: int, stop: int) -> None:
         """Count the bytes of one field, or of all, for a range of rows."""
