@@ -9,7 +9,7 @@ from typing import Any
 
 from mmdask.errors import OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
 from mmdask.store import document
-from mmdask.store.manifest import CONVERSION, Manifest, read_manifest
+from mmdask.store.manifest import CONVERSION, Manifest, read_manifest, store_root
 from mmdask.store.system import SYSTEM, write_atomically
 
 __all__ = ["Target", "begin", "check_options", "look"]
@@ -34,7 +34,7 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
     CorruptStoreError, FormatError
         When conversion.json or manifest.json is damaged.
     """
-    root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    root = store_root(path)
     options = _read_options(root, kind)
     try:
         manifest = read_manifest(root)

@@ -17,7 +17,7 @@ from dataclasses import replace
 from mmdask.errors import ConflictError, SchemaError, StoreNotFoundError
 from mmdask.schema import Field, Schema
 from mmdask.store.layer import Layer
-from mmdask.store.manifest import MANIFEST, Manifest, Part, dump_manifest, history_path, read_manifest
+from mmdask.store.manifest import MANIFEST, Manifest, Part, dump_manifest, history_path, read_manifest, store_root
 from mmdask.store.system import SYSTEM, write_atomically
 
 __all__ = ["add_parts", "block_rows_for", "commit", "merge_schemas"]
@@ -93,7 +93,7 @@ def commit(store_path: str | os.PathLike[str], change: Callable[[Manifest | None
     Manifest
         As committed: when this returns it is durable.
     """
-    root = os.fspath(store_path)
+    root = store_root(store_path)
     with locked(root):
         try:
             base = read_manifest(root)
@@ -105,7 +105,7 @@ def commit(store_path: str | os.PathLike[str], change: Callable[[Manifest | None
         new = replace(new, generation=base.generation + 1 if base else 1)
         data = dump_manifest(new)
         history = os.path.join(root, "history")
-        if not os.path.isdir(history):
+        with contextlib.suppress(FileExistsError):
             SYSTEM.mkdir(history)
         # One that is already there belongs to a writer that died before its commit point.
         write_atomically(history_path(root, new.generation), data)

@@ -6,6 +6,7 @@ It is visible to readers only when a manifest names it.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -122,6 +123,8 @@ class FieldWriter:
         """Append rows. `data` must have this field's dtype, shape and levels; it is copied to disk at once."""
         f = self.field
         values = data.values
+        if f.kind == "string":
+            check_text(f.name, data)
         if f.kind == "category":
             values = self._codes(data)
         elif values.dtype != f.dtype or values.shape[1:] != f.shape or len(data.offsets) != f.n_offsets:
@@ -154,6 +157,7 @@ class FieldWriter:
 
     def _widen(self, dtype: np.dtype[Any]) -> None:
         old = self.values
+        old.open()  # while it still has its name
         SYSTEM.rename(old.path, old.path + ".narrow")
         self.values = ArrayWriter(self._folder, self._file, dtype)
         for start in range(0, old.nbytes, EXTENT):
@@ -195,10 +199,11 @@ class LayerWriter:
         self.id = layer_id
         self.store_path = os.fspath(store_path)
         self.parts = os.path.join(self.store_path, "parts")
-        if not os.path.isdir(self.parts):
-            SYSTEM.mkdir(self.parts)
         self.folder = os.path.join(self.parts, f"{layer_id}.tmp-{os.urandom(8).hex()}")
+        with contextlib.suppress(FileExistsError):
+            SYSTEM.mkdir(self.parts)
         SYSTEM.mkdir(self.folder)
+        self._pid = os.getpid()
         self._writers: dict[str, FieldWriter] = {}
         self._constants: dict[str, StoredField] = {}
         self._n_files = 0
@@ -272,11 +277,13 @@ class LayerWriter:
             if n != rows:
                 raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
         layer = self._describe(rows, source)
+        data = dump_layer(layer)
+        parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}
         writers = [a for w in self._writers.values() for a in (*w.offsets, w.values) if a.file in files]
         info = SYSTEM.create(os.path.join(self.folder, "part.json"))
         try:
-            SYSTEM.write(info, dump_layer(layer), 0)
+            SYSTEM.write(info, data, 0)
             SYSTEM.fsync(info)
             for some in (writers[i : i + 64] for i in range(0, len(writers), 64)):
                 fsync_all(a.fd for a in some)
@@ -327,14 +334,34 @@ class LayerWriter:
         return Layer(self.id, rows, fields, tuple(arrays), source, layer_path(self.store_path, self.id))
 
     def discard(self) -> None:
-        """Remove what was written, unless it was finished."""
-        if self._done:
+        """Remove what was written, unless it was finished, or is that of the process that this one was forked from."""
+        if self._done or os.getpid() != self._pid:
             return
         for w in self._writers.values():
             for array in (w.values, *w.offsets):
                 array.close()
         SYSTEM.remove_tree(self.folder)
         self._done = True
+
+
+def check_text(name: str, data: FieldData) -> None:
+    """Raise `SchemaError` unless every string of a run is UTF-8."""
+    offsets = data.offsets[-1]
+    starts = offsets[:-1][offsets[1:] > offsets[:-1]]
+    try:
+        data.values.tobytes().decode()
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    else:
+        # The whole is text; a string is, too, unless it begins within a character.
+        inside = (data.values.take(starts) & 0xC0) == 0x80
+        if not inside.any():
+            return
+        wrong = int(starts[inside][0])
+    row = int(np.searchsorted(offsets, wrong, side="right")) - 1
+    raise SchemaError(
+        f"field {name!r}: string {row} of these rows is not UTF-8; decode it first, as in x.decode('latin-1')"
+    )
 
 
 def check_constant(field: Field, value: object) -> None:
@@ -414,6 +441,12 @@ def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
             data = file.read(document.MAX_NBYTES + 1)
     except OSError as error:
         raise CorruptStoreError(f"{path}: a part that the manifest names cannot be read: {error.strerror}") from None
+    return parse_layer(data, layer_id, folder)
+
+
+def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
+    """The layer that a part.json describes, every value checked."""
+    path = os.path.join(folder, "part.json")
     r = document.Reader(document.parse(data, path), path)
     if r.text("format") != "mmdask-part" or r.integer("version") != 1:
         raise FormatError(f"{path}: not a part.json of version 1, which is what this version of mmdask reads")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
 from mmdask import __version__
-from mmdask.errors import CorruptStoreError, FormatError, SchemaError, StoreNotFoundError, UnfinishedError
+from mmdask.errors import CorruptStoreError, FormatError, OptionError, SchemaError, StoreNotFoundError, UnfinishedError
 from mmdask.schema import Field, Kind, Schema, dtype_from_store
 from mmdask.store import document
 from mmdask.store.layer import ID_PATTERN
 
-__all__ = ["CONVERSION", "MANIFEST", "VERSION", "Manifest", "Part", "read_manifest"]
+__all__ = ["CONVERSION", "MANIFEST", "VERSION", "Manifest", "Part", "read_manifest", "store_root"]
 
 #: the version of the format that this package writes, and the newest that it reads
 VERSION = 1
@@ -164,27 +164,28 @@ def read_manifest(store_path: str | os.PathLike[str], generation: int | None = N
     CorruptStoreError, FormatError
         When the manifest is damaged or breaks the format.
     """
-    root = os.fspath(store_path)
+    root = store_root(store_path)
     path = os.path.join(root, MANIFEST)
-    newest = None
-    if generation is None:
-        data = _read(root, path)
-    else:
-        path = history_path(root, generation)
-        try:
-            with open(path, "rb") as file:
-                data = file.read(document.MAX_NBYTES + 1)
-        except FileNotFoundError:
-            newest = read_manifest(root)
-            if newest.generation != generation:
-                raise StoreNotFoundError(
-                    f"{root}: no generation {generation} in its history; the newest is {newest.generation}"
-                ) from None
-            return newest
-    manifest = parse_manifest(data, path)
-    if generation is not None and manifest.generation != generation:
-        raise CorruptStoreError(f"{path}: holds generation {manifest.generation}, not {generation}")
+    newest = parse_manifest(_read(root, path), path)
+    if generation is None or (type(generation) is int and generation == newest.generation):
+        return newest
+    # What history holds beyond the manifest was never committed.
+    path = history_path(root, generation) if type(generation) is int and 0 < generation < newest.generation else ""
+    if not os.path.isfile(path):
+        raise StoreNotFoundError(f"{root}: no generation {generation!r}; it has 1 to {newest.generation}")
+    with open(path, "rb") as file:
+        manifest = parse_manifest(file.read(document.MAX_NBYTES + 1), path)
+    if manifest.generation != generation or manifest.uuid != newest.uuid:
+        raise CorruptStoreError(f"{path}: holds generation {manifest.generation} of {manifest.uuid}")
     return manifest
+
+
+def store_root(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a store's folder; ``~`` is the home folder."""
+    text = os.fspath(path)
+    if not isinstance(text, str):
+        raise OptionError(f"the path of a store is text or a pathlib.Path, got {type(path).__name__}")
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def history_path(root: str, generation: int) -> str:

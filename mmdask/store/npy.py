@@ -111,6 +111,10 @@ class ArrayWriter:
 
         Syncing through a new descriptor still reports an error of writing that no one has seen.
         """
+        return self.open()
+
+    def open(self) -> int:
+        """Open the file again if it is closed."""
         if self._fd < 0:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         return self._fd

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from mmdask.errors import OptionError, SchemaError, StoreExistsError
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.coerce import to_field_data
-from mmdask.store.commit import add_parts, block_rows_for, commit, merge_schemas
-from mmdask.store.layer import FieldWriter, Layer, LayerWriter, Scalar, new_id
-from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, Part, read_manifest
+from mmdask.store.commit import add_parts, block_rows_for, commit
+from mmdask.store.layer import FieldWriter, Layer, LayerWriter, Scalar, check_constant, new_id
+from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, Part, read_manifest, store_root
 from mmdask.store.system import SYSTEM
 
 __all__ = ["PART_NBYTES", "Writer", "append", "create", "new_store", "scalar_field"]
 
 #: a part is closed when it has grown to this
 PART_NBYTES = 1 << 30
-#: rows given one by one are kept until there are this many
+#: rows given one by one are kept until there are this many, or this many bytes
 _PENDING_ROWS = 4096
+_PENDING_NBYTES = 16 << 20
 #: with more fields than this their files are opened for each write
 _MAX_OPEN_FIELDS = 200
 
@@ -40,40 +42,46 @@ class Writer:
         labels: Mapping[str, Scalar] | None,
         base: Manifest | None,
     ) -> None:
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = store_root(path)
         self._base = base
         self._labels = dict(labels or {})
         self._fields: dict[str, Field] = {f.name: f for f in fields or ()}
-        self._constants = {name: scalar_field(name, value) for name, value in self._labels.items()}
+        self._constants: dict[str, Field] = {}
+        for name, value in self._labels.items():
+            field = scalar_field(name, value) if base is None else base.schema[name]
+            check_constant(field, value)
+            self._constants[name] = field
         if base is not None:
-            self._adopt(base.schema)
+            self._fields = {name: f for name, f in base.schema.items() if name not in self._constants}
         for name in self._constants:
             if name in self._fields:
                 raise SchemaError(f"{name!r} is both a field and a label")
         self._settled = base is not None
         self._pending: dict[str, list[Any]] = {}
         self._n_pending = 0
+        self._pending_nbytes = 0
         self._layer: LayerWriter | None = None
         self._writers: dict[str, FieldWriter] = {}
         self._finished: list[Layer] = []
-        self._open = False
-
-    def _adopt(self, schema: Schema) -> None:
-        for name, field in self._constants.items():
-            if name in schema and schema[name].same_layout(field):
-                self._constants[name] = schema[name]
-        self._fields = {name: f for name, f in schema.items() if name not in self._constants}
+        self._state: Literal["new", "open", "closed"] = "new"
+        self._failure: BaseException | None = None
+        self._committing = False
+        self._pid = os.getpid()
 
     def __enter__(self) -> Writer:
+        if self._state != "new":
+            raise OptionError("a writer is used once; make another one by mm.append(path)")
         if self._base is None:
             new_store(self.path)
-        self._open = True
+        self._state = "open"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._open = False
+        self._state = "closed"
+        if os.getpid() != self._pid:
+            return  # a forked child leaves the block; the files are its parent's
         committed = False
         try:
             if error is None:
@@ -82,8 +90,8 @@ class Writer:
         finally:
             if self._layer is not None:
                 self._layer.discard()
-            if not committed and self._base is None:
-                _remove_new(self.path, self._finished)
+            if not committed:
+                self._remove_parts()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one row: a value for every field, by name.
@@ -103,9 +111,12 @@ class Writer:
         if not self._pending:
             self._pending = {name: [] for name in row}
         for name, rows in self._pending.items():
-            rows.append(row[name])
+            value = row[name]
+            # The caller may go on to change what it gave.
+            rows.append(value if isinstance(value, str | int | float) else copy.deepcopy(value))
+            self._pending_nbytes += getattr(value, "nbytes", 64)
         self._n_pending += 1
-        if self._n_pending == _PENDING_ROWS:
+        if self._n_pending == _PENDING_ROWS or self._pending_nbytes >= _PENDING_NBYTES:
             self._flush()
 
     def extend(self, rows: Mapping[str, Any]) -> None:
@@ -121,13 +132,28 @@ class Writer:
         self._write(rows)
 
     def _flush(self) -> None:
-        pending, self._pending, self._n_pending = self._pending, {}, 0
-        if pending:
+        pending, n = self._pending, self._n_pending
+        self._pending, self._n_pending, self._pending_nbytes = {}, 0, 0
+        if not pending:
+            return
+        try:
             self._write(pending)
+        except BaseException as error:
+            self._failure = error
+            error.add_note(f"it is among the last {n} rows that were appended")
+            raise
 
     def _check_open(self) -> None:
-        if not self._open:
-            raise OptionError("a writer is used inside its block: with mm.create(path) as w: ...")
+        if self._state != "open":
+            raise OptionError("a writer is used inside its block: with mm.append(path) as w: ...")
+        self._check_failure()
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise OptionError(
+                f"rows of this block were lost by an earlier error ({self._failure}), so nothing of it will be "
+                "committed; begin the block again"
+            ) from self._failure
 
     def _check_names(self, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         schema = Schema(self._fields.values()) if self._settled else None
@@ -153,9 +179,15 @@ class Writer:
                 "fields differ in length: " + ", ".join(f"{name} has {n} rows" for name, n in lengths.items())
             )
         if not self._settled:
+            if not any(lengths.values()) and any(isinstance(value, list | tuple) for value in rows.values()):
+                return  # empty lists do not say what their rows would be
             self._fields = {name: field for name, (field, _) in converted.items()}
             self._settled = True
-        self._write_data({name: data for name, (_, data) in converted.items()})
+        try:
+            self._write_data({name: data for name, (_, data) in converted.items()})
+        except BaseException as error:
+            self._failure = error  # some fields may have the rows and others not
+            raise
 
     def _check_declared(self, rows: Mapping[str, Any]) -> None:
         for name in self._fields:
@@ -206,6 +238,7 @@ class Writer:
         return Schema([*self._fields.values(), *constants])
 
     def _commit(self) -> None:
+        self._check_failure()
         self._flush()
         self._finish_part()
         schema = self._schema()
@@ -215,10 +248,24 @@ class Writer:
 
         def change(newest: Manifest | None) -> Manifest:
             if creating and newest is not None:
+                self._committing = False
                 raise StoreExistsError(f"{self.path}: another process made a store here; mm.append adds to it")
             return add_parts(newest, schema, parts, block_rows=block_rows)
 
+        self._committing = True
         commit(self.path, change)
+
+    def _remove_parts(self) -> None:
+        """Take away what was not committed, and the folder of a store that never came to be."""
+        if self._committing:
+            return  # it may have failed behind its commit point; `vacuum` finds out
+        for layer in self._finished:
+            SYSTEM.remove_tree(layer.path)
+        if self._base is None:
+            # Both refuse folders that others have put something into.
+            for folder in (os.path.join(self.path, "parts"), self.path):
+                with contextlib.suppress(OSError):
+                    SYSTEM.rmdir(folder)
 
 
 def _with_more_labels(field: Field, labels: Iterable[str]) -> Field:
@@ -274,7 +321,7 @@ def create(
     >>> len(mm.open("events.mm"))
     3
     """
-    root = os.path.abspath(os.fspath(path))
+    root = store_root(path)
     if os.path.lexists(root):
         check_free(root)
     return Writer(root, fields, labels, None)
@@ -299,8 +346,10 @@ def append(path: str | os.PathLike[str], *, labels: Mapping[str, Scalar] | None 
     ------
     StoreNotFoundError
         When there is no store at `path`.
-    SchemaError
+    FieldNotFoundError
         When a label is no field of the store.
+    SchemaError
+        When a label does not fit its field.
 
     Examples
     --------
@@ -308,10 +357,7 @@ def append(path: str | os.PathLike[str], *, labels: Mapping[str, Scalar] | None 
     >>> with mm.append("events.mm", labels={"process": "ttH"}) as w:
     ...     w.extend({"met": [33.0], "hits": [[4, 5]]})
     """
-    manifest = read_manifest(path)
-    for name, value in (labels or {}).items():
-        merge_schemas(Schema([manifest.schema[name]]), Schema([scalar_field(name, value)]), "label")
-    return Writer(path, None, labels, manifest)
+    return Writer(path, None, labels, read_manifest(path))
 
 
 def new_store(root: str) -> None:
@@ -330,6 +376,8 @@ def new_store(root: str) -> None:
         SYSTEM.mkdir(root)
     except FileNotFoundError:
         raise OptionError(f"cannot make {root}: there is no folder {parent}") from None
+    except FileExistsError:  # another process began here at the same time; the commit says whose store it is
+        return
     SYSTEM.fsync_folder(parent)
 
 
@@ -345,15 +393,3 @@ def check_free(root: str) -> None:
     ours = {n for n in names if n in ("parts", "history", "cache", ".lock") or n.startswith(f"{MANIFEST}.tmp-")}
     if names != ours:
         raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
-
-
-def _remove_new(root: str, layers: Iterable[Layer]) -> None:
-    """Take away a store that was not committed, unless others write there too."""
-    if os.path.lexists(os.path.join(root, MANIFEST)):
-        return  # the commit failed after its commit point, or another process made a store here
-    for layer in layers:
-        SYSTEM.remove_tree(layer.path)
-    with contextlib.suppress(OSError):
-        SYSTEM.rmdir(os.path.join(root, "parts"))
-        if os.listdir(root) in ([], [".lock"]):
-            SYSTEM.remove_tree(root)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.rows.reader import as_text, read
+from mmdask.schema import FieldData
+from mmdask.store import layer as layer_module
 from mmdask.store import writer as writer_module
 from mmdask.store.snapshot import open_snapshot
+from mmdask.store.system import System
 
 
 def rows_of(path, name):
@@ -247,3 +252,217 @@ def test_more_fields_than_a_process_may_open_files(tmp_path):
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     for i, name in enumerate(names[::50]):
         assert rows_of(tmp_path / "s.mm", name) == [50 * i + k for k in range(3)]
+
+
+def test_wide_categories_among_many_fields(tmp_path):
+    """Codes are widened while the files of the layer are closed."""
+    names = [f"x{i}" for i in range(201)]
+    labels = [f"l{i}" for i in range(400)]
+    with mm.create(tmp_path / "s.mm", fields=[mm.Field.category("c")]) as w:
+        for half in (labels[:200], labels[200:]):
+            w.extend({"c": half, **{name: np.arange(200) for name in names}})
+    assert rows_of(tmp_path / "s.mm", "c") == labels
+    assert mm.verify(tmp_path / "s.mm").ok
+
+
+def test_a_layer_that_no_reader_would_take_is_not_committed(tmp_path, monkeypatch):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"j": [[1]]})
+    original = layer_module.ArrayWriter.finish
+
+    def one_too_many(self):
+        spec = original(self)
+        return replace(spec, shape=(spec.shape[0] + 1,)) if "offsets" in spec.file else spec
+
+    monkeypatch.setattr(layer_module.ArrayWriter, "finish", one_too_many)
+    with pytest.raises(mm.FormatError, match="offsets"), mm.append(tmp_path / "s.mm") as w:
+        w.extend({"j": [[1], [2, 3]]})
+    monkeypatch.undo()
+    assert rows_of(tmp_path / "s.mm", "j") == [[1]]
+
+
+def test_an_error_that_was_caught_still_commits_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "s.mm"
+    with mm.create(path) as w:
+        w.extend({"j": [[1]]})
+    rows = {"j": [[1], [2, 3]]}
+    original, calls = System.write, []
+
+    def fail_once(self, fd, data, offset):
+        calls.append(fd)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(self, fd, data, offset)
+
+    monkeypatch.setattr(System, "write", fail_once)
+    with pytest.raises(mm.OptionError, match="No space left"), mm.append(path) as w:
+        with pytest.raises(OSError, match="No space left"):
+            w.extend(rows)
+        w.extend(rows)
+    with pytest.raises(mm.OptionError, match="begin the block again"), mm.append(path) as w:
+        calls.clear()
+        with pytest.raises(OSError, match="No space left"):
+            w.extend(rows)
+    monkeypatch.undo()
+    assert rows_of(path, "j") == [[1]]
+    assert len(list((path / "parts").iterdir())) == 1
+
+
+def test_a_bad_row_does_not_take_good_ones_with_it_silently(tmp_path):
+    path = tmp_path / "s.mm"
+    errors = []
+    with pytest.raises(mm.OptionError, match="were lost by an earlier error"), mm.create(path) as w:
+        for i in range(10_000):
+            try:
+                w.append({"x": "five" if i == 5 else i})
+            except mm.SchemaError as error:
+                errors.append(error)
+    assert len(errors) == 1
+    assert not path.exists()
+
+
+def test_rows_are_those_given_even_if_the_caller_changes_them(tmp_path):
+    buffer, hits = np.zeros(2), []
+    with mm.create(tmp_path / "s.mm") as w:
+        for i in range(3):
+            buffer[:] = i
+            hits.append(i)
+            w.append({"x": buffer, "hits": hits, "nested": [hits]})
+    assert rows_of(tmp_path / "s.mm", "x") == [[0, 0], [1, 1], [2, 2]]
+    assert rows_of(tmp_path / "s.mm", "hits") == [[0], [0, 1], [0, 1, 2]]
+    assert rows_of(tmp_path / "s.mm", "nested") == [[[0]], [[0, 1]], [[0, 1, 2]]]
+
+
+def test_a_writer_is_used_once(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"x": [1]})
+    with pytest.raises(mm.OptionError, match="used once"), w:
+        pass
+    with pytest.raises(mm.OptionError, match="inside its block"):
+        w.append({"x": 2})
+    assert rows_of(tmp_path / "s.mm", "x") == [1]
+
+
+def test_pending_rows_are_bounded_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer_module, "_PENDING_NBYTES", 10_000)
+    with mm.create(tmp_path / "s.mm") as w:
+        for i in range(40):
+            w.append({"image": np.full((10, 10), i)})
+            assert w._n_pending * 800 <= 10_000
+    assert len(rows_of(tmp_path / "s.mm", "image")) == 40
+
+
+def test_empty_lists_settle_no_dtype(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"e": []})
+        w.extend({"e": [2**53 + 1]})
+    assert rows_of(tmp_path / "s.mm", "e") == [2**53 + 1]
+
+
+def test_generations_that_were_not_committed_cannot_be_opened(tmp_path):
+    path = tmp_path / "s.mm"
+    with mm.create(path) as w:
+        w.extend({"x": [1]})
+    (path / "history" / "00000002.json").write_bytes((path / "manifest.json").read_bytes())
+    for wrong in (2, 0, -1, "1", True):
+        with pytest.raises(mm.StoreNotFoundError, match="no generation"):
+            mm.open(path, generation=wrong)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(mm.StoreNotFoundError, match="a file"):
+        mm.open(tmp_path / "file", generation=1)
+
+
+@pytest.mark.parametrize(
+    "texts", [[b"\xff", b"b"], [b"a", b"\xc3", b"\xa9"], [b"\xc3\xa9"[:1]], [b"ok", b"\xed\xa0\x80"]]
+)
+def test_strings_are_utf8_one_by_one(tmp_path, texts):
+    data = FieldData(np.frombuffer(b"".join(texts), "u1"), (np.cumsum([0, *map(len, texts)]),))
+    with mm.create(tmp_path / "s.mm", fields=[mm.Field.string("t")]) as w:
+        w.extend({"t": FieldData(np.frombuffer("é".encode(), "u1"), (np.array([0, 0, 2, 2]),))})
+    with pytest.raises(mm.SchemaError, match="string . of these rows is not UTF-8"), mm.append(tmp_path / "s.mm") as w:
+        w.extend({"t": data})
+    assert rows_of(tmp_path / "s.mm", "t") == ["", "é", ""]
+
+
+def test_labels_take_the_dtype_of_their_field(tmp_path):
+    fields = [mm.Field.dense("year", "i2"), mm.Field.dense("xsec", "f4")]
+    with mm.create(tmp_path / "s.mm", fields=fields) as w:
+        w.extend({"year": [2016], "xsec": [0.5], "x": [1]})
+    with mm.append(tmp_path / "s.mm", labels={"year": 2018, "xsec": 2}) as w:
+        w.extend({"x": [1]})
+    assert rows_of(tmp_path / "s.mm", "year") == [2016, 2018]
+    assert rows_of(tmp_path / "s.mm", "xsec") == [0.5, 2.0]
+    with pytest.raises(mm.SchemaError, match="cannot be the constant 70000"):
+        mm.append(tmp_path / "s.mm", labels={"year": 70000})
+    with pytest.raises(mm.FieldNotFoundError, match="did you mean 'year'"):
+        mm.append(tmp_path / "s.mm", labels={"yaer": 1})
+
+
+def test_a_failed_block_leaves_no_folder_and_no_parts(tmp_path, monkeypatch):
+    with pytest.raises(ZeroDivisionError), mm.create(tmp_path / "s.mm"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(writer_module, "PART_NBYTES", 100)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), mm.create(tmp_path / "s.mm") as w:
+            for _ in range(3):
+                w.extend({"x": np.zeros(20)})
+            raise ZeroDivisionError
+        assert not list(tmp_path.iterdir())
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"x": np.zeros(20)})
+    with pytest.raises(ZeroDivisionError), mm.append(tmp_path / "s.mm") as w:
+        for _ in range(3):
+            w.extend({"x": np.zeros(20)})
+        raise ZeroDivisionError
+    assert len(list((tmp_path / "s.mm" / "parts").iterdir())) == 1
+
+
+def _create(path, number):
+    try:
+        with mm.create(path) as w:
+            w.extend({"x": [number]})
+    except mm.StoreExistsError:
+        return
+    raise SystemExit(3)
+
+
+def test_one_of_several_creators_wins(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for k in range(5):
+        path = tmp_path / f"{k}.mm"
+        workers = [context.Process(target=_create, args=(path, i)) for i in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert sorted(w.exitcode for w in workers) == [0, 0, 0, 3]
+        assert len(rows_of(path, "x")) == 1
+        assert mm.verify(path).ok
+
+
+def test_a_forked_child_does_not_touch_its_parents_block(tmp_path):
+    with mm.create(tmp_path / "s.mm") as w:
+        w.extend({"x": [1]})
+        child = os.fork()
+        if not child:
+            try:
+                with contextlib.suppress(SystemExit):
+                    w.__exit__(SystemExit, SystemExit(), None)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        w.extend({"x": [2]})
+    assert rows_of(tmp_path / "s.mm", "x") == [1, 2]
+
+
+def test_home_folders_are_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with mm.create("~/s.mm") as w:
+        w.extend({"x": [1]})
+    with mm.append("~/s.mm") as w:
+        w.extend({"x": [2]})
+    assert mm.open("~/s.mm")["x"].compute().tolist() == [1, 2]
+    assert mm.verify("~/s.mm").ok
+    with pytest.raises(mm.OptionError, match="path"):
+        mm.open(b"s.mm")
