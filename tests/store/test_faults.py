@@ -106,49 +106,58 @@ def test_every_failing_call_of_a_creation_leaves_a_path_that_can_be_used(tmp_pat
     assert k > 10
 
 
-class CountingSystem(System):
-    """Notes what is synced and renamed."""
+class SyncingSystem(System):
+    """Knows which files and names are not yet durable, and refuses to name a thing that is not."""
 
     def __init__(self):
-        self.log = []
+        self.dirty = {}  # inode: path, of files written since their last sync
+        self.folders = set()  # folders in which names changed since their last sync
+        self.renamed = []
 
     def create(self, path):
         fd = super().create(path)
-        self.log.append(("create", fd, path))
+        self.dirty[os.fstat(fd).st_ino] = path
+        self.folders.add(os.path.dirname(path))
         return fd
 
+    def write(self, fd, data, offset):
+        self.dirty.setdefault(os.fstat(fd).st_ino, "written")
+        super().write(fd, data, offset)
+
+    def mkdir(self, path):
+        super().mkdir(path)
+        self.folders.add(os.path.dirname(path))
+
     def fsync(self, fd):
-        self.log.append(("fsync", fd, None))
+        self.dirty.pop(os.fstat(fd).st_ino, None)
         super().fsync(fd)
 
     def fsync_folder(self, path):
-        self.log.append(("sync folder", None, path))
+        self.folders.discard(path)
+        super().fsync_folder(path)
 
     def rename(self, old, new):
-        self.log.append(("rename", None, new))
+        inside = [os.path.join(old, f) for f in os.listdir(old)] if os.path.isdir(old) else [old]
+        assert not [f for f in inside if os.stat(f).st_ino in self.dirty], "named before its bytes are durable"
+        assert old not in self.folders, "named before the names in it are durable"
         super().rename(old, new)
+        self.folders.add(os.path.dirname(new))
+        self.renamed.append(new)
 
 
-def test_everything_is_synced_before_it_is_named(tmp_path, monkeypatch):
+def test_everything_is_durable_before_it_is_named(tmp_path, monkeypatch):
     path = tmp_path / "s.mm"
-    fake = CountingSystem()
+    fake = SyncingSystem()
     use(monkeypatch, fake)
-    with mm.create(path) as w:
-        w.extend({"x": [1], "r": [[1]], "q": [[2]], "t": ["a"]})
-    unsynced = {}
-    for what, fd, name in fake.log:
-        if what == "create":
-            unsynced[fd] = name
-        elif what == "fsync":
-            unsynced.pop(fd, None)
-        elif what == "rename":
-            # Offsets that equal others are removed again; all that is there is synced.
-            assert [f for f in unsynced.values() if os.path.exists(f)] == []
-    renames = [name for what, _, name in fake.log if what == "rename"]
-    assert [os.path.basename(n) for n in renames[1:]] == ["00000001.json", "manifest.json"]
-    folders = [name for what, _, name in fake.log if what == "sync folder"]
-    assert str(path / "parts") in folders
-    assert fake.log[-1] == ("sync folder", None, str(path))
+    for k in range(2):
+        with mm.append(path) if k else mm.create(path) as w:
+            w.extend({"x": [1], "r": [[1]], "q": [[2]], "t": ["a"]})
+        assert [os.path.basename(n) for n in fake.renamed[1:]] == [f"{k + 1:08d}.json", "manifest.json"]
+        assert str(path) not in fake.folders
+        assert str(path / "parts") not in fake.folders
+        assert str(path / "history") not in fake.folders
+        assert str(tmp_path) not in fake.folders
+        fake.renamed.clear()
 
 
 def test_kill_at_random_moments_loses_no_commit(tmp_path):
