@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except mm.MmdaskError as error:
         print(f"mmdask: {display.terminal_safe(str(error))}", file=sys.stderr)
         return 1
+    except OSError as error:
+        # The system refused something: a full disk, a folder that may not be written.
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", []))
+        print(f"mmdask: {display.terminal_safe(str(error) + notes)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("mmdask: interrupted; nothing that was committed is lost, and the same command goes on", file=sys.stderr)
         return 130
@@ -140,7 +145,7 @@ def _info(args: argparse.Namespace) -> int:
     ds = mm.open(args.store)
     manifest = ds._rows.snapshot.manifest
     facts = [
-        ["store", ds.path],
+        ["store", display.terminal_safe(ds.path)],
         ["rows", display.count_text(len(ds))],
         ["fields", display.count_text(len(ds.fields))],
         ["parts", display.count_text(len(manifest.parts))],
@@ -148,7 +153,7 @@ def _info(args: argparse.Namespace) -> int:
         ["generation", str(manifest.generation)],
         ["block rows", display.count_text(manifest.block_rows)],
     ]
-    print(display.text_table(facts, ["", ""]))
+    print("\n".join(f"{name:<12}{value}" for name, value in facts))
     print()
     fields = [
         [f.name, f.describe(), f.unit, ", ".join(f.labels[:6]) + (", ..." if len(f.labels) > 6 else "")]
@@ -171,5 +176,5 @@ def _verify(args: argparse.Namespace) -> int:
 def _demo(args: argparse.Namespace) -> int:
     from mmdask import demo
 
-    demo.run(args.folder, args.events or demo.EVENTS)
+    demo.run(args.folder, demo.EVENTS if args.events is None else args.events)
     return 0

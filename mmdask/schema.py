@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import FieldNotFoundError, SchemaError, did_you_mean
+from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
 
 __all__ = ["Field", "FieldData", "Kind", "Schema", "stored_dtype"]
 
@@ -259,7 +259,10 @@ class Schema(Mapping[str, Field]):
             When a pattern matches no field.
         """
         found: dict[str, None] = {}
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        wanted = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Iterable) else [None]
+        if not all(isinstance(p, str) for p in wanted):
+            raise OptionError(f"fields are names or patterns like 'jet_*', got {patterns!r}")
+        for pattern in wanted:
             names = [pattern] if pattern in self._fields else fnmatch.filter(self._fields, pattern)
             if not names:
                 raise FieldNotFoundError(self.unknown(pattern))

@@ -102,8 +102,8 @@ def test_demo_runs_from_start_to_end(tmp_path):
     for words in (
         "4 ROOT files",
         "jet_pt       ragged float32",
-        "computed: ",
-        "kept: ",
+        "computed, and kept beside the store: ",
+        "read from there: ",
         "ttbb",
         "train ",
         "every row exactly once",
@@ -117,11 +117,16 @@ def test_demo_runs_from_start_to_end(tmp_path):
     # What it prints about the cut is what numpy counts.
     jets = ds["jet_pt"].max(default=0).compute()
     expected = (ds["nJets"].compute() >= 6) & (ds["nBTags_77"].compute() >= 2) & (jets > 100e3)
-    assert f"computed: {expected.sum():,} of 5,000 rows" in done.stdout
+    assert f"kept beside the store: {expected.sum():,} of 5,000 rows" in done.stdout
     train = ds[ds.cut(demo.CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)["train"]
     assert f"train {len(train):,} rows" in done.stdout
+    # The last line can be pasted into a shell.
+    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    last = done.stdout.splitlines()[-1]
+    shown = subprocess.run(last, shell=True, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **path})
+    assert "5,000 rows" in shown.stdout, shown.stderr
     # Again, with files and store in place, and with other numbers of events.
-    for events in (5000, 300):
+    for events in (5000, 300, 0):
         again = subprocess.run(
             [sys.executable, "-m", "mmdask", "demo", str(tmp_path / "demo"), "--events", str(events)],
             capture_output=True,
@@ -151,3 +156,15 @@ def test_training_learns(tmp_path, capsys):
     assert out.count("accuracy on test") == 3
     labels = np.unique(mm.open(tmp_path / "events.mm")["process"].compute(), return_counts=True)[1]
     assert reached > labels.max() / labels.sum() + 0.05, "better than the larger class alone"
+
+
+def test_what_the_system_refuses_is_one_line(files, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device", "/somewhere")
+
+    monkeypatch.setattr("mmdask.store.system.System.write", full)
+    assert main(["convert", "-o", str(tmp_path / "s.mm"), "--quiet", f"{files}/ttbb_mc16a.root"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("mmdask: ")
+    assert "No space left" in err
+    assert "Traceback" not in err

@@ -235,8 +235,8 @@ def pad(
             n = operator.index(n)
         except TypeError:
             raise OptionError(f"pad(n) takes a number of items or 'max', got {n!r}") from None
-        if n < 0:
-            raise OptionError(f"pad(n) takes 0 items or more, or 'max', got {n}")
+        if not 0 <= n < 2**31:
+            raise OptionError(f"pad(n) takes 0 items or more, fewer than 2**31, or 'max', got {n}")
     if side not in ("right", "left"):
         raise OptionError(f"pad(side=) is 'right' (padding after the items) or 'left' (before them), got {side!r}")
     return Pad(n, value, bool(mask), side, bool(strict))
@@ -251,6 +251,8 @@ def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[s
         When a step is for a field that is not asked for, does not fit its field, or two fields would make an entry
         of the same name.
     """
+    if collate is not None and not isinstance(collate, Mapping):
+        raise OptionError(f"collate says what to do with each field, as {{'jet_pt': mm.pad(8)}}; got {collate!r}")
     asked = dict(collate or {})
     names = [f.name for f in fields]
     for name in asked:

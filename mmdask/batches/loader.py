@@ -185,6 +185,9 @@ class Loader:
             When there is no such batch; it is an IndexError.
         """
         n = len(self)
+        if not isinstance(i, int | np.integer):
+            raise OptionError(f"a loader takes the number of a batch, got {i!r}; [loader[i] for i in range(2)] gives two")
+        i = int(i)
         if not -n <= i < n:
             raise RowNotFoundError(f"no batch {i}: an epoch has {n}")
         return self.batch(self._epoch, i % n * self.batch_size)

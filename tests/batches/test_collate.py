@@ -162,3 +162,9 @@ def test_a_fill_value_fits_its_field_or_is_refused(dtype, value, fits):
     else:
         with pytest.raises(OptionError, match=r"'jets': value=.* cannot be held"):
             step.check(field)
+
+
+def test_an_impossible_length_is_refused_at_once():
+    for n in (10**12, -1, 1.5, "many"):
+        with pytest.raises(OptionError, match="pad"):
+            pad(n)

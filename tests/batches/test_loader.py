@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memory_rows import MemoryRows, numbered
 
 from mmdask.batches import order
+from mmdask.batches.collate import pad
 from mmdask.batches.loader import Loader
 from mmdask.errors import CorruptStoreError, FieldNotFoundError, OptionError, RowNotFoundError, StateError
 from mmdask.kernels import jit, permute
@@ -317,6 +318,9 @@ def test_several_ranks_drop_by_default():
         ({"block": 0}, "block"),
         ({"block": 16, "shuffle": False}, "block= are for shuffle=True"),
         ({"collate": {"row": 3}}, "collate\\['row'\\] is a step like"),
+        ({"collate": pad(8)}, "as {'jet_pt': mm.pad"),
+        ({"fields": 3}, "names or patterns"),
+        ({"fields": ["row", 3]}, "names or patterns"),
         ({"collate": {"rwo": 3}}, "step for 'rwo', which is not among .* did you mean 'row'"),
     ],
 )
@@ -324,6 +328,12 @@ def test_arguments_that_cannot_be_used(options, message):
     options = {"batch_size": 4, **options}
     with pytest.raises(OptionError, match=message):
         Loader(numbered(10), **options)
+
+
+@pytest.mark.parametrize("index", [slice(0, 2), 1.5, "1", None])
+def test_batches_are_asked_for_by_number(index):
+    with pytest.raises(OptionError, match="number of a batch"):
+        Loader(numbered(10), 4)[index]
 
 
 def test_an_unknown_field_names_the_nearest():
