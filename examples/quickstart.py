@@ -13,7 +13,7 @@ from mmdask.demo import make_files
 
 
 def main(folder: Path, events: int = 50_000) -> None:
-    # 1. Convert. Labels become fields. Run again, it finds nothing to do.
+    # 1. Convert. Labels become fields. Run again, it reads only files that changed.
     make_files(folder, events)  # stands for your own files
     sources = {
         str(folder / "ttbb_*.root:nominal"): {"process": "ttbb"},

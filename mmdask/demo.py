@@ -353,7 +353,9 @@ def _epochs(train: Dataset) -> None:
     print(f"{len(loader):,} batches in an epoch, every row exactly once")
 
     jit.wait()  # the first epoch also compiled, or loaded, its loops
-    seconds, copying, nbytes = [], [], 0
+    seconds: list[float] = []
+    copying: list[float] = []
+    nbytes = 0
     while len(seconds) < 3 or (sum(seconds) < 1 and len(seconds) < 50):
         start = time.perf_counter()
         nbytes = sum(array.nbytes for batch in loader for array in batch.values())
@@ -362,7 +364,8 @@ def _epochs(train: Dataset) -> None:
     epoch, copy = float(np.median(seconds)), float(np.median(copying))
     print(
         f"{len(train) / epoch:,.0f} rows/s, {display.nbytes_text(nbytes / epoch)}/s: "
-        f"{epoch / copy:.0f} times the time of copying the same bytes in memory, at {display.nbytes_text(nbytes / copy)}/s"
+        f"{epoch / copy:.0f} times the time of copying the same bytes in memory, which goes at "
+        f"{display.nbytes_text(nbytes / copy)}/s"
     )
 
 

@@ -8,6 +8,7 @@
     ├── StoreExistsError       (FileExistsError)     the path is taken
     ├── FormatError            (ValueError)          a manifest or part.json that breaks the format
     ├── CorruptStoreError      (OSError)             data that are not what was committed
+    ├── LimitError             (OSError)             this process has too many maps or open files
     ├── ConflictError          (RuntimeError)        another commit made this change impossible
     ├── SchemaError            (ValueError)          data that do not fit the fields of a store
     ├── FieldNotFoundError     (KeyError)            no field of this name
@@ -34,6 +35,7 @@ __all__ = [
     "ExpressionError",
     "FieldNotFoundError",
     "FormatError",
+    "LimitError",
     "MissingDependencyError",
     "MmdaskError",
     "OptionError",
@@ -71,6 +73,10 @@ class FormatError(MmdaskError, ValueError):
 
 class CorruptStoreError(MmdaskError, OSError):
     """Data that are not what was committed: a missing file, a wrong size, a wrong checksum."""
+
+
+class LimitError(MmdaskError, OSError):
+    """A limit of this process or machine was met: maps, open files, address space."""
 
 
 class ConflictError(MmdaskError, RuntimeError):

@@ -259,7 +259,7 @@ class Schema(Mapping[str, Field]):
             When a pattern matches no field.
         """
         found: dict[str, None] = {}
-        wanted = [patterns] if isinstance(patterns, str) else list(patterns) if isinstance(patterns, Iterable) else [None]
+        wanted = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
         if not all(isinstance(p, str) for p in wanted):
             raise OptionError(f"fields are names or patterns like 'jet_*', got {patterns!r}")
         for pattern in wanted:

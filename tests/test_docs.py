@@ -16,7 +16,9 @@ from mmdask import demo
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(mmdask.__path__, "mmdask.") if not m.name.endswith("__main__"))
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
-PAGES = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if BLOCK.search(p.read_text())]
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [p for p in TEXTS if BLOCK.search(p.read_text())]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -29,6 +31,17 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
     for test in sorted(tests, key=lambda t: (t.filename or "", t.lineno or 0)):
         runner.run(test)
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page):
+    links = [link for link in LINK.findall(page.read_text()) if not re.match(r"\w+:", link)]
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_readme_names_every_page():
+    linked = {(ROOT / link).resolve() for link in LINK.findall((ROOT / "README.md").read_text())}
+    assert set((ROOT / "docs").glob("*.md")) <= linked
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ Each step is a small frozen value; `pad` and `packed` make the ones that a calle
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from mmdask.errors import OptionError, did_you_mean
 from mmdask.kernels.gather import pad_ragged
+from mmdask.rows.reader import as_text
 from mmdask.schema import Field, FieldData
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Plain:
 
     def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
         data = fetched[take.rows]
-        yield field.name, strings(data) if field.kind == "string" else data.values
+        yield field.name, as_text(data) if field.kind == "string" else data.values
 
 
 @dataclass(frozen=True)
@@ -277,20 +277,6 @@ def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[s
             made[entry] = f.name
         steps[f.name] = step
     return steps
-
-
-def strings(data: FieldData) -> list[Any]:
-    """The text of a string field: a list of str, nested once for every level."""
-    *outer, bounds = (o.tolist() for o in data.offsets)
-    raw = data.values.tobytes()
-    if raw.isascii():
-        text = raw.decode("ascii")  # then characters are bytes, and one decoding serves all rows
-        found: list[Any] = [text[a:b] for a, b in itertools.pairwise(bounds)]
-    else:
-        found = [raw[a:b].decode() for a, b in itertools.pairwise(bounds)]
-    for level in reversed(outer):
-        found = [found[a:b] for a, b in itertools.pairwise(level)]
-    return found
 
 
 def _must_be_ragged(field: Field, what: str) -> None:

@@ -186,7 +186,9 @@ class Loader:
         """
         n = len(self)
         if not isinstance(i, int | np.integer):
-            raise OptionError(f"a loader takes the number of a batch, got {i!r}; [loader[i] for i in range(2)] gives two")
+            raise OptionError(
+                f"a loader takes the number of a batch, got {i!r}; [loader[i] for i in range(2)] gives two"
+            )
         i = int(i)
         if not -n <= i < n:
             raise RowNotFoundError(f"no batch {i}: an epoch has {n}")

@@ -66,14 +66,18 @@ class Cut:
 
     def count(self) -> int:
         """How many rows of the dataset pass; computes and keeps the cut if that was not done."""
-        return len(self.keep()._selected)
+        return len(self._kept())
 
     def keep(self) -> Cut:
         """Compute the cut now and keep it; returns the cut. Nothing is computed when it is kept already."""
+        self._kept()
+        return self
+
+    def _kept(self) -> Rows:
         selected = self._selected
         if not selected.resolved:
             selected.resolve(dask_runner("cut"))
-        return self
+        return selected
 
     def __and__(self, other: Cut) -> Cut:
         return self._combine("and", other)

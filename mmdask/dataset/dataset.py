@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -14,17 +13,17 @@ import numpy as np
 from mmdask import display
 from mmdask.batches.loader import Loader
 from mmdask.dataset.cut import Cut
-from mmdask.dataset.lazy import FieldArray, to_dask
+from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged, to_awkward
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import OptionError
 from mmdask.expr import check_cut
 from mmdask.rows import reader
 from mmdask.rows.rows import Rows
-from mmdask.rows.splits import folds
+from mmdask.rows.splits import check_key, folds
 from mmdask.schema import Schema
 from mmdask.store.layer import Source
-from mmdask.store.snapshot import open_snapshot
+from mmdask.store.snapshot import Snapshot, open_snapshot
 
 __all__ = ["Dataset", "open_dataset"]
 
@@ -52,7 +51,6 @@ class Dataset(Mapping[str, Any]):
         self._rows = rows
         self._names = tuple(names)
         self._chunk_rows = chunk_rows
-        self._cuts: dict[str, Rows] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._rows, self._names, self._chunk_rows)
@@ -108,15 +106,7 @@ class Dataset(Mapping[str, Any]):
     @cached_property
     def chunks(self) -> tuple[int, ...]:
         """Rows of each chunk, the same for all fields; computes the cut once if there is one."""
-        rows = self._resolved()
-        starts = rows.snapshot.starts.tolist()
-        edges = [e for a, b in itertools.pairwise(starts) for e in range(a, b, self._chunk_rows)]
-        edges.append(starts[-1])
-        if rows.span is not None and rows.span.step == 1:
-            counts = np.diff(np.clip(edges, rows.span.start, rows.span.stop))
-        else:
-            counts = rows.bits.chunk_counts(np.array(edges, np.int64))
-        return tuple(n for n in counts.tolist() if n) or (0,)
+        return tuple(np.diff(row_edges(self._resolved(), self._chunk_rows)).tolist())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -163,7 +153,7 @@ class Dataset(Mapping[str, Any]):
         if isinstance(key, list | tuple) and key and all(isinstance(k, str) for k in key):
             return Dataset(self._rows, self.schema.match(key), self._chunk_rows)
         if isinstance(key, list | tuple | np.ndarray):
-            return self._take(np.asarray(key))
+            return self._take(key)
         raise OptionError(
             f"a dataset takes a field name, a list of them, a slice, a cut, or row numbers; got {type(key).__name__}"
         )
@@ -174,19 +164,23 @@ class Dataset(Mapping[str, Any]):
     def _field(self, name: str) -> Any:
         field = self.schema[name]
         if field.n_offsets:
-            return Ragged(self._resolved(), name, self.chunks)
+            return Ragged(self._resolved(), name, self._chunk_rows)
         return to_dask(FieldArray(self._resolved(), name), self.chunks, name)
 
     def _row(self, i: int) -> dict[str, Any]:
-        number = np.array([self._resolved().number(i)])
+        number = self._resolved().number(i)
         return {name: _one(self._rows, name, number) for name in self._names}
 
-    def _take(self, indices: np.ndarray[Any, Any]) -> dict[str, Any]:
-        if indices.dtype.kind not in "iu" and len(indices):
-            what = "a mask" if indices.dtype.kind == "b" else f"an array of {indices.dtype}"
-            raise OptionError(f"row numbers are integers, got {what}; rows are cut by ds[ds.cut(...)]")
+    def _take(self, key: Any) -> dict[str, Any]:
+        try:
+            indices = np.asarray(key)
+        except ValueError:
+            indices = np.empty((0, 0))
+        if indices.ndim != 1 or (indices.dtype.kind not in "iu" and len(indices)):
+            what = f"an array of {indices.dtype} {indices.shape}"
+            raise OptionError(f"row numbers are a list of integers, got {what}; rows are cut by ds[ds.cut(...)]")
         rows = self._resolved()
-        numbers = np.array([rows.number(int(i)) for i in indices], np.int64)
+        numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
         return {name: _many(rows, name, numbers) for name in self._names}
 
     def cut(self, expression: str | Cut, /, **constants: Any) -> Cut:
@@ -230,11 +224,8 @@ class Dataset(Mapping[str, Any]):
         return cut._expression
 
     def _selected_by(self, cut: Cut) -> Rows:
-        """The rows of this dataset that pass; found once for each cut."""
-        expression = self._own(cut)
-        if expression.canonical not in self._cuts:
-            self._cuts[expression.canonical] = self._rows.cut(expression)
-        return self._cuts[expression.canonical]
+        """The rows of this dataset that pass."""
+        return self._rows.cut(self._own(cut))
 
     def split(self, fractions: Mapping[str, float], *, by: str | None = None, seed: int = 0) -> dict[str, Dataset]:
         """Split the rows at random, the same way for ever.
@@ -266,9 +257,7 @@ class Dataset(Mapping[str, Any]):
         1000
         """
         if by is not None:
-            key = self._rows.schema[by]
-            if key.shape or key.levels or key.kind == "ragged":
-                raise OptionError(f"a split needs one key per row; {by!r} is {key.describe()}")
+            check_key(self._rows.schema[by])
         return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
 
     # Handing out ----------------------------------------------------------------------------------------------------
@@ -313,6 +302,8 @@ class Dataset(Mapping[str, Any]):
         import dask
 
         names = self.schema.match(fields) if fields is not None else list(self._names)
+        if not names:
+            raise OptionError("an awkward array of records needs one field or more")
         values = dask.compute(*(self[name] for name in names))
         return ak.zip(dict(zip(names, values, strict=True)), depth_limit=1)
 
@@ -342,10 +333,10 @@ class Dataset(Mapping[str, Any]):
         return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
 
 
-def _one(rows: Rows, name: str, number: np.ndarray[Any, Any]) -> Any:
-    """One value: a scalar, a label, text, or an array."""
+def _one(rows: Rows, name: str, number: int) -> Any:
+    """One value: a scalar, a label, text, or an array, a view where it can be."""
     field = rows.schema[name]
-    data = rows.take(name, number)
+    data = rows.read_row(name, number)
     if field.kind == "category":
         return field.labels[int(data.values[0])]
     if field.kind == "string" and not field.levels:
@@ -397,10 +388,18 @@ def open_dataset(path: str | os.PathLike[str], *, generation: int | None = None,
     """
     snapshot = open_snapshot(path, generation)
     if chunks == "auto":
-        # A block of the widest field has up to 64 KiB.
-        chunk_rows = min(CHUNK_ROWS, max(1, snapshot.manifest.block_rows * (CHUNK_NBYTES >> 16)))
+        chunk_rows = _auto_chunk_rows(snapshot)
     elif isinstance(chunks, int) and not isinstance(chunks, bool) and chunks > 0:
         chunk_rows = 1 << (chunks - 1).bit_length()
     else:
         raise OptionError(f"chunks is a number of rows or 'auto', got {chunks!r}")
     return Dataset(Rows(snapshot), list(snapshot.schema), chunk_rows)
+
+
+def _auto_chunk_rows(snapshot: Snapshot) -> int:
+    """A power of two, such that a chunk of the widest field has up to 128 MiB."""
+    block_rows = snapshot.manifest.block_rows
+    dense = [f.item_nbytes for f in snapshot.schema.values() if f.kind == "dense"]
+    # A block of the widest field has up to 64 KiB, unless it is one row; then all that is not dense may be one field.
+    other = (1 << 16) / block_rows if block_rows > 1 else Rows(snapshot).row_nbytes - sum(dense)
+    return min(CHUNK_ROWS, 1 << max(int(CHUNK_NBYTES / max(1, other, *dense)).bit_length() - 1, 0))

@@ -7,37 +7,117 @@ lengths, and ``x[1000:2000]`` reads those rows alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.errors import OptionError
 from mmdask.expr import Expression, evaluate
 from mmdask.rows import reader
 from mmdask.rows.masks import passing
 from mmdask.rows.rows import Rows
 from mmdask.schema import FieldData
+from mmdask.store.cache import Cache
 
-__all__ = ["FieldArray", "LazyArray", "MaskArray", "OffsetsArray", "ResultArray", "ValuesArray", "to_dask"]
+__all__ = [
+    "CountsArray",
+    "FieldArray",
+    "LazyArray",
+    "MaskArray",
+    "OffsetsArray",
+    "ResultArray",
+    "ValuesArray",
+    "item_edges",
+    "row_edges",
+    "to_dask",
+]
 
+#: dask needs about a kilobyte for each chunk that it computes
+MAX_CHUNKS = 1 << 22
 _BLOCK_ROWS = 1 << 18
+
+Int64s = npt.NDArray[np.int64]
+#: chunk bounds of views, so that tasks need not carry them
+EDGES: Cache[Int64s] = Cache(64 << 20)
+
+
+def row_edges(rows: Rows, chunk_rows: int) -> Int64s:
+    """How many rows of a view lie before each of its chunks, and all of them: int64 ``(chunks + 1,)``.
+
+    Chunks end where parts end, and within a part every `chunk_rows` store rows. Those without a row are left out.
+
+    Raises
+    ------
+    OptionError
+        When there are more than 2**22 chunks.
+    """
+    key = rows.identity, chunk_rows
+    edges = EDGES.get(key)
+    if edges is None:
+        edges = _row_edges(rows, chunk_rows)
+        EDGES.put(key, edges, edges.nbytes + 256)
+    return edges
+
+
+def _row_edges(rows: Rows, chunk_rows: int) -> Int64s:
+    starts = rows.snapshot.starts
+    n = -(-np.diff(starts) // chunk_rows)
+    if n.sum() > MAX_CHUNKS:
+        raise OptionError(
+            f"{rows.snapshot.path}: {rows.n_store:,} rows in chunks of {chunk_rows:,} are {n.sum():,} chunks, over the "
+            f"limit of {MAX_CHUNKS:,}; open it with larger chunks=, and do not trust it if it cannot be so large"
+        )
+    number = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    edges = np.append(np.repeat(starts[:-1], n) + number * chunk_rows, starts[-1])
+    if rows.span is not None and rows.span.step == 1:
+        counts = np.diff(np.clip(edges, rows.span.start, rows.span.stop))
+    else:
+        counts = rows.bits.chunk_counts(edges)
+    counts = counts[counts > 0]
+    return _sums(counts if len(counts) else np.zeros(1, np.int64))
+
+
+def _sums(counts: Int64s, first: int = 0) -> Int64s:
+    """`first`, and the sums that follow when counts are added one after the other."""
+    sums = np.full(len(counts) + 1, first, np.int64)
+    sums[1:] += np.cumsum(counts)
+    return sums
+
+
+def item_edges(rows: Rows, name: str, chunk_rows: int) -> Int64s:
+    """How many items of a ragged field lie before each chunk of a view, and all of them: int64 ``(chunks + 1,)``.
+
+    Reads two offsets of each chunk where rows lie together, else those of all rows.
+    """
+    key = rows.identity, chunk_rows, name
+    edges = EDGES.get(key)
+    if edges is None:
+        bounds = row_edges(rows, chunk_rows).tolist()
+        edges = _sums(np.array([rows.item_count(name, a, b) for a, b in itertools.pairwise(bounds)], np.int64))
+        EDGES.put(key, edges, edges.nbytes + 256)
+    return edges
 
 
 class LazyArray:
     """An array that is read when it is sliced. It never has the methods that would make dask copy it.
 
+    It pickles as a reference with its shape and dtype, so that unpickling it finds out nothing.
+
     Parameters
     ----------
-    *key
-        What the array is made of; hashable and picklable by reference.
+    rows : Rows
+        The rows of the first axis.
+    key : tuple of str
+        What else the array is made of.
+    shape, dtype
+        As those of numpy.
     """
 
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __init__(self, *key: Any) -> None:
-        self._key = key
+    def __init__(self, rows: Rows, key: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.rows, self.key, self.shape, self.dtype = rows, key, shape, dtype
 
     @property
     def ndim(self) -> int:
@@ -61,23 +141,19 @@ class LazyArray:
             data = self.read(0, self.shape[0])[first]
         return data[(slice(None), *rest)] if rest and isinstance(first, slice) else data[tuple(rest)] if rest else data
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._key
-
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return (type(self).__name__, *(k.identity if isinstance(k, Rows) else repr(k) for k in self._key))
+        return type(self).__name__, self.rows.identity, self.key
 
 
 class FieldArray(LazyArray):
     """A dense field, or the labels of a category as text."""
 
     def __init__(self, rows: Rows, name: str) -> None:
-        super().__init__(rows, name)
-        self.rows, self.name = rows, name
         field = rows.schema[name]
-        self.category = field.kind == "category"
-        self.shape = (len(rows), *field.shape)
-        self.dtype = np.array(field.labels or ("",)).dtype if self.category else field.dtype
+        category = field.kind == "category"
+        dtype = np.array(field.labels or ("",)).dtype if category else field.dtype
+        super().__init__(rows, (name,), (len(rows), *field.shape), dtype)
+        self.name, self.category = name, category
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         data = self.rows.read(self.name, start, stop)
@@ -88,13 +164,8 @@ class ResultArray(LazyArray):
     """An expression with one value per row, evaluated in blocks; missing values become `default`."""
 
     def __init__(self, rows: Rows, expression: Expression, default: Any) -> None:
-        super().__init__(rows, expression, default)
-        self.rows, self.expression, self.default = rows, expression, default
-        self.shape = (len(rows),)
-        self.dtype = expression.dtype
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return "ResultArray", self.rows.identity, self.expression.canonical, repr(self.default)
+        super().__init__(rows, (expression.canonical, repr(default)), (len(rows),), expression.dtype)
+        self.expression, self.default = expression, default
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         out = np.empty(stop - start, self.dtype)
@@ -117,15 +188,9 @@ class ResultArray(LazyArray):
 class MaskArray(LazyArray):
     """A cut as one boolean per row: from kept bits where they are, else evaluated for the rows asked for."""
 
-    dtype = np.dtype(np.bool_)
-
     def __init__(self, rows: Rows, leaves: tuple[Expression, ...]) -> None:
-        super().__init__(rows, leaves)
-        self.rows, self.leaves = rows, leaves
-        self.shape = (len(rows),)
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return "MaskArray", self.rows.identity, tuple(leaf.canonical for leaf in self.leaves)
+        super().__init__(rows, tuple(leaf.canonical for leaf in leaves), (len(rows),), np.dtype(np.bool_))
+        self.leaves = leaves
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         snapshot = self.rows.snapshot
@@ -144,53 +209,49 @@ class MaskArray(LazyArray):
         return mask if wanted is None else mask[wanted - first]
 
 
-class OffsetsArray(LazyArray):
-    """Cumulative offsets of a ragged field over a view: int64 ``(rows + 1,)``.
+class CountsArray(LazyArray):
+    """Items per row of a ragged field, or bytes per string, int64 ``(rows,)``; reads offsets only."""
 
-    `row_edges` and `item_edges` say how many rows and items lie before each chunk.
-    """
-
-    dtype = np.dtype(np.int64)
-
-    def __init__(self, rows: Rows, name: str, row_edges: tuple[int, ...], item_edges: tuple[int, ...]) -> None:
-        super().__init__(rows, name, row_edges, item_edges)
-        self.rows, self.name, self.row_edges, self.item_edges = rows, name, row_edges, item_edges
-        self.shape = (row_edges[-1] + 1,)
+    def __init__(self, rows: Rows, name: str) -> None:
+        super().__init__(rows, (name,), (len(rows),), np.dtype(np.int64))
+        self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        out = np.empty(max(stop - start, 0), np.int64)
-        if stop == self.shape[0] and len(out):
-            out[-1] = self.item_edges[-1]
-        for c in range(len(self.row_edges) - 1):
-            r0, r1 = self.row_edges[c], self.row_edges[c + 1]
-            a, b = max(start, r0), min(stop, r1)
-            if a < b:
-                offsets = self.rows.read(self.name, r0, b).offsets[0]
-                out[a - start : b - start] = offsets[a - r0 : b - r0] + self.item_edges[c]
-        return out
+        return self.rows.read_counts(self.name, start, stop)
+
+
+class OffsetsArray(LazyArray):
+    """Cumulative offsets of a ragged field over a view: int64 ``(rows + 1,)``."""
+
+    def __init__(self, rows: Rows, name: str, chunk_rows: int) -> None:
+        super().__init__(rows, (name, str(chunk_rows)), (len(rows) + 1,), np.dtype(np.int64))
+        self.name, self.chunk_rows = name, chunk_rows
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        edges, items = row_edges(self.rows, self.chunk_rows), item_edges(self.rows, self.name, self.chunk_rows)
+        chunk = min(int(np.searchsorted(edges, start, side="right")) - 1, len(edges) - 2)
+        first = int(edges[chunk])
+        counts = self.rows.read_counts(self.name, first, max(stop - 1, first))
+        return _sums(counts, int(items[chunk]))[start - first : stop - first]
 
 
 class ValuesArray(LazyArray):
     """Items of a ragged field over a view, row after row: ``(items, *shape)``."""
 
-    def __init__(self, rows: Rows, name: str, row_edges: tuple[int, ...], item_edges: tuple[int, ...]) -> None:
-        super().__init__(rows, name, row_edges, item_edges)
-        self.rows, self.name, self.row_edges, self.item_edges = rows, name, row_edges, item_edges
+    def __init__(self, rows: Rows, name: str, chunk_rows: int) -> None:
         field = rows.schema[name]
-        self.shape = (item_edges[-1], *field.shape)
-        self.dtype = field.dtype
+        n = int(item_edges(rows, name, chunk_rows)[-1])
+        super().__init__(rows, (name, str(chunk_rows)), (n, *field.shape), field.dtype)
+        self.name, self.chunk_rows = name, chunk_rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        runs = []
-        for c in range(len(self.item_edges) - 1):
-            i0, i1 = self.item_edges[c], self.item_edges[c + 1]
-            a, b = max(start, i0), min(stop, i1)
-            if a < b:
-                values = self.rows.read(self.name, self.row_edges[c], self.row_edges[c + 1]).values
-                runs.append(values[a - i0 : b - i0])
-        if len(runs) == 1:
-            return runs[0]
-        return np.concatenate(runs) if runs else np.empty((0, *self.shape[1:]), self.dtype)
+        if start >= stop:
+            return np.empty((0, *self.shape[1:]), self.dtype)
+        edges, items = row_edges(self.rows, self.chunk_rows), item_edges(self.rows, self.name, self.chunk_rows)
+        first = int(np.searchsorted(items, start, side="right")) - 1
+        last = int(np.searchsorted(items, stop))
+        values = self.rows.read(self.name, int(edges[first]), int(edges[last])).values
+        return values[start - int(items[first]) : stop - int(items[first])]
 
 
 def to_dask(source: LazyArray, chunks: Sequence[int], prefix: str) -> Any:
@@ -208,7 +269,7 @@ def to_dask(source: LazyArray, chunks: Sequence[int], prefix: str) -> Any:
     import dask.array as da
     from dask.base import tokenize
 
-    token = tokenize(source, tuple(chunks))
+    token = tokenize(source, np.array(chunks))  # of an array, because dask walks through tuples
     return da.from_array(
         source,
         chunks=(tuple(chunks), *((n,) for n in source.shape[1:])),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import dask
 
 from mmdask.dataset.dataset import Dataset, open_dataset
 from mmdask.schema import Field
@@ -17,7 +19,7 @@ __all__ = ["from_arrays", "from_root"]
 
 
 def from_arrays(
-    data: Mapping[str, Any],
+    data: Any,
     path: str | os.PathLike[str],
     *,
     fields: Iterable[Field] | None = None,
@@ -27,10 +29,12 @@ def from_arrays(
 
     Parameters
     ----------
-    data : mapping
+    data : mapping, or records
         One entry per field, all with the same number of rows: a numpy array (dense), an awkward array or a list of
-        lists (ragged), a list of text (string), a dask array (computed in pieces), or a list of numbers. An awkward
-        array of records is taken apart.
+        lists (ragged), a list of text (string), a dask array, or a list of numbers. An awkward array of records and a
+        structured numpy array are taken apart. Arrays are read and converted in pieces of about 64 MiB; pieces of
+        dask arrays end where chunks of all of them end, so that each chunk is computed once, unless that takes more
+        than 1 GiB.
     path : path
         Where the store will be; nothing may be there yet.
     fields : iterable of Field, optional
@@ -48,7 +52,8 @@ def from_arrays(
     StoreExistsError
         When something is at `path`.
     SchemaError
-        When fields differ in length or cannot be stored.
+        When fields differ in length or cannot be stored exactly, or when lists without any item do not say what their
+        items would be and `fields` does not either.
 
     Examples
     --------
@@ -57,8 +62,14 @@ def from_arrays(
     >>> ds[1]
     {'x': np.float64(1.5), 'jets': array([2, 3]), 'name': 'b'}
     """
-    write_arrays(data, path, fields=fields, labels=labels)
+    write_arrays(data, path, fields=fields, labels=labels, compute=_compute)
     return open_dataset(path)
+
+
+def _compute(lazy: Sequence[Any]) -> Sequence[Any]:
+    """Several collections in one pass, so that what they share is computed once."""
+    computed: Sequence[Any] = dask.compute(*lazy, traverse=False)
+    return computed
 
 
 def from_root(

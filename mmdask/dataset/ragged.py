@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from dask.base import DaskMethodsMixin, tokenize
 from dask.threaded import get as threaded_get
 
-from mmdask.dataset.lazy import OffsetsArray, ResultArray, ValuesArray, to_dask
+from mmdask.dataset.lazy import (
+    CountsArray,
+    OffsetsArray,
+    ResultArray,
+    ValuesArray,
+    item_edges,
+    row_edges,
+    to_dask,
+)
 from mmdask.display import html_table
 from mmdask.errors import OptionError, SchemaError
 from mmdask.expr import check
-from mmdask.rows.reader import as_text
+from mmdask.rows.reader import Picker, as_text, decode
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData
 
 __all__ = ["Ragged"]
+
+#: rows read together by iteration
+_PIECE_ROWS = 4096
 
 
 class Ragged(DaskMethodsMixin):  # type: ignore[misc]
@@ -33,8 +44,8 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         The rows.
     name : str
         The field.
-    chunks : tuple of int
-        Rows of each chunk.
+    chunk_rows : int
+        Store rows of a chunk.
     graph : mapping, optional
         Chunks that are already computed; by default they are read.
 
@@ -48,12 +59,15 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     array([3, 0, 3])
     """
 
-    def __init__(self, rows: Rows, name: str, chunks: tuple[int, ...], graph: Mapping[Any, Any] | None = None) -> None:
+    def __init__(self, rows: Rows, name: str, chunk_rows: int, graph: Mapping[Any, Any] | None = None) -> None:
         self._rows = rows
         self._field: Field = rows.schema[name]
-        self.chunks = (chunks,)
-        self._name = f"{name}-{tokenize('Ragged', rows.identity, name, chunks)}"
+        self._chunk_rows = chunk_rows
+        self._name = f"{name}-{tokenize('Ragged', rows.identity, name, chunk_rows)}"
         self._graph = graph
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._rows, self._field.name, self._chunk_rows, self._graph)
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -67,6 +81,11 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         """Of the items (uint8 of text, which is utf-8)."""
         return self._field.dtype
 
+    @cached_property
+    def chunks(self) -> tuple[tuple[int, ...]]:
+        """Rows of each chunk, those of the dataset."""
+        return (tuple(np.diff(row_edges(self._rows, self._chunk_rows)).tolist()),)
+
     @property
     def n_chunks(self) -> int:
         return len(self.chunks[0])
@@ -74,36 +93,22 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def __len__(self) -> int:
         return len(self._rows)
 
-    @cached_property
-    def _row_edges(self) -> tuple[int, ...]:
-        return tuple(np.cumsum([0, *self.chunks[0]]).tolist())
-
-    @cached_property
-    def _item_edges(self) -> tuple[int, ...]:
-        """Items before each chunk: read from the offsets, at the chunk bounds only where rows lie together."""
-        total, edges = 0, [0]
-        for a, b in itertools.pairwise(self._row_edges):
-            total += self._rows.item_count(self._field.name, a, b)
-            edges.append(total)
-        return tuple(edges)
-
     # Its parts as dask arrays ---------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Any:
-        """Items per row, a lazy dask array int64 ``(rows,)``; reads offsets only."""
-        return self._reduce("len")
+        """Items per row, bytes of text: a lazy dask array int64 ``(rows,)``; reads (outer) offsets only."""
+        return to_dask(CountsArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-counts")
 
     @property
     def offsets(self) -> Any:
         """Where each row begins among `values`: a lazy dask array int64 ``(rows + 1,)``, starting at 0.
 
-        Reads the stored offsets at the chunk bounds (of all rows, if a cut selects them).
+        Reads the stored offsets at the chunk bounds when it is computed (of all rows, if a cut selects them).
         """
         lengths = list(self.chunks[0])
         lengths[-1] += 1
-        source = OffsetsArray(self._rows, self._field.name, self._row_edges, self._item_edges)
-        return to_dask(source, lengths, f"{self._field.name}-offsets")
+        return to_dask(self._source(OffsetsArray), lengths, f"{self._field.name}-offsets")
 
     @property
     def values(self) -> Any:
@@ -113,9 +118,12 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         """
         if self._field.n_offsets > 1:
             raise OptionError(f"{self._field.name!r} has several levels; its values are in .compute()")
-        source = ValuesArray(self._rows, self._field.name, self._row_edges, self._item_edges)
-        lengths = [n for n in np.diff(self._item_edges).tolist() if n] or [0]
-        return to_dask(source, lengths, f"{self._field.name}-values")
+        edges = item_edges(self._rows, self._field.name, self._chunk_rows)
+        lengths = [n for n in np.diff(edges).tolist() if n] or [0]
+        return to_dask(self._source(ValuesArray), lengths, f"{self._field.name}-values")
+
+    def _source(self, kind: type[OffsetsArray] | type[ValuesArray]) -> Any:
+        return kind(self._rows, self._field.name, self._chunk_rows)
 
     # One value per row ----------------------------------------------------------------------------------------------
 
@@ -187,33 +195,37 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     # Rows -----------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Any:
-        """A row at once (an array, or text), or a slice of rows, lazy."""
+        """A row at once (an array, or text), or a slice of rows, lazy.
+
+        An array is a read-only view of the store where it has one level, an awkward array where it has more.
+        """
         if isinstance(index, int | np.integer):
             number = self._rows.number(int(index))
-            return self._row(self._rows.take(self._field.name, np.array([number])), 0)
+            if self._field.n_offsets > 1:
+                return to_awkward(self._field, self._rows.read_row(self._field.name, number))[0]
+            items = self._pick(number)
+            return decode(items.tobytes()) if self._field.kind == "string" else items
         if isinstance(index, slice):
-            rows = self._rows.sliced(index)
-            return Ragged(rows, self._field.name, _sliced_chunks(self.chunks[0], range(len(self))[index]))
+            return Ragged(self._rows.sliced(index), self._field.name, self._chunk_rows)
         raise OptionError(
             f"{self._field.name!r} takes a row number or a slice of rows, got {type(index).__name__}; "
             "other selections work on the computed array: .compute()[...]"
         )
 
+    @cached_property
+    def _pick(self) -> Picker:
+        return Picker(self._rows.snapshot, self._field.name)
+
     def __iter__(self) -> Iterator[Any]:
-        for a, b in itertools.pairwise(self._row_edges):
-            data = self._rows.read(self._field.name, a, b)
-            if self._field.kind == "string" and not self._field.levels:
+        n = len(self)
+        for start in range(0, n, _PIECE_ROWS):
+            data = self._rows.read(self._field.name, start, min(start + _PIECE_ROWS, n))
+            if self._field.n_offsets > 1:
+                yield from to_awkward(self._field, data)
+            elif self._field.kind == "string":
                 yield from as_text(data)
             else:
-                yield from (self._row(data, i) for i in range(b - a))
-
-    def _row(self, data: FieldData, i: int) -> Any:
-        if self._field.n_offsets > 1:
-            return to_awkward(self._field, data)[i]
-        if self._field.kind == "string":
-            return as_text(data[i : i + 1])[0]
-        start, stop = data.offsets[0][i : i + 2].tolist()
-        return data.values[start:stop]
+                yield from (data.values[a:b] for a, b in itertools.pairwise(data.offsets[0].tolist()))
 
     def to_awkward(self) -> Any:
         """The awkward array, at once: the same as ``compute()``."""
@@ -229,11 +241,10 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def __dask_graph__(self) -> Mapping[Any, Any]:
         if self._graph is not None:
             return self._graph
-        edges = self._row_edges
-        return {
-            (self._name, i): (read_chunk, self._rows, self._field.name, edges[i], edges[i + 1])
-            for i in range(self.n_chunks)
-        }
+        edges = row_edges(self._rows, self._chunk_rows).tolist()
+        # Bound, because dask takes an argument of a task that equals a key of the graph, as a name may, for that key.
+        read = partial(read_chunk, self._rows, self._field.name)
+        return {(self._name, i): (partial(read, a, b),) for i, (a, b) in enumerate(itertools.pairwise(edges))}
 
     def __dask_keys__(self) -> list[Any]:
         return [(self._name, i) for i in range(self.n_chunks)]
@@ -253,7 +264,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def _rebuild(self, graph: Mapping[Any, Any], *, rename: Mapping[str, str] | None = None) -> Ragged:
         if rename:
             raise SchemaError("a persisted ragged field keeps its name")
-        return Ragged(self._rows, self._field.name, self.chunks[0], graph)
+        return Ragged(self._rows, self._field.name, self._chunk_rows, graph)
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -279,13 +290,6 @@ def _check_default(default: Any, dtype: np.dtype[Any], function: str) -> None:
         fits = False
     if not fits:
         raise OptionError(f"default={default!r} does not fit the result of {function}, {dtype}")
-
-
-def _sliced_chunks(chunks: tuple[int, ...], rows: range) -> tuple[int, ...]:
-    """Lengths of the chunks of a slice: the same bounds, without the rows left out."""
-    edges = np.cumsum([0, *chunks])
-    inside = np.clip(-(-(edges - rows.start) // rows.step), 0, len(rows))
-    return tuple(n for n in np.diff(inside).tolist() if n) or (0,)
 
 
 def read_chunk(rows: Rows, name: str, start: int, stop: int) -> Any:

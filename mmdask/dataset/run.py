@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from mmdask.display import progress
@@ -44,7 +45,7 @@ def _on_machine(
         update(1)
 
     keys = [("task", i) for i in range(len(tasks))]
-    graph = {key: (function, *args) for key, (function, args) in zip(keys, tasks, strict=True)}
+    graph = {key: (partial(function, *args),) for key, (function, args) in zip(keys, tasks, strict=True)}
     with Callback(posttask=done):
         results = get(graph, keys)
     yield from enumerate(results)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mmdask.expr.evaluate import Result, evaluate, evaluate_cut, evaluate_cuts, evaluate_many
+from mmdask.expr.evaluator import Result, evaluate, evaluate_cut, evaluate_cuts, evaluate_many
 from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate
-from mmdask.expr.parse import parse
+from mmdask.expr.parser import parse
 from mmdask.expr.tree import Node, canonical, spelled_name
 
 __all__ = [

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmdask.errors import did_you_mean
 from mmdask.expr.functions import ALIASES, FUNCTIONS, Function
-from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary
+from mmdask.expr.tokens import thousands
+from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary, error_at
 from mmdask.expr.typed import (
     BOOL,
     FLOAT32,
@@ -26,7 +28,7 @@ from mmdask.expr.typed import (
 )
 
 if TYPE_CHECKING:
-    from mmdask.expr.check import Checker
+    from mmdask.expr.checker import Checker
 
 __all__ = ["call", "item"]
 
@@ -35,12 +37,21 @@ _MOST_ITEMS = 2**48
 _FAR_SUM = 2**62
 
 
+_DELTA_PHI = "write delta_phi(phi1, phi2), the difference in [-pi, pi]"
+_DELTA_R = "write delta_r(eta1, phi1, eta2, phi2), with the arguments in this order"
+#: what people call these functions elsewhere, without case and underscores
+_ANGLES = {"deltaphi": _DELTA_PHI, "dphi": _DELTA_PHI, "phimpipi": _DELTA_PHI, "deltar": _DELTA_R, "dr": _DELTA_R}
+
+
 def call(checker: Checker, node: Call) -> Typed:
     """The typed tree of a function call."""
     function = FUNCTIONS.get(node.function)
     if function is None:
         raise checker.error(node, _unknown(checker, node.function))
     if len(node.args) != function.n_args:
+        for a, b in pairwise(node.args):
+            if (found := thousands(checker.text, a.end, b.start)) is not None:
+                raise error_at(checker.text, *found)
         raise checker.error(node, _arity(function, len(node.args)))
     args = tuple(checker.visit(a) for a in node.args)
     return _GROUPS[function.group](checker, function.name, args, node)
@@ -53,6 +64,11 @@ def _unknown(checker: Checker, name: str) -> str:
     method = name.rpartition(".")[2]
     if "." in name and method in FUNCTIONS:
         return f"there are no methods; write {method}({name.rpartition('.')[0]})"
+    last = name.rpartition("::")[2].rpartition(".")[2].lower()
+    if (angle := _ANGLES.get(last.replace("_", ""))) is not None:
+        return f"no function {shown!r}; {angle}"
+    if "::" in name and last in FUNCTIONS:
+        return f"no function {shown!r}; write {FUNCTIONS[last].signature}"
     near = did_you_mean(shown, [*FUNCTIONS, *ALIASES])
     return f"no function {shown!r}" + (near or f"; the functions are {', '.join(FUNCTIONS)}")
 

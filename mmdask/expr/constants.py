@@ -12,7 +12,7 @@ from mmdask.errors import ExpressionError
 from mmdask.expr.tree import BOOLEANS, SYMBOLS, WORDS, Boolean, Integer, Name, Node, Real, Symbol, Text, Unary
 
 if TYPE_CHECKING:
-    from mmdask.expr.check import Checker
+    from mmdask.expr.checker import Checker
 
 __all__ = ["check_constants", "constant_items", "constant_node"]
 

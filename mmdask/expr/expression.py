@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mmdask.errors import ExpressionError
-from mmdask.expr.check import Checker
-from mmdask.expr.parse import MAX_DEPTH, depth_of, parse
+from mmdask.expr.checker import Checker, field_names
+from mmdask.expr.parser import MAX_DEPTH, depth_of, parse
 from mmdask.expr.tree import Logic, Node, Not, canonical, error_at
 from mmdask.expr.typed import BOOL, TOO_LARGE, Typed
 from mmdask.schema import Schema
@@ -82,7 +82,7 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
     schema : Schema
         The fields that it may name.
     constants : mapping of str, optional
-        Numbers, booleans, texts, or lists of them, that it may name.
+        Numbers, booleans, texts, or lists of them, each of which it names.
 
     Returns
     -------
@@ -91,7 +91,8 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
     Raises
     ------
     ExpressionError
-        With a caret under the place: unknown names and labels, two readings, types or depths that do not fit.
+        With a caret under the place: unknown names and labels, two readings, types or depths that do not fit,
+        constants that it does not name.
 
     Examples
     --------
@@ -103,7 +104,9 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
     try:
         text = canonical(node_or_text) if isinstance(node_or_text, Node) else node_or_text
         node = parse(text)  # of a given tree too, so that the places fit the text
-        typed = Checker(text, schema, constants).visit(node)
+        checker = Checker(text, schema, constants)
+        typed = checker.visit(node)
+        checker.check_used(typed)
         if typed.kind in ("label", "text"):
             raise error_at(text, 0, len(text), "text alone is no value here; compare it with text in quotes")
         if typed.dtype == TOO_LARGE:
@@ -143,24 +146,13 @@ def _wrapped(e: Expression, shown: str) -> str:
 def _expression(text: str, typed: Typed, schema: Schema, parts: tuple[Expression, ...] = ()) -> Expression:
     if depth_of(typed.tree) > MAX_DEPTH:
         raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels; split it into derived fields")
-    names = sorted(_fields(typed))
+    names = sorted(field_names(typed))
     return Expression(text, canonical(typed.tree), tuple(names), tuple(_type(schema, n) for n in names), typed, parts)
 
 
 def _type(schema: Schema, name: str) -> str:
     f = schema[name]
     return f"{f.kind} {f.dtype.str} {f.levels} {f.shape}"
-
-
-def _fields(typed: Typed) -> set[str]:
-    names: set[str] = set()
-    todo = [typed]
-    while todo:
-        node = todo.pop()
-        if node.op == "field":
-            names.add(str(node.value))
-        todo.extend(node.args)
-    return names
 
 
 def conjuncts(expression: Expression) -> tuple[Expression, ...]:
@@ -178,7 +170,7 @@ def conjuncts(expression: Expression) -> tuple[Expression, ...]:
 
 
 def _piece(whole: Expression, leaf: Typed, types: dict[str, str]) -> Expression:
-    names = tuple(sorted(_fields(leaf)))
+    names = tuple(sorted(field_names(leaf)))
     text = whole.text[leaf.tree.start : leaf.tree.end]
     return Expression(text, canonical(leaf.tree), names, tuple(types[n] for n in names), leaf)
 

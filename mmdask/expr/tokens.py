@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmdask.errors import ExpressionError
 from mmdask.expr.tree import error_at
 
-__all__ = ["MAX_LENGTH", "Token", "tokens"]
+__all__ = ["MAX_LENGTH", "Token", "thousands", "tokens"]
 
 #: characters of a cut; of one number or name in it
 MAX_LENGTH = 64 * 1024
@@ -39,6 +39,8 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
+
+_THOUSANDS = re.compile(r"(?<![\w.])[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?!\w)", re.ASCII)
 
 # What people write that is no operator here, and what to write instead.
 _INSTEAD = {
@@ -88,6 +90,15 @@ def tokens(text: str) -> list[Token]:
     return found
 
 
+def thousands(text: str, start: int, end: int) -> tuple[int, int, str] | None:
+    """The place of a number like ``30,000`` that touches characters `start` to `end`, and what to say of it."""
+    for match in _THOUSANDS.finditer(text):
+        if match.start() < end and start < match.end():
+            word = match.group()[:40]
+            return match.start(), match.end(), f"{word!r} is a list of numbers; write {word.replace(',', '')}"
+    return None
+
+
 def _token(text: str, kind: str, start: int, end: int) -> Token:
     word = text[start:end]
     if kind in ("integer", "real"):
@@ -104,13 +115,14 @@ def _check_number(text: str, word: str, start: int, end: int) -> None:
         raise error_at(text, start, start + 20, f"a number has at most {MAX_NUMBER} characters")
     after = re.compile(r"[A-Za-z0-9_.]+").match(text, end)
     if after is not None:
-        raise error_at(
-            text,
-            start,
-            after.end(),
-            f"{text[start : after.end()][:40]!r} is no number, and no name begins with a digit",
-        )
+        whole = text[start : after.end()]
+        message = f"{whole[:40]!r} is no number, and no name begins with a digit"
+        if len(whole) <= MAX_NUMBER and re.fullmatch(r"[1-9][0-9]*(_[0-9]+)+", whole):
+            message = f"{whole[:40]!r} is no number here; write {whole.replace('_', '')[:40]}"
+        raise error_at(text, start, after.end(), message)
     if len(word) > 1 and word.isdigit() and word.startswith("0"):
+        if (found := thousands(text, start, end)) is not None:
+            raise error_at(text, *found)
         plain = word.lstrip("0") or "0"
         raise error_at(text, start, end, f"a leading 0 means octal in C; write {plain}")
 

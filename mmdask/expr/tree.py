@@ -169,7 +169,7 @@ def canonical(node: Node) -> str:
 
     Examples
     --------
-    >>> from mmdask.expr.parse import parse
+    >>> from mmdask.expr.parser import parse
     >>> canonical(parse("nJets >= 6 & !isbad"))
     '((nJets >= 6) & (not isbad))'
     """

@@ -6,7 +6,7 @@ A part of which all or no rows are selected is just True or False.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mmdask.kernels.bits import rows_of_runs
 
-__all__ = ["PartBits", "RowBits", "and_bits", "bits_of_range", "count_bits", "pack", "unpack"]
+__all__ = ["PartBits", "RowBits", "and_bits", "bits_of_range", "count_bits", "groups", "pack", "unpack"]
 
 Bits = npt.NDArray[np.uint8]
 #: the selected rows of one part
@@ -68,6 +68,14 @@ def and_bits(a: PartBits, b: PartBits) -> PartBits:
     return both if both.any() else False
 
 
+def groups(keys: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Each key that occurs, ascending, and where it does."""
+    order = np.argsort(keys, kind="stable")
+    for here in np.split(order, np.flatnonzero(np.diff(keys[order])) + 1):
+        if len(here):
+            yield int(keys[here[0]]), here
+
+
 class RowBits:
     """The selected rows of all parts.
 
@@ -102,6 +110,11 @@ class RowBits:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the bits and what goes with them."""
+        return sum(136 if isinstance(b, bool) else 136 + b.nbytes for b in self.parts)
+
     def rank(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many selected rows come before each of `rows` (sorted store row numbers, the end included)."""
         before = np.zeros(len(self.starts), np.int64)
@@ -129,7 +142,10 @@ class RowBits:
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Selected store row numbers from `start` to `stop`, ascending, int64."""
-        return rows_of_runs(self.parts, self.starts, np.array([start]), np.array([max(start, stop)]))
+        first, last = np.searchsorted(self.starts, (start, stop)).tolist()
+        first = max(first - 1, 0)
+        starts = self.starts[first : last + 1]
+        return rows_of_runs(self.parts[first:last], starts, np.array([start]), np.array([max(start, stop)]))
 
     def rows_of_blocks(self, blocks: npt.NDArray[np.int64], block_rows: int) -> npt.NDArray[np.int64]:
         """Selected store row numbers of these blocks, block after block in the order given, int64."""
@@ -145,6 +161,14 @@ class RowBits:
         j = int(np.searchsorted(ranks, stop, side="left"))
         rows = self.rows_between(int(edges[i]), int(edges[j]))
         return rows[start - int(ranks[i]) : stop - int(ranks[i])]
+
+    def at(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Store row numbers of the selected rows of these numbers, in any order, int64."""
+        edges, ranks = self._index
+        rows = np.empty(len(positions), np.int64)
+        for i, here in groups(np.searchsorted(ranks, positions, side="right") - 1):
+            rows[here] = self.rows_between(int(edges[i]), int(edges[i + 1]))[positions[here] - ranks[i]]
+        return rows
 
 
 def _rank_in_part(bits: Bits, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

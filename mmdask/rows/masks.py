@@ -23,6 +23,7 @@ from mmdask.expr import SEMANTICS, Expression, evaluate_cut, evaluate_cuts
 from mmdask.rows.bits import Bits, PartBits, and_bits, pack, unpack
 from mmdask.rows.reader import constant_in_part, read_part
 from mmdask.schema import FieldData
+from mmdask.store.cache import Cache
 from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 
@@ -33,6 +34,8 @@ TASK_ROWS = 1 << 20
 #: rows evaluated at once, so that temporaries stay in cache
 BLOCK_ROWS = 1 << 18
 _MAGIC = b"mmdask-mask 1\n"
+#: masks that were read, by path: each chunk of a cut needs a piece of one
+LOADED: Cache[Bits] = Cache(128 << 20)
 
 #: a function and its arguments
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -172,12 +175,20 @@ class _MaskFiles:
         name = xxhash.xxh3_128_hexdigest(text.encode())
         return os.path.join(self.folder, name[:2], f"{name}.mask")
 
-    def load(self, part: int, cut: Expression) -> PartBits | None:
+    def load(self, part: int, cut: Expression) -> Bits | None:
         """A kept mask, if it is whole and is what its name says."""
         text = self._text(part, cut)
-        rows = self.snapshot.parts[part].rows
+        path = self._path(text)
+        bits = LOADED.get(path)
+        if bits is None:
+            bits = self._read(path, text, self.snapshot.parts[part].rows)
+            if bits is not None:
+                LOADED.put(path, bits, bits.nbytes + 512)
+        return bits
+
+    def _read(self, path: str, text: str, rows: int) -> Bits | None:
         try:
-            with open(self._path(text), "rb") as file:
+            with open(path, "rb") as file:
                 data = file.read()
         except OSError:
             return None

@@ -6,7 +6,7 @@ A run inside one part is a view; one that crosses parts is copied together. Cons
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,28 @@ import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError, RowNotFoundError
 from mmdask.kernels import gather
+from mmdask.rows.bits import groups
 from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.snapshot import Snapshot
 
-#: finding out which of so few parts are needed takes longer than giving them all to the kernel
-_FEW_PARTS = 32
+__all__ = [
+    "Picker",
+    "as_labels",
+    "as_text",
+    "concatenate",
+    "constant_in_part",
+    "counts",
+    "item_count",
+    "read",
+    "read_counts",
+    "read_part",
+    "runs",
+    "take",
+    "take_padded",
+]
 
-__all__ = ["concatenate", "constant_in_part", "read", "read_part", "runs", "take", "take_padded"]
+Int64s = npt.NDArray[np.int64]
 
 
 def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -> FieldData:
@@ -34,44 +48,40 @@ def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -
     """
     field = snapshot.schema[name]
     layer, stored = snapshot.stored(part, name)
-    if stored.constant is not None:
-        return FieldData(np.broadcast_to(_constant(field, stored), stop - start), labels=field.labels)
-    assert stored.values is not None
+    if stored.values is None:
+        return FieldData(np.broadcast_to(_constant(snapshot, field, layer, stored), stop - start), labels=field.labels)
     values = snapshot.array(layer, stored.values)
     if field.kind == "category":
-        return FieldData(_global_codes(field, layer, stored, values[start:stop]), labels=field.labels)
+        return FieldData(_store_codes(snapshot, layer, name, values[start:stop]), labels=field.labels)
     offsets = []
     for i, number in enumerate(stored.offsets):
         length = len(values) if i + 1 == len(stored.offsets) else layer.arrays[stored.offsets[i + 1]].shape[0] - 1
         o = snapshot.array(layer, number)[start : stop + 1]
         start, stop = int(o[0]), int(o[-1])
         if start < 0 or stop > length or (o[1:] < o[:-1]).any():
-            raise CorruptStoreError(
-                f"{layer.path}/{layer.arrays[number].file}: offsets of {name!r} do not ascend from 0 to {length}; "
-                "the store is damaged: `mmdask verify` lists all damage"
-            )
+            raise _bad_offsets(layer, name, length)
         offsets.append(o - start if start else o)
     return FieldData(values[start:stop], tuple(offsets))
 
 
-def _constant(field: Field, stored: StoredField) -> Any:
+def _bad_offsets(layer: Layer, name: str, length: int) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{layer.path}: offsets of {name!r} do not ascend from 0 to {length}; the store is damaged: "
+        "`mmdask verify` lists all damage"
+    )
+
+
+def _constant(snapshot: Snapshot, field: Field, layer: Layer, stored: StoredField) -> npt.NDArray[Any]:
     if field.kind == "category":
-        return np.array(_code(field, str(stored.constant)), CODE_DTYPE)
+        return snapshot.codes(layer, field.name).reshape(())  # of its one label
     return np.array(stored.constant, field.dtype)
 
 
-def _code(field: Field, label: str) -> int:
-    try:
-        return field.labels.index(label)
-    except ValueError:
-        raise CorruptStoreError(f"field {field.name!r}: a part has the label {label!r}, the manifest has not") from None
-
-
-def _global_codes(field: Field, layer: Layer, stored: StoredField, codes: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+def _store_codes(snapshot: Snapshot, layer: Layer, name: str, codes: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     """Codes of a layer's own labels as codes of the store's."""
-    table = np.array([_code(field, label) for label in stored.labels], CODE_DTYPE)
+    table = snapshot.codes(layer, name)
     if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(table):
-        raise CorruptStoreError(f"{layer.path}: a code of {field.name!r} is beyond its {len(table)} labels")
+        raise CorruptStoreError(f"{layer.path}: a code of {name!r} is beyond its {len(table)} labels")
     return table.take(codes) if codes.size else np.empty(0, CODE_DTYPE)
 
 
@@ -88,7 +98,7 @@ def runs(snapshot: Snapshot, start: int, stop: int) -> Iterator[tuple[int, int, 
         base, end = int(starts[part]), int(starts[part + 1])
         if base >= stop:
             return
-        if end > start:
+        if end > max(base, start):
             yield part, max(start - base, 0), min(stop, end) - base
 
 
@@ -115,39 +125,59 @@ def concatenate(field: Field, runs: list[FieldData]) -> FieldData:
     return FieldData(np.concatenate([r.values for r in runs]), tuple(offsets), field.labels)
 
 
-def _parts_of(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Numbers of the parts that hold any of `rows`; of few parts simply all."""
-    if not len(rows):
-        return np.zeros(0, np.int64)
-    if len(snapshot.parts) <= _FEW_PARTS:
-        return np.arange(len(snapshot.parts))
-    if int(rows.min()) < 0 or int(rows.max()) >= snapshot.rows:
-        wrong = int(rows.min()) if int(rows.min()) < 0 else int(rows.max())
+def _parts_between(snapshot: Snapshot, rows: Int64s) -> tuple[int, int]:
+    """The parts of the least and of the greatest of some rows."""
+    low, high = int(rows.min()), int(rows.max())
+    if low < 0 or high >= snapshot.rows:
+        wrong = low if low < 0 else high
         raise RowNotFoundError(f"no row {wrong} in {snapshot.path}: it has {snapshot.rows} rows")
-    part = np.searchsorted(snapshot.starts, rows, side="right") - 1
-    return np.flatnonzero(np.bincount(part, minlength=len(snapshot.parts)))
+    return snapshot.part_of(low), snapshot.part_of(high)
 
 
-def _arrays(
-    snapshot: Snapshot, field: Field, parts: npt.NDArray[np.int64]
-) -> tuple[list[npt.NDArray[Any] | None], list[list[npt.NDArray[np.int64] | None]]]:
-    """Values and offsets of a field in the parts that some rows are in; None for the others."""
-    n = len(snapshot.parts)
-    values: list[npt.NDArray[Any] | None] = [None] * n
-    offsets: list[list[npt.NDArray[np.int64] | None]] = [[None] * n for _ in range(field.n_offsets)]
-    for p in parts.tolist():
-        layer, stored = snapshot.stored(p, field.name)
-        if stored.constant is not None:
-            values[p] = np.broadcast_to(_constant(field, stored), layer.rows)
+def _needed(snapshot: Snapshot, rows: Int64s) -> tuple[Int64s, list[int]]:
+    """The parts that some rows are in, as the kernels take them: bounds int64 ``(n + 1,)``, and ``n`` parts between.
+
+    Neighbouring parts that hold none of the rows are one entry, -1.
+    """
+    if not len(rows):
+        return np.array([0, snapshot.rows]), [-1]
+    first, last = _parts_between(snapshot, rows)
+    needed = np.zeros(len(snapshot.parts), np.bool_)
+    # Giving the kernel a part takes as long as finding that of 200 rows.
+    if last - first <= 4 + len(rows) // 200:
+        needed[first : last + 1] = np.diff(snapshot.starts[first : last + 2]) > 0
+    else:
+        needed[np.searchsorted(snapshot.starts, rows, side="right") - 1] = True
+    begins = needed.copy()
+    begins[1:] |= needed[:-1]
+    begins[0] = True
+    parts = np.flatnonzero(begins)
+    return np.append(snapshot.starts[parts], snapshot.rows), np.where(needed[parts], parts, -1).tolist()
+
+
+def _sources(
+    snapshot: Snapshot, field: Field, parts: Sequence[int]
+) -> tuple[list[npt.NDArray[Any] | None], list[list[Int64s | None]]]:
+    """Values and offsets of a field in some parts; None for -1."""
+    values: list[npt.NDArray[Any] | None] = []
+    offsets: list[list[Int64s | None]] = [[] for _ in range(field.n_offsets)]
+    for p in parts:
+        if p < 0:
+            values.append(None)
+            for level in offsets:
+                level.append(None)
             continue
-        assert stored.values is not None
-        values[p] = snapshot.array(layer, stored.values)
+        layer, stored = snapshot.stored(p, field.name)
+        if stored.values is None:
+            values.append(np.broadcast_to(_constant(snapshot, field, layer, stored), layer.rows))
+        else:
+            values.append(snapshot.array(layer, stored.values))
         for level, number in zip(offsets, stored.offsets, strict=True):
-            level[p] = snapshot.array(layer, number)
+            level.append(snapshot.array(layer, number))
     return values, offsets
 
 
-def take(snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64]) -> FieldData:
+def take(snapshot: Snapshot, name: str, rows: Int64s) -> FieldData:
     """Rows at these store row numbers (int64, any order, repeats allowed), as a copy.
 
     Raises
@@ -158,40 +188,45 @@ def take(snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64]) -> FieldDat
         When offsets of one of the rows lead out of its part.
     """
     field = snapshot.schema[name]
-    parts = _parts_of(snapshot, rows)
     if field.kind == "category":
-        return _take_codes(snapshot, field, rows, parts)
-    values, offsets = _arrays(snapshot, field, parts)
+        return _take_codes(snapshot, field, rows)
+    starts, parts = _needed(snapshot, rows)
+    values, offsets = _sources(snapshot, field, parts)
     if not offsets:
         out = np.empty((len(rows), *field.shape), field.dtype)
-        return FieldData(gather.take_rows(values, snapshot.starts, rows, out))
+        return FieldData(gather.take_rows(values, starts, rows, out))
     like = np.empty((0, *field.shape), field.dtype)
-    taken, packed = gather.take_nested(values, offsets, snapshot.starts, rows, like=like)
+    taken, packed = gather.take_nested(values, offsets, starts, rows, like=like)
     return FieldData(packed, taken)
 
 
-def _take_codes(
-    snapshot: Snapshot, field: Field, rows: npt.NDArray[np.int64], parts: npt.NDArray[np.int64]
-) -> FieldData:
+def _by_part(snapshot: Snapshot, rows: Int64s) -> Iterator[tuple[int, Any, Int64s]]:
+    """The parts that some rows are in, each with an index of its rows among them, and their numbers within it."""
+    if not len(rows):
+        return
+    first, last = _parts_between(snapshot, rows)
+    if first == last:
+        yield first, slice(None), rows - snapshot.starts[first]
+        return
+    for part, here in groups(np.searchsorted(snapshot.starts, rows, side="right") - 1):
+        yield part, here, rows[here] - snapshot.starts[part]
+
+
+def _take_codes(snapshot: Snapshot, field: Field, rows: Int64s) -> FieldData:
     """Codes of a category: each part has labels of its own."""
     out = np.empty(len(rows), CODE_DTYPE)
-    part_of = np.searchsorted(snapshot.starts, rows, side="right") - 1
-    for p in parts.tolist():
-        here = np.flatnonzero(part_of == p)
-        if not len(here):
-            continue
-        layer, stored = snapshot.stored(p, field.name)
-        if stored.constant is not None:
-            out[here] = _constant(field, stored)
-            continue
-        assert stored.values is not None
-        local = snapshot.array(layer, stored.values).take(rows[here] - snapshot.starts[p], mode="clip")
-        out[here] = _global_codes(field, layer, stored, local)
+    for part, here, local in _by_part(snapshot, rows):
+        layer, stored = snapshot.stored(part, field.name)
+        if stored.values is None:
+            out[here] = _constant(snapshot, field, layer, stored)
+        else:
+            codes = snapshot.array(layer, stored.values).take(local)
+            out[here] = _store_codes(snapshot, layer, field.name, codes)
     return FieldData(out, labels=field.labels)
 
 
 def take_padded(
-    snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
+    snapshot: Snapshot, name: str, rows: Int64s, length: int, fill: Any, side: str = "right"
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Rows of a ragged field cut or filled up to `length` items.
 
@@ -202,41 +237,117 @@ def take_padded(
         True where an item is real.
     """
     field = snapshot.schema[name]
-    values, offsets = _arrays(snapshot, field, _parts_of(snapshot, rows))
+    starts, parts = _needed(snapshot, rows)
+    values, offsets = _sources(snapshot, field, parts)
     out = np.full((len(rows), length, *field.shape), fill, field.dtype)
     mask = np.zeros((len(rows), length), np.bool_)
-    gather.pad_ragged(values, offsets[0], snapshot.starts, rows, out, mask, side == "left")
+    gather.pad_ragged(values, offsets[0], starts, rows, out, mask, side == "left")
     return out, mask
+
+
+def _outer(snapshot: Snapshot, part: int, name: str) -> tuple[Layer, Int64s, int]:
+    """The offsets of the rows of a part, and how many items there are."""
+    layer, stored = snapshot.stored(part, name)
+    below = layer.arrays[stored.values if len(stored.offsets) == 1 else stored.offsets[1]]  # type: ignore[index]
+    return layer, snapshot.array(layer, stored.offsets[0]), below.shape[0] - (len(stored.offsets) > 1)
 
 
 def item_count(snapshot: Snapshot, name: str, start: int, stop: int) -> int:
     """Items of a ragged field in store rows `start` to `stop`: the difference of two offsets per part."""
     total = 0
     for part, a, b in runs(snapshot, start, stop):
-        layer, stored = snapshot.stored(part, name)
-        offsets = snapshot.array(layer, stored.offsets[0])
-        total += int(offsets[b]) - int(offsets[a])
+        layer, offsets, length = _outer(snapshot, part, name)
+        begin, end = int(offsets[a]), int(offsets[b])
+        if not 0 <= begin <= end <= length:
+            raise _bad_offsets(layer, name, length)
+        total += end - begin
     return total
 
 
-def counts(snapshot: Snapshot, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def counts(snapshot: Snapshot, name: str, rows: Int64s) -> Int64s:
     """Items of a ragged field in each of these store rows, int64; reads offsets only."""
     out = np.empty(len(rows), np.int64)
-    part_of = np.searchsorted(snapshot.starts, rows, side="right") - 1
-    for p in _parts_of(snapshot, rows).tolist():
-        layer, stored = snapshot.stored(p, name)
-        offsets = snapshot.array(layer, stored.offsets[0])
-        here = part_of == p
-        local = rows[here] - snapshot.starts[p]
-        out[here] = offsets.take(local + 1) - offsets.take(local)
+    for part, here, local in _by_part(snapshot, rows):
+        layer, offsets, length = _outer(snapshot, part, name)
+        out[here] = _checked_counts(layer, name, length, offsets.take(local + 1) - offsets.take(local))
     return out
 
 
-def as_text(data: FieldData) -> list[str]:
-    """Strings of a run of a string field."""
+def read_counts(snapshot: Snapshot, name: str, start: int, stop: int) -> Int64s:
+    """Items of a ragged field in each of the store rows `start` to `stop`, int64; reads offsets only."""
+    pieces = [np.zeros(0, np.int64)]
+    for part, a, b in runs(snapshot, start, stop):
+        layer, offsets, length = _outer(snapshot, part, name)
+        pieces.append(_checked_counts(layer, name, length, np.diff(offsets[a : b + 1])))
+    return np.concatenate(pieces)
+
+
+def _checked_counts(layer: Layer, name: str, length: int, counts: Int64s) -> Int64s:
+    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= length:
+        raise _bad_offsets(layer, name, length)
+    return counts
+
+
+class Picker:
+    """Single rows of a field with one level of offsets, each a view; quick while they are in the same part.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The store.
+    name : str
+        A ragged field of one level, or a string field.
+    """
+
+    def __init__(self, snapshot: Snapshot, name: str) -> None:
+        self.snapshot, self.name = snapshot, name
+        self._part: tuple[int, int, Int64s, npt.NDArray[Any]] = (0, 0, np.zeros(1, np.int64), np.zeros(0))
+
+    def __call__(self, row: int) -> npt.NDArray[Any]:
+        """The items of a store row, which must exist."""
+        first, end, offsets, values = self._part
+        if not first <= row < end:
+            part = self.snapshot.part_of(row)
+            first, end = self.snapshot.starts[part : part + 2].tolist()
+            layer, stored = self.snapshot.stored(part, self.name)
+            assert stored.values is not None
+            offsets, values = self.snapshot.array(layer, stored.offsets[0]), self.snapshot.array(layer, stored.values)
+            self._part = first, end, offsets, values
+        begin, stop = offsets.item(row - first), offsets.item(row - first + 1)
+        if not 0 <= begin <= stop <= len(values):
+            layer, _ = self.snapshot.stored(self.snapshot.part_of(row), self.name)
+            raise _bad_offsets(layer, self.name, len(values))
+        return values[begin:stop]
+
+
+def as_text(data: FieldData) -> list[Any]:
+    """The text of a string field: a list of str, nested once for every level.
+
+    Raises
+    ------
+    CorruptStoreError
+        When it is not UTF-8.
+    """
+    *outer, bounds = (o.tolist() for o in data.offsets)
     raw = np.ascontiguousarray(data.values, TEXT_DTYPE).tobytes()
-    bounds = data.offsets[-1].tolist()
-    return [raw[a:b].decode() for a, b in itertools.pairwise(bounds)]
+    if raw.isascii():
+        text = raw.decode("ascii")  # then characters are bytes, and one decoding serves all rows
+        found: list[Any] = [text[a:b] for a, b in itertools.pairwise(bounds)]
+    else:
+        found = [decode(raw[a:b]) for a, b in itertools.pairwise(bounds)]
+    for level in reversed(outer):
+        found = [found[a:b] for a, b in itertools.pairwise(level)]
+    return found
+
+
+def decode(raw: bytes) -> str:
+    """The text of one string."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise CorruptStoreError(
+            f"text that is not UTF-8: {raw[:40]!r}; the store is damaged: `mmdask verify` lists all damage"
+        ) from None
 
 
 def as_labels(data: FieldData) -> npt.NDArray[np.str_]:

@@ -18,16 +18,19 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.errors import OptionError, RowNotFoundError
-from mmdask.expr import Expression, conjuncts
+from mmdask.expr import SEMANTICS, Expression, conjuncts
 from mmdask.rows import reader
 from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
 from mmdask.rows.masks import BLOCK_ROWS, Runner, kept_bits, run_serially
-from mmdask.rows.splits import Fold, hash_rows
+from mmdask.rows.splits import SPLIT_VERSION, Fold, hash_rows
 from mmdask.schema import Field, FieldData, Schema
+from mmdask.store.cache import Cache
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Rows"]
 
+#: selections found so far, by identity: whatever refers to the same rows in this process shares them
+RESOLVED: Cache[RowBits] = Cache(256 << 20)
 _ROW_NUMBER = Field.dense("row number", "i8")
 
 
@@ -50,7 +53,7 @@ class _Cut:
     expression: Expression
 
     def text(self) -> list[Any]:
-        return ["cut", self.expression.canonical]
+        return ["cut", SEMANTICS, self.expression.canonical]
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class _Split:
     fold: Fold
 
     def text(self) -> list[Any]:
-        return ["fold", self.fold.by, self.fold.seed, self.fold.low, self.fold.high]
+        return ["fold", SPLIT_VERSION, self.fold.by, self.fold.seed, self.fold.low, self.fold.high]
 
 
 _Step = _Slice | _Cut | _Split
@@ -107,17 +110,19 @@ class Rows:
     @cached_property
     def identity(self) -> str:
         """A hash of the store's data and of the selection: equal rows of equal data have equal identities."""
-        manifest = self.snapshot.manifest
-        text = json.dumps([manifest.uuid, [[p.rows, p.layers] for p in manifest.parts], [s.text() for s in self.steps]])
+        text = json.dumps([self.snapshot.identity, [s.text() for s in self.steps]])
         return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
     # Selecting ------------------------------------------------------------------------------------------------------
 
     def sliced(self, rows: slice) -> Rows:
         """The rows of a slice with positive step; finds the rows selected so far, whose number it needs."""
-        start, stop, step = rows.indices(len(self))
+        n = len(self)
+        start, stop, step = rows.indices(n)
         if step < 1:
             raise OptionError(f"rows are sliced with a positive step, got {step}; ds[[...]] takes rows in any order")
+        if (start, stop, step) == (0, n, 1):
+            return self
         if self.span is not None:
             span = self.span[start:stop:step]
             return Rows(self.snapshot, (_Slice(span.start, max(span.start, span.stop), span.step),))
@@ -144,7 +149,16 @@ class Rows:
     @property
     def resolved(self) -> bool:
         """Whether the selected rows are known without computing a cut or hashing keys."""
-        return self.span is not None or "bits" in self.__dict__
+        return self.span is not None or self._known() is not None
+
+    def _known(self) -> RowBits | None:
+        """The bits, if they were found before in this process."""
+        bits: RowBits | None = self.__dict__.get("bits")
+        if bits is None:
+            bits = RESOLVED.get(self.identity)
+            if bits is not None:
+                self.__dict__["bits"] = bits
+        return bits
 
     @cached_property
     def bits(self) -> RowBits:
@@ -153,10 +167,21 @@ class Rows:
 
     def resolve(self, run: Runner = run_serially) -> RowBits:
         """Find the selected rows, computing cuts with `run`; remembered."""
-        if "bits" in self.__dict__:
-            return self.bits
+        bits = self._known()
+        if bits is None:
+            bits = RowBits(self.snapshot.starts, self._find(run))
+            self.__dict__["bits"] = RESOLVED.put(self.identity, bits, bits.nbytes)
+        return bits
+
+    def _find(self, run: Runner) -> list[PartBits]:
         parts: list[PartBits] = [bool(p.rows) for p in self.snapshot.parts]
-        for is_slice, group in itertools.groupby(self.steps, key=lambda s: isinstance(s, _Slice)):
+        left = self.steps
+        for n in range(len(self.steps) - 1, 0, -1):
+            before = RESOLVED.get(Rows(self.snapshot, self.steps[:n]).identity)
+            if before is not None:
+                parts, left = list(before.parts), self.steps[n:]
+                break
+        for is_slice, group in itertools.groupby(left, key=lambda s: isinstance(s, _Slice)):
             steps = list(group)
             if is_slice:
                 for step in steps:
@@ -168,8 +193,7 @@ class Rows:
                 parts = list(map(and_bits, parts, kept_bits(self.snapshot, list(dict.fromkeys(leaves)), run)))
             for fold in [s.fold for s in steps if isinstance(s, _Split)]:
                 parts = [self._in_fold(fold, p, bits) for p, bits in enumerate(parts)]
-        self.__dict__["bits"] = RowBits(self.snapshot.starts, parts)
-        return self.bits
+        return parts
 
     def _in_fold(self, fold: Fold, part: int, bits: PartBits) -> PartBits:
         if bits is False:
@@ -240,18 +264,32 @@ class Rows:
         return self.bits.select(start, min(stop, len(self)))
 
     def number(self, i: int) -> int:
-        """Store row number of one selected row.
+        """Store row number of one selected row, which is counted from the end if negative.
 
         Raises
         ------
         RowNotFoundError
             When there is no such row.
         """
+        if self.span is None:
+            return int(self.numbers_of(np.array([i]))[0])
+        try:
+            return self.span[i]
+        except IndexError:
+            raise self._no_row(i) from None
+
+    def numbers_of(self, indices: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+        """Store row numbers of selected rows, as `number` of each, int64."""
         n = len(self)
-        if not -n <= i < n:
-            raise RowNotFoundError(f"no row {i}: there are {n} rows")
-        i %= n
-        return int(self.numbers(i, i + 1)[0])
+        wrong = (indices < -n) | (indices >= n)
+        if wrong.any():
+            raise self._no_row(int(indices[np.argmax(wrong)]))
+        positions = indices.astype(np.int64)
+        positions[positions < 0] += n
+        return self.bits.at(positions) if self.span is None else self.span.start + positions * self.span.step
+
+    def _no_row(self, i: int) -> RowNotFoundError:
+        return RowNotFoundError(f"no row {i}: there are {len(self)} rows")
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -260,6 +298,10 @@ class Rows:
         if self.span is not None and self.span.step == 1:
             return reader.read(self.snapshot, name, self.span.start + start, self.span.start + stop)
         return self.take(name, self.numbers(start, stop))
+
+    def read_row(self, name: str, number: int) -> FieldData:
+        """The row of a field at a store row number, which must exist, as a view."""
+        return reader.read(self.snapshot, name, number, number + 1)
 
     def take(self, name: str, rows: npt.NDArray[np.int64]) -> FieldData:
         """Rows of a field at store row numbers, in that order, as a copy."""
@@ -275,8 +317,14 @@ class Rows:
         """Rows of a ragged field cut or filled to `length` items, and the mask of real items."""
         return reader.take_padded(self.snapshot, name, rows, length, fill, side)
 
+    def read_counts(self, name: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Items in each of the selected rows number `start` to `stop` of a ragged field, int64; reads offsets only."""
+        if self.span is not None and self.span.step == 1:
+            return reader.read_counts(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        return self.counts(name, self.numbers(start, stop))
+
     def item_count(self, name: str, start: int, stop: int) -> int:
         """Items in the selected rows number `start` to `stop` of a ragged field; reads offsets only."""
         if self.span is not None and self.span.step == 1:
             return reader.item_count(self.snapshot, name, self.span.start + start, self.span.start + stop)
-        return int(self.counts(name, self.numbers(start, stop)).sum())
+        return int(self.read_counts(name, start, stop).sum())

@@ -18,9 +18,10 @@ from mmdask.errors import OptionError
 from mmdask.kernels.hashing import hash_key, mix
 from mmdask.schema import Field, FieldData
 
-__all__ = ["Fold", "folds", "hash_rows"]
+__all__ = ["SPLIT_VERSION", "Fold", "check_key", "folds", "hash_rows"]
 
-_SPLIT_VERSION = 1
+#: of the assignment of rows to folds
+SPLIT_VERSION = 1
 _ALL = 1 << 32
 
 
@@ -85,26 +86,30 @@ def hash_rows(field: Field, data: FieldData, seed: int) -> npt.NDArray[np.uint32
     Two rounds of the splitmix64 finaliser: of the key, and of that combined with a hash of the seed.
     """
     key = mix(_keys(field, data))
-    key ^= np.uint64(hash_key(seed, "split", _SPLIT_VERSION))
+    key ^= np.uint64(hash_key(seed, "split", SPLIT_VERSION))
     return (mix(key) >> np.uint64(32)).astype(np.uint32)
 
 
+def check_key(field: Field) -> None:
+    """Raise `OptionError` unless a field has one key per row."""
+    number = field.kind == "dense" and not field.shape and field.dtype.kind in "biufmM"
+    if not number and (field.kind not in ("string", "category") or field.levels):
+        raise OptionError(
+            f"a split needs one key per row, a number, time, text or label; {field.name!r} is {field.describe()}"
+        )
+
+
 def _keys(field: Field, data: FieldData) -> npt.NDArray[np.uint64]:
-    if field.kind in ("string", "category") and not field.levels:
+    check_key(field)
+    if field.kind in ("string", "category"):
         return _text_keys(data)
     values = data.values
-    if field.kind != "dense" or field.shape:
-        raise OptionError(f"a split needs one key per row; {field.name!r} is {field.describe()}")
-    if values.dtype.kind in "bi":
-        return values.astype(np.int64).view(np.uint64)
-    if values.dtype.kind == "u":
-        return values.astype(np.uint64)
     if values.dtype.kind == "f":
         # +0.0 and -0.0 are one key
         return (values.astype(np.float64) + 0.0).view(np.uint64)
     if values.dtype.kind in "mM":
         return values.view(np.uint64)
-    raise OptionError(f"a split needs a number, text or label as key; {field.name!r} is {field.describe()}")
+    return values.astype(np.int64).view(np.uint64)
 
 
 def _text_keys(data: FieldData) -> npt.NDArray[np.uint64]:

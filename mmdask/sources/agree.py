@@ -64,7 +64,7 @@ def agreed_fields(inputs: Iterable[Known]) -> dict[str, Field]:
         if first is not None and (differences := _differences(first.where, agreed, unreadable, known)):
             some = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
             raise SchemaError(
-                f"{known.where}: {some}. All inputs need the same fields; choose them with fields= or exclude="
+                f"{known.where}: {some}. All inputs need the same fields; choose them with fields or exclude"
             )
         first = first or known
         agreed = {**agreed, **{n: f for n, f in known.fields.items() if n not in agreed}}

@@ -2,56 +2,110 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdask.errors import SchemaError
-from mmdask.schema import Field, FieldData
-from mmdask.store.coerce import to_field_data
+from mmdask.schema import Field
+from mmdask.store.coerce import by_field, to_field_data
 from mmdask.store.layer import Scalar
 from mmdask.store.writer import create
 
 __all__ = ["write_arrays"]
 
-#: rows handed to the writer at once; what is computed lazily is computed in such pieces
-PIECE_ROWS = 1 << 18
+#: bytes that are converted at once, where chunks allow
+PIECE_NBYTES = 64 << 20
+#: rows of this many bytes are cut apart even within a chunk, which is then computed more than once
+MAX_PIECE_NBYTES = 1 << 30
+#: a row of a field that does not say its size
+_ROW_NBYTES = 64
+
+Compute = Callable[[Sequence[Any]], Sequence[Any]]
 
 
 def write_arrays(
-    data: Mapping[str, Any],
+    data: Any,
     path: str | os.PathLike[str],
     *,
     fields: Iterable[Field] | None = None,
     labels: Mapping[str, Scalar] | None = None,
+    compute: Compute,
 ) -> None:
-    """Write one entry per field, all with the same number of rows, as a new store; see `mmdask.from_arrays`."""
-    if hasattr(data, "fields") and not isinstance(data, Mapping):
-        # an awkward array of records
-        data = {name: data[name] for name in data.fields}
+    """Write one entry per field, all with the same number of rows, as a new store; see `mmdask.from_arrays`.
+
+    `compute` is given rows of all lazy fields at once, so that what they share is computed once.
+    """
     declared = {f.name: f for f in fields or ()}
     ready: dict[str, Any] = {}
     known: dict[str, Field] = {}
-    for name, value in data.items():
+    for name, value in by_field(data).items():
+        field = declared.get(name)
         if hasattr(value, "compute"):
             ready[name] = value
-            if name in declared:
-                known[name] = declared[name]
+            if field is not None:
+                known[name] = field
+        elif _has_type(value):
+            known[name], ready[name] = to_field_data(name, value[:0], field)[0], value
+        elif isinstance(value, Sequence) and not value and field is None:
+            raise SchemaError(f"field {name!r}: no rows, and no type; declare the field, as in fields=[mm.Field...]")
         else:
-            known[name], ready[name] = to_field_data(name, value, declared.get(name))
+            known[name], ready[name] = to_field_data(name, value, field)
     for name in declared:
         if name not in ready:
             raise SchemaError(f"no data for the field {name!r}")
-    lengths = {name: len(value) for name, value in ready.items()}
+    lengths = {name: _length(name, value) for name, value in ready.items()}
     if len(set(lengths.values())) > 1:
         raise SchemaError("fields differ in length: " + ", ".join(f"{k} has {n} rows" for k, n in lengths.items()))
     rows = max(lengths.values(), default=0)
+    lazy = [name for name, value in ready.items() if hasattr(value, "compute")]
     with create(path, fields=known.values(), labels=labels) as writer:
-        for a in range(0, rows, PIECE_ROWS) or (0,):
-            b = min(a + PIECE_ROWS, rows)
-            writer.extend({name: _piece(value, a, b) for name, value in ready.items()})
+        for a, b in itertools.pairwise(_edges(ready.values(), rows)):
+            piece = {name: value[a:b] for name, value in ready.items()}
+            if lazy:
+                piece.update(zip(lazy, compute([piece[name] for name in lazy]), strict=True))
+            writer.extend(piece)
 
 
-def _piece(value: Any, start: int, stop: int) -> Any:
-    piece = value[start:stop]
-    return piece if isinstance(piece, FieldData) else piece.compute()
+def _has_type(value: Any) -> bool:
+    """Whether rows of an array say what all of them are, so that they can be converted piece by piece."""
+    if type(value).__module__.partition(".")[0] == "awkward":
+        return True
+    dtype = getattr(value, "dtype", None)
+    return hasattr(value, "__array__") and getattr(value, "ndim", 0) > 0 and getattr(dtype, "kind", "O") != "O"
+
+
+def _length(name: str, value: Any) -> int:
+    try:
+        return len(value)
+    except (TypeError, ValueError) as error:
+        raise SchemaError(f"field {name!r}: rows whose number is not known: {error}") from None
+
+
+def _edges(values: Iterable[Any], rows: int) -> Iterator[int]:
+    """Where to cut rows into pieces: of about `PIECE_NBYTES`, and at ends of chunks, so that each is computed once."""
+    values = list(values)
+    row_nbytes = sum(int(getattr(v, "nbytes", _ROW_NBYTES * rows)) for v in values) / max(rows, 1)
+    aim, most = (max(1, int(n / max(row_nbytes, 1))) for n in (PIECE_NBYTES, MAX_PIECE_NBYTES))
+    lazy = [v for v in values if hasattr(v, "compute") and getattr(v, "chunks", None)]
+    chunked = [list(itertools.accumulate(v.chunks[0])) for v in lazy]
+    shared = sorted(set.intersection(*map(set, chunked))) if chunked else []
+    edge = 0
+    yield edge
+    while edge < rows:
+        stop = min(edge + aim, rows)
+        if chunked:
+            stop = _last(shared, edge, stop) or shared[bisect.bisect_right(shared, edge)]
+        if stop - edge > most:
+            stop = max(_last(ends, edge, edge + most) for ends in chunked) or edge + most
+        yield (edge := stop)
+    if not rows:
+        yield edge  # one piece without rows: it says what the fields are
+
+
+def _last(ends: list[int], start: int, stop: int) -> int:
+    """The last of some ascending numbers behind `start` and up to `stop`; 0 where none is."""
+    i = bisect.bisect_right(ends, stop)
+    return ends[i - 1] if i and ends[i - 1] > start else 0

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mmdask import display
 from mmdask.errors import (
+    MmdaskError,
     OptionError,
     SchemaError,
     SkippedFieldsWarning,
@@ -131,6 +132,21 @@ def convert(
     agreed = _agree(found)
     _schema(found, agreed, target.manifest, [])
 
+    with _writing(target.root):
+        new = _write(found, agreed, reader, replaced, dropped, progress)
+    _warn(target.root, new)
+
+
+def _write(
+    found: _Found,
+    agreed: Mapping[str, Field],
+    reader: Reader,
+    replaced: Mapping[str, str],
+    dropped: frozenset[str],
+    progress: bool,
+) -> list[Layer]:
+    """Make what is missing and commit it; returns the data layers that were not in the store before."""
+    target = found.target
     begin(target, reader.kind, reader.options)
     layers = _make_layers(found, reader, progress)
     wanted = _make_labels(found, layers)
@@ -145,7 +161,23 @@ def convert(
         return replace(newest, schema=schema, parts=parts)
 
     commit(target.root, change)
-    _warn(target.root, new)
+    return new
+
+
+@contextmanager
+def _writing(root: str) -> Iterator[None]:
+    """Say of an error of the disk which store was written, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error, MmdaskError):
+            # without a file name, str(error) says nothing of the place
+            error.filename = error.filename or root
+            error.add_note(
+                f"while the store {root} was written. What it held before is intact; once the cause is mended, "
+                "the same call can be repeated and goes on where this one stopped"
+            )
+        raise
 
 
 def _is_done(target: Target, groups: Mapping[str, Input]) -> bool:
@@ -212,7 +244,7 @@ def _match(found: _Found, absent: Sequence[Absent], missing: str) -> tuple[dict[
         more = len({(v.uri, v.tree) for v in vanished.values()}) - 1
         raise SourceNotFoundError(
             f"{s.uri}:{s.tree}, which {root} holds, {why}{f' ({more} more like it)' if more else ''}; "
-            "pass missing='drop' to take its rows out"
+            "pass missing='drop' (--missing drop) to take its rows out"
         )
     return replaced, frozenset(vanished)
 
@@ -333,7 +365,7 @@ def _copy(w: LayerWriter, field: Field, rows: Iterator[FieldData], n: int) -> No
         for data in rows:
             writer.write(data)
         if writer.rows != n:
-            raise UnreadableError(f"gave {writer.rows} of {n} rows")
+            raise UnreadableError(f"damaged, it gives {writer.rows} of {n} rows")
         writer.close()
     except UnreadableError:
         w.remove_field(field.name)
@@ -377,18 +409,37 @@ def _make_labels(found: _Found, layers: Mapping[str, Sequence[Layer]]) -> dict[s
 
 
 def _warn(root: str, layers: Sequence[Layer]) -> None:
-    """One warning for all fields that were left out."""
-    reasons: dict[str, str] = {}
+    """One warning for all fields that were left out; those that cannot be read come first, with their file."""
+    unread: dict[str, str] = {}
+    others: dict[str, dict[str, str]] = {}  # by the file where they were seen first
+    seen: set[str] = set()
     for layer in layers:
         for name, why in layer.source.skipped if layer.source else ():
-            where = f" in {layer.source.uri}" if layer.source and why.startswith(UNREADABLE) else ""
-            reasons.setdefault(name, why + where)
-    if reasons:
-        some = "; ".join(f"{name!r}: {why}" for name, why in list(reasons.items())[:10])
-        more = f"; and {len(reasons) - 10} more, listed in the store's sources" if len(reasons) > 10 else ""
-        text = f"{root}: {len(reasons)} field{'s' * (len(reasons) > 1)} left out: {some}{more}"
+            uri = layer.source.uri if layer.source else ""
+            if why.startswith(UNREADABLE):
+                unread.setdefault(name, f"{name!r} in {uri}: {why.removeprefix(UNREADABLE)}")
+            elif name not in seen:
+                seen.add(name)
+                others.setdefault(uri, {})[name] = f"{name!r}: {why}"
+    texts = []
+    if unread:
+        texts.append(
+            f"the data of {_count(unread)} cannot be read, left out for all rows: {_some(unread)}. "
+            "When a file is repaired, the same call reads it again"
+        )
+    texts += [f"{_count(reasons)} left out, seen in {uri}: {_some(reasons)}" for uri, reasons in others.items()]
+    if texts:
         # convert, convert_root, mm.from_root, the caller
-        warnings.warn(text, SkippedFieldsWarning, stacklevel=5)
+        warnings.warn(f"{root}: {'. '.join(texts)}", SkippedFieldsWarning, stacklevel=5)
+
+
+def _count(reasons: Mapping[str, str]) -> str:
+    return f"{len(reasons)} field{'s' * (len(reasons) > 1)}"
+
+
+def _some(reasons: Mapping[str, str]) -> str:
+    some = "; ".join(list(reasons.values())[:10])
+    return some + (f"; and {len(reasons) - 10} more, listed in the store's sources" if len(reasons) > 10 else "")
 
 
 class _Progress:

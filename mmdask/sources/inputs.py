@@ -26,6 +26,7 @@ Label = bool | int | float | str
 PathLike = str | os.PathLike[str]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SOURCES = "sources are a path, a glob, 'file.root:tree', or a list or mapping of these"
 _LABEL_FIELDS: dict[type, Any] = {
     str: Field.category,
     bool: lambda name: Field.dense(name, "?"),
@@ -108,7 +109,7 @@ def find_inputs(
     SourceError
         For a folder, or a remote file.
     OptionError
-        When no source is named, or a file twice.
+        When no source is named, a file twice, or something that is no path.
     SchemaError
         When the sources have differing labels.
     """
@@ -117,10 +118,19 @@ def find_inputs(
         names = [(sources, {})]
     elif isinstance(sources, Mapping):
         names = list(sources.items())
-    else:
+    elif isinstance(sources, Iterable) and not isinstance(sources, bytes | bytearray):
         names = [(name, {}) for name in sources]
+    else:
+        raise OptionError(f"{_SOURCES}; got {sources!r}")
     if not names:
-        raise OptionError("no source is named; give a path, a glob, 'file.root:tree', or a list or mapping of these")
+        raise OptionError(f"no source is named: {_SOURCES}")
+    for name, _ in names:
+        if not isinstance(name, str | os.PathLike) or not isinstance(os.fspath(name), str):
+            raise OptionError(f"{_SOURCES}; got {name!r} among them")
+        if not os.fspath(name).strip():
+            raise OptionError(f"a source is named by empty text, {os.fspath(name)!r}: {_SOURCES}")
+    if tree is not None and not isinstance(tree, str):
+        raise OptionError(f"tree is the name of a tree, got {tree!r}")
     labels = _check_labels([(os.fspath(name), values) for name, values in names])
     inputs: dict[tuple[str, str], Input] = {}
     absent: list[Absent] = []

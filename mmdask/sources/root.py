@@ -65,23 +65,31 @@ def convert_root(
     StoreExistsError
         When `path` holds something else than a store of these sources.
     OptionError
-        When the options differ from those of the last call, or cannot be used.
+        When the options differ from those of the last call, cannot be used, or leave no field.
+    OSError
+        When the disk takes nothing more, or forbids it; what was finished stays, and the same call goes on from there.
 
     Warns
     -----
     SkippedFieldsWarning
-        Once, with the branches that were left out and why.
+        Once, with the branches that were left out and why, those whose data cannot be read first.
     """
     if type(part_nbytes) is not int or part_nbytes < 1:
         raise OptionError(f"part_nbytes is a positive number of bytes, got {part_nbytes!r}")
     inputs, absent = find_inputs(sources, tree)
-    reader = RootFiles(None if fields is None else _patterns(fields), _patterns(exclude or ()), part_nbytes)
+    wanted = None if fields is None else _patterns(fields)
+    if wanted == ():
+        raise OptionError("no field is selected: fields is empty; leave it out to take all")
+    reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes)
     convert(inputs, absent, path, reader, update=update, missing=missing, progress=progress)
 
 
 def _patterns(names: str | Iterable[str]) -> tuple[str, ...]:
-    patterns = (names,) if isinstance(names, str) else tuple(dict.fromkeys(names))
+    what = "fields and exclude are names or patterns of branches"
+    if not isinstance(names, Iterable):
+        raise OptionError(f"{what}, got {names!r}")
+    patterns = (names,) if isinstance(names, str) else tuple(names)
     for p in patterns:
         if not isinstance(p, str) or not p:
-            raise OptionError(f"fields and exclude are names or patterns of branches, got {p!r}")
-    return patterns
+            raise OptionError(f"{what}, got {p!r}")
+    return tuple(dict.fromkeys(patterns))

@@ -10,14 +10,15 @@ import contextlib
 import fnmatch
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import FieldNotFoundError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
+from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
 from mmdask.schema import Field, FieldData
 from mmdask.sources.conversion import Rows, Table, UnreadableError
 from mmdask.sources.inputs import Input, digest
@@ -30,6 +31,12 @@ RUN_NBYTES = 32 << 20
 #: raised when the same options would give other data than before
 CONVERTER_VERSION = 1
 
+#: where the first object of a ROOT file begins
+HEADER_NBYTES = 100
+#: trees of which the rows are looked up for a message
+_MOST_OPENED = 40
+
+_DAMAGED = "damaged, or of a form that uproot does not read"
 _TREES = frozenset({"TTree", "TNtuple", "TNtupleD"})
 
 
@@ -58,7 +65,7 @@ class RootFiles:
             n = int(tree.num_entries)  # a float in some files
             branches, doubles = _branches(tree)
             names = _select(branches, self.fields, self.exclude, source.name)
-            exact = frozenset(n for n in self.fields or () if n in branches)
+            exact = frozenset(n for n in self.fields or () if n in names)
             layouts = {name: _layout(name, branches[name], n) for name in names}
             fields = tuple(f for f in layouts.values() if isinstance(f, Field))
             skipped = [(name, why) for name, why in layouts.items() if isinstance(why, str) and why]
@@ -68,13 +75,29 @@ class RootFiles:
                     why = layouts[name] or f"a group of branches; name them as '{name}/*'"
                     raise SchemaError(f"{source.name}: {name!r} cannot be converted: {why}")
             if not fields:
-                why = "; ".join(f"{name!r}: {why}" for name, why in skipped[:5]) or "the tree has no branches"
-                raise SourceError(f"{source.name}: no field can be converted: {why}")
+                raise self._no_field(source, branches, names, skipped)
             sizes = {f.name: _decoded_nbytes(branches[f.name], f, n) for f in fields}
             cuts = [branches[f.name].entry_offsets for f in fields]
             ranges = part_ranges(n, sum(sizes.values()), self.part_nbytes, cuts)
             types = [(name, str(branch.typename)) for name, branch in branches.items() if name in layouts]
         return Table(source, tree_name, fields, tuple(skipped), ranges, sizes, exact, digest(tree_name, n, types))
+
+    def _no_field(
+        self, source: Input, branches: Mapping[str, Any], names: Mapping[str, None], skipped: Sequence[tuple[str, str]]
+    ) -> OptionError | SourceError:
+        """The error for a tree of which nothing is taken."""
+        if not branches:
+            return SourceError(f"{source.name}: no field can be converted: the tree has no branches")
+        chosen = f"fields={self.fields and list(self.fields)!r} and exclude={list(self.exclude)!r}"
+        if not names:
+            return OptionError(
+                f"{source.name}: no field is selected: {chosen} leave none of the {len(branches)} branches"
+            )
+        why = "; ".join(f"{name!r}: {why}" for name, why in skipped[:5])
+        if not why:
+            groups = ", ".join(f"'{name}/*'" for name in list(names)[:5])
+            return OptionError(f"{source.name}: no field is selected: {chosen} leave only groups; name {groups}")
+        return SourceError(f"{source.name}: no field can be converted: {why}")
 
     @contextlib.contextmanager
     def open(self, table: Table) -> Iterator[Rows]:
@@ -96,7 +119,7 @@ def _open_tree(source: Input) -> Iterator[tuple[Any, str]]:
         try:
             tree = file[key]
         except Exception as error:
-            raise SourceError(f"{source.path}: the tree {key!r} cannot be read: {_brief(error)}") from error
+            raise SourceError(f"{source.path}: damaged: the tree {key!r} cannot be read {_brief(error)}") from error
         named_cycle = ";" in source.tree
         yield tree, (key if named_cycle else key.rpartition(";")[0])
 
@@ -104,28 +127,36 @@ def _open_tree(source: Input) -> Iterator[tuple[Any, str]]:
 def _open_file(path: str) -> Any:
     import uproot
 
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb") as f:
-            magic = f.read(4)
-    except FileNotFoundError:
-        raise SourceNotFoundError(f"{path}: the file is gone") from None
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
-    if magic != b"root":
-        what = "an empty file" if not size else f"it begins with {magic!r} and not with b'root'"
-        raise SourceError(f"{path}: not a ROOT file: {what}")
+    _check_header(path)
     # A mapping, so that uproot does not look for a tree in the path; plain reads, since a map would be killed by SIGBUS
     # when the file is cut short meanwhile; no caches, which would hold what was read.
     options = {"handler": uproot.MultithreadedFileSource, "array_cache": None, "object_cache": None}
     try:
-        directory = uproot.open({path: None}, **options)
+        return uproot.open({path: None}, **options)
     except Exception as error:
-        raise SourceError(f"{path}: damaged, or not a ROOT file: {_brief(error)}") from error
-    if directory.file.fEND > size:
-        directory.file.close()
-        raise SourceError(f"{path}: truncated: {size} bytes, its header says {directory.file.fEND}")
-    return directory
+        raise SourceError(f"{path}: damaged: its header or list of objects cannot be read {_brief(error)}") from error
+
+
+def _check_header(path: str) -> None:
+    """Raise for a file that is gone, is no ROOT file, or is shorter than its header says."""
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb") as f:
+            header = f.read(HEADER_NBYTES)
+    except FileNotFoundError:
+        raise SourceNotFoundError(f"{path}: the file is gone") from None
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+    if header[:4] != b"root":
+        what = f"it begins with {header[:4]!r} and not with b'root'" if size else "an empty file"
+        raise SourceError(f"{path}: not a ROOT file: {what}")
+    if len(header) < HEADER_NBYTES:
+        raise SourceError(f"{path}: truncated: {size} bytes, and the header alone has {HEADER_NBYTES}")
+    (version,) = struct.unpack_from(">i", header, 4)
+    # fEND, which has 8 bytes in files that may grow beyond 2 GiB
+    (end,) = struct.unpack_from(">q" if version >= 1_000_000 else ">i", header, 12)
+    if end > size:
+        raise SourceError(f"{path}: truncated: {size} bytes, its header says {end}")
 
 
 def _tree_key(file: Any, source: Input) -> str:
@@ -133,16 +164,22 @@ def _tree_key(file: Any, source: Input) -> str:
     try:
         classes: dict[str, str] = file.classnames(recursive=True)
     except Exception as error:
-        raise SourceError(f"{source.path}: its list of objects cannot be read: {_brief(error)}") from error
+        raise SourceError(f"{source.path}: damaged: its list of objects cannot be read {_brief(error)}") from error
     trees = [key for key, name in classes.items() if name in _TREES]
     highest: dict[str, str] = {}
     for key in trees:
         name, _, cycle = key.rpartition(";")
         if name not in highest or int(cycle) > int(highest[name].rpartition(";")[2]):
             highest[name] = key
-    listing = f"its trees are: {', '.join(sorted(highest))}" if highest else "it holds no TTree"
+    names = sorted(highest)
+    if not source.tree and len(highest) > 1:
+        names = _by_rows(file, highest)
+    listing = f"its trees are: {', '.join(names)}" if names else "it holds no TTree"
     if others := sorted({k.rpartition(";")[0] for k, name in classes.items() if name.endswith("RNTuple")}):
-        listing += f" (and the RNTuple {', '.join(others)}, which this version does not read)"
+        listing += (
+            f" (and the RNTuple {', '.join(others)}, which this version does not read; "
+            "uproot writes a TTree with file.mktree)"
+        )
     if source.tree:
         wanted = source.tree.strip("/")
         if wanted in trees:
@@ -151,9 +188,19 @@ def _tree_key(file: Any, source: Input) -> str:
             return highest[wanted]
         raise SourceError(f"{source.path}: no tree {source.tree!r}{did_you_mean(wanted, highest)} ({listing})")
     if len(highest) != 1:
-        example = f"; name one, as in '{os.path.basename(source.path)}:{min(highest)}'" if highest else ""
+        example = f"; name one, as in '{os.path.basename(source.path)}:{names[0]}'" if names else ""
         raise SourceError(f"{source.path}: {listing}{example}")
     return next(iter(highest.values()))
+
+
+def _by_rows(file: Any, trees: Mapping[str, str]) -> list[str]:
+    """Names of trees, those with most rows first; as in the file where they have equally many."""
+    rows = {}
+    for name in list(trees)[:_MOST_OPENED]:
+        # for a message only: a tree that cannot be read comes last
+        with contextlib.suppress(Exception):
+            rows[name] = int(file[trees[name]].num_entries)
+    return sorted(trees, key=lambda name: -rows.get(name, -1))
 
 
 def _branches(tree: Any) -> tuple[dict[str, Any], list[str]]:
@@ -198,7 +245,7 @@ def _layout(name: str, branch: Any, rows: int) -> Field | str:
         if isinstance(i, uproot.interpretation.grouped.AsGrouped):
             return ""
         if isinstance(i, Exception):
-            return f"its type cannot be told: {_brief(i)}"
+            return f"its type cannot be told {_brief(i)}"
         if branch.num_entries != rows:
             return f"it has {branch.num_entries} entries, the tree has {rows}"
         offsets = branch.entry_offsets
@@ -213,7 +260,7 @@ def _layout(name: str, branch: Any, rows: int) -> Field | str:
             return f"type {branch.typename} is misread by uproot"
     except Exception as error:
         # What is odd in a file of another decade comes out of uproot as any kind of exception.
-        return f"its type cannot be told: {_brief(error)}"
+        return f"its type cannot be told {_brief(error)}"
     if len(offsets) > 1 and any(a > b for a, b in itertools.pairwise(offsets)):
         return "its baskets are not in order"
     dtype = content.to_dtype
@@ -314,13 +361,13 @@ def _read(branch: Any, field: Field, start: int, stop: int, nbytes: int) -> Iter
         offsets = branch.entry_offsets
         sizes = _basket_weights(branch, offsets)
     except Exception as error:
-        raise UnreadableError(_brief(error)) from error
+        raise UnreadableError(f"{_DAMAGED} {_brief(error)}") from error
     scale = nbytes / max(1.0, sum(sizes))
     at = start
     for end in runs(start, stop, offsets, [w * scale for w in sizes], RUN_NBYTES):
         data = _read_run(branch, field, at, end)
         if len(data) != end - at:
-            raise UnreadableError(f"rows {at} to {end} gave {len(data)} rows")
+            raise UnreadableError(f"damaged, it gives {len(data)} rows for rows {at} to {end}")
         yield data
         at = end
 
@@ -344,7 +391,7 @@ def _read_run(branch: Any, field: Field, start: int, stop: int) -> FieldData:
         if isinstance(error, OSError) and error.errno is not None:
             raise SourceError(f"{branch.file.file_path}: {error.strerror} at field {field.name!r}") from error
         # uproot raises whatever the odd bytes lead to: AssertionError, struct.error, IndexError, ...
-        raise UnreadableError(_brief(error)) from error
+        raise UnreadableError(f"{_DAMAGED} {_brief(error)}") from error
     return _CONVERT[field.kind](array, field)
 
 
@@ -393,8 +440,8 @@ _CONVERT: dict[str, Callable[[Any, Field], FieldData]] = {"dense": _dense, "ragg
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of a message; uproot adds many."""
+    """What uproot says, in brackets: the first line of its message, which often ends within a sentence."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    text = lines[0] if lines else ""
+    text = lines[0].rstrip(" ,;:") if lines else ""
     text = text if len(text) <= 200 else text[:197] + "..."
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"(uproot: {type(error).__name__}{': ' * bool(text)}{text})"

@@ -73,7 +73,7 @@ def check_options(target: Target, options: Mapping[str, Any], update: bool) -> N
     ]
     raise OptionError(
         f"{target.root} was converted with other options: {'; '.join(differences)}. "
-        "Pass update=True to convert it again with these"
+        "Pass update=True (--update) to convert it again with these"
     )
 
 
@@ -81,7 +81,7 @@ def _read_options(root: str, kind: str) -> dict[str, Any] | None:
     path = os.path.join(root, CONVERSION)
     try:
         with open(path, "rb") as file:
-            data = file.read(document.MAX_NBYTES + 1)
+            data = document.read(file, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     r = document.Reader(document.parse(data, path), path)

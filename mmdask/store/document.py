@@ -7,14 +7,15 @@ duplicate keys and numbers that JSON does not know are refused, and `Reader` che
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from mmdask.errors import CorruptStoreError, FormatError
 from mmdask.store.npy import checksum
 
-__all__ = ["MAX_NBYTES", "Reader", "dump", "parse"]
+__all__ = ["MAX_NBYTES", "Reader", "dump", "parse", "read"]
 
 MAX_NBYTES = 256 << 20
 _FIRST_LINE = re.compile(rb'\{"checksum": "xxh3_64:([0-9a-f]{16})",\n')
@@ -27,6 +28,14 @@ def dump(document: Mapping[str, Any]) -> bytes:
     return b'{"checksum": "xxh3_64:' + checksum(rest).encode() + b'",\n' + rest
 
 
+def read(file: BinaryIO, where: str) -> bytes:
+    """The bytes of an open file, if they are not too many for a document."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_NBYTES:
+        raise FormatError(f"{where}: {size} bytes, more than the limit of {MAX_NBYTES}")
+    return file.read(size)
+
+
 def parse(data: bytes, where: str) -> dict[str, Any]:
     """Read a document back.
 
@@ -37,8 +46,6 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     FormatError
         When they are, but are no JSON object within the limits.
     """
-    if len(data) > MAX_NBYTES:
-        raise FormatError(f"{where}: {len(data)} bytes, more than the limit of {MAX_NBYTES}")
     first = _FIRST_LINE.match(data)
     if first is None or checksum(data[first.end() :]).encode() != first[1]:
         raise CorruptStoreError(

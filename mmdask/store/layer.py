@@ -438,7 +438,7 @@ def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with open(fd, "rb") as file:
-            data = file.read(document.MAX_NBYTES + 1)
+            data = document.read(file, path)
     except OSError as error:
         raise CorruptStoreError(f"{path}: a part that the manifest names cannot be read: {error.strerror}") from None
     return parse_layer(data, layer_id, folder)

@@ -174,7 +174,7 @@ def read_manifest(store_path: str | os.PathLike[str], generation: int | None = N
     if not os.path.isfile(path):
         raise StoreNotFoundError(f"{root}: no generation {generation!r}; it has 1 to {newest.generation}")
     with open(path, "rb") as file:
-        manifest = parse_manifest(file.read(document.MAX_NBYTES + 1), path)
+        manifest = parse_manifest(document.read(file, path), path)
     if manifest.generation != generation or manifest.uuid != newest.uuid:
         raise CorruptStoreError(f"{path}: holds generation {manifest.generation} of {manifest.uuid}")
     return manifest
@@ -195,7 +195,7 @@ def history_path(root: str, generation: int) -> str:
 def _read(root: str, path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(document.MAX_NBYTES + 1)
+            return document.read(file, path)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.display import progress
-from mmdask.errors import CorruptStoreError, FormatError
-from mmdask.store.layer import Layer, StoredField, read_layer
-from mmdask.store.manifest import Part, read_manifest
+from mmdask.errors import CorruptStoreError, FormatError, SchemaError
+from mmdask.schema import TEXT_DTYPE, FieldData
+from mmdask.store.layer import Layer, StoredField, check_text
+from mmdask.store.manifest import Manifest, history_path, parse_manifest, read_manifest, store_root
 from mmdask.store.npy import EXTENT, HEADER, ArraySpec, checksum, header
-from mmdask.store.snapshot import map_array
+from mmdask.store.snapshot import Snapshot, map_array
 
 __all__ = ["Problem", "Report", "verify"]
 
@@ -82,7 +84,9 @@ def verify(path: str | os.PathLike[str], *, show_progress: bool = False) -> Repo
     -------
     Report
         ``.ok``, and ``.problems`` with file, field and rows. Every changed byte of a manifest, part.json or array is
-        found, and also what checksums cannot show: offsets that do not ascend, codes without label.
+        found, in the history too, and also what checksums cannot show: fields that are in no part, or stored as
+        another type, offsets that do not ascend, codes without label, labels that the manifest does not have, text
+        that is not UTF-8.
 
     Raises
     ------
@@ -96,38 +100,91 @@ def verify(path: str | os.PathLike[str], *, show_progress: bool = False) -> Repo
     >>> mm.verify("checked.mm").ok
     True
     """
-    root = os.path.abspath(os.fspath(path))
+    root = store_root(path)
     manifest = read_manifest(root)
-    problems: list[Problem] = []
-    files = nbytes = first_row = 0
+    snapshot = Snapshot(root, manifest)
+    past = _history(root, manifest.generation)
+    problems = list(_history_problems(root, manifest, past))
+    files, nbytes = 1 + len(past), 0
     total = sum(p.nbytes for p in manifest.parts)
     with progress(total, "verify", "B", unit_scale=True, disable=not show_progress) as bar:
-        for part in manifest.parts:
-            checker = _PartChecker(root, part, first_row, bar.update)
+        for number in range(len(manifest.parts)):
+            checker = _PartChecker(snapshot, number, bar.update)
             problems += checker.problems()
             files, nbytes = files + checker.files, nbytes + checker.nbytes
-            first_row += part.rows
     return Report(root, len(manifest.parts), files, nbytes, tuple(problems))
 
 
+def _history(root: str, newest: int) -> list[int]:
+    """Generations that the history holds; one behind the newest belongs to a writer that died before its commit."""
+    try:
+        names = os.listdir(os.path.join(root, "history"))
+    except FileNotFoundError:
+        return []
+    generations = sorted(int(name[:-5]) for name in names if re.fullmatch(r"\d{8}|[1-9]\d{8,18}", name[:-5]))
+    return [g for g in generations if g <= newest and f"{g:08d}.json" in names]
+
+
+def _history_problems(root: str, manifest: Manifest, generations: list[int]) -> Iterator[Problem]:
+    for generation in generations:
+        path = history_path(root, generation)
+        file = os.path.relpath(path, root)
+        try:
+            with open(path, "rb") as handle:
+                past = parse_manifest(handle.read(), path)
+        except FileNotFoundError:
+            continue  # trimmed meanwhile
+        except (OSError, FormatError) as error:
+            yield Problem(file, "", None, str(error))
+            continue
+        if (past.uuid, past.generation) != (manifest.uuid, generation):
+            yield Problem(file, "", None, f"holds generation {past.generation} of store {past.uuid}")
+        elif generation == manifest.generation and past != manifest:
+            yield Problem(file, "", None, "differs from manifest.json, which is of the same generation")
+
+
 class _PartChecker:
-    def __init__(self, root: str, part: Part, first_row: int, update: Callable[[int], Any]) -> None:
-        self.root, self.part, self.first_row, self.update = root, part, first_row, update
+    def __init__(self, snapshot: Snapshot, number: int, update: Callable[[int], Any]) -> None:
+        self.snapshot, self.number, self.update = snapshot, number, update
+        self.part, self.first_row = snapshot.parts[number], int(snapshot.starts[number])
         self.files = self.nbytes = 0
 
     def problems(self) -> Iterator[Problem]:
+        readable = True
         for layer_id in self.part.layers:
+            file, rows = f"parts/{layer_id}/part.json", self._rows(0, self.part.rows)
             try:
-                layer = read_layer(self.root, layer_id)
+                layer = self.snapshot.layer(layer_id)
             except (CorruptStoreError, FormatError) as error:
-                yield Problem(f"parts/{layer_id}/part.json", "", self._rows(0, self.part.rows), str(error))
+                yield Problem(file, "", rows, str(error))
+                readable = False
                 continue
             self.files += 1
             if layer.rows != self.part.rows:
-                message = f"{layer.rows} rows, the manifest says {self.part.rows}"
-                yield Problem(f"parts/{layer_id}/part.json", "", self._rows(0, self.part.rows), message)
+                yield Problem(file, "", rows, f"{layer.rows} rows, the manifest says {self.part.rows}")
+                readable = False
                 continue
             yield from self._layer(layer)
+        if readable:
+            for name in self.snapshot.schema:
+                yield from self._as_committed(name)
+
+    def _as_committed(self, name: str) -> Iterator[Problem]:
+        """Whether a field of the manifest is in this part, and what the manifest says that it is."""
+        field, rows = self.snapshot.schema[name], self._rows(0, self.part.rows)
+        try:
+            layer, stored = self.snapshot.stored(self.number, name)
+        except (CorruptStoreError, FormatError) as error:
+            yield Problem("manifest.json", name, rows, str(error))
+            return
+        file = f"parts/{layer.id}/part.json"
+        if field.kind == "category":
+            known = set(field.labels)
+            unknown = [label for label in stored.labels if label not in known]
+            if unknown:
+                yield Problem(file, name, rows, f"{len(unknown)} labels are not in the manifest, as {unknown[0]!r}")
+            if len(set(stored.labels)) != len(stored.labels):
+                yield Problem(file, name, rows, "a label is there twice")
 
     def _rows(self, start: int, stop: int) -> tuple[int, int]:
         return self.first_row + start, self.first_row + stop
@@ -200,11 +257,42 @@ class _PartChecker:
             length = len(whole[below]) - (i + 1 < len(stored.offsets))
             if o[0] != 0 or o[-1] != length or (o[1:] < o[:-1]).any():
                 yield Problem(file, name, rows, f"offsets do not ascend from 0 to {length}")
+                return
+        if stored.kind == "string" and stored.offsets and stored.values is not None:
+            offsets = [whole[n] for n in stored.offsets]
+            data = FieldData(whole[stored.values], (offsets[-1],))
+            if data.values.dtype == TEXT_DTYPE and (wrong := _first_not_utf8(data)) is not None:
+                file = f"parts/{layer.id}/{layer.arrays[stored.values].file}"
+                start, stop = _to_rows(offsets[:-1], wrong, wrong + 1)
+                yield Problem(file, name, self._rows(start, stop), "text that is not UTF-8")
         if stored.kind == "category" and stored.values is not None:
             codes = whole[stored.values]
             if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(stored.labels):
                 file = f"parts/{layer.id}/{layer.arrays[stored.values].file}"
                 yield Problem(file, name, rows, f"a code is beyond the {len(stored.labels)} labels")
+
+
+def _first_not_utf8(strings: FieldData) -> int | None:
+    """Number of the first string that is not UTF-8; None where all are."""
+    offsets, start = strings.offsets[0], 0
+    while start < len(strings):
+        # as many strings as lie in the next extent, and at least one
+        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + EXTENT, side="right")) - 1)
+        while not _utf8(strings[start:stop]):
+            if stop == start + 1:
+                return start
+            middle = (start + stop) // 2
+            start, stop = (middle, stop) if _utf8(strings[start:middle]) else (start, middle)
+        start = stop
+    return None
+
+
+def _utf8(strings: FieldData) -> bool:
+    try:
+        check_text("", strings)
+    except SchemaError:
+        return False
+    return True
 
 
 def _to_rows(offsets: list[npt.NDArray[np.int64]], start: int, stop: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mmdask.errors import OptionError, SchemaError, StoreExistsError
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.store.coerce import to_field_data
+from mmdask.store.coerce import by_field, to_field_data
 from mmdask.store.commit import add_parts, block_rows_for, commit
 from mmdask.store.layer import FieldWriter, Layer, LayerWriter, Scalar, check_constant, new_id
 from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, Part, read_manifest, store_root
@@ -129,7 +129,7 @@ class Writer:
         """
         self._check_open()
         self._flush()
-        self._write(rows)
+        self._write(by_field(rows))
 
     def _flush(self) -> None:
         pending, n = self._pending, self._n_pending
@@ -241,6 +241,8 @@ class Writer:
         self._check_failure()
         self._flush()
         self._finish_part()
+        if not self._finished and self._base is not None:
+            return  # no rows: nothing changes
         schema = self._schema()
         parts = [Part(layer.rows, (layer.id,), layer.nbytes) for layer in self._finished]
         block_rows = block_rows_for(self._finished)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 import re
 from pathlib import Path
 
 import pytest
 
+import mmdask.expr
 from mmdask.errors import ExpressionError
-from mmdask.expr import check_cut, combine, negate
+from mmdask.expr import check, check_cut, combine, negate
 from mmdask.expr.functions import FUNCTIONS
 from mmdask.schema import Field, Schema
 
@@ -20,6 +24,7 @@ SCHEMA = Schema(
         Field.dense("met", "f4"),
         Field.dense("eventNumber", "u8"),
         Field.ragged("jet_pt", "f4"),
+        Field.ragged("jet_eta", "f4"),
         Field.category("process", ["ttbb", "ttH", "data"]),
     ]
 )
@@ -35,10 +40,16 @@ class Cut:
     def __invert__(self):
         return Cut(negate(self.expression))
 
+    def count(self):
+        return 0
+
 
 class Rows:
     def cut(self, text, **constants):
         return Cut(check_cut(text, SCHEMA, constants))
+
+    def __getitem__(self, which):
+        return self
 
 
 def test_every_block_runs():
@@ -74,3 +85,23 @@ def test_the_table_of_differences():
                 check_cut(text, SCHEMA)
         elif "nJets" in text and any(op in text for op in ("<", ">", "==")) and not text.startswith("!"):
             check_cut(text, SCHEMA)
+
+
+def test_the_table_of_what_is_not_yet():
+    rows = re.findall(
+        r"^\| `([^`]+)` \| (`.*`) \|$", PAGE.partition("| not yet |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    assert len(rows) == 3
+    for text, instead in rows:
+        with pytest.raises(ExpressionError, match="an index is a whole number"):
+            check_cut(text, SCHEMA)
+        for other in re.findall("`([^`]+)`", instead):
+            check(other, SCHEMA)
+    assert check_cut("argmax(jet_pt) == 0", SCHEMA)
+
+
+def test_no_module_is_hidden_by_a_function_of_its_name():
+    modules = [m.name for m in pkgutil.iter_modules(mmdask.expr.__path__)]
+    assert "checker" in modules
+    for name in modules:
+        assert inspect.ismodule(getattr(importlib.import_module("mmdask.expr"), name, mmdask)), name

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.expr import check_cut
-from mmdask.rows import bits, masks
+from mmdask.rows import bits, masks, reader
+from mmdask.rows import rows as rows_module
 from mmdask.rows.bits import RowBits
-from mmdask.rows.rows import Rows
+from mmdask.rows.rows import RESOLVED, Rows
 from mmdask.rows.splits import folds, hash_rows
 from mmdask.schema import Field, FieldData
 from mmdask.store.snapshot import open_snapshot
@@ -184,6 +185,25 @@ def test_rows_are_taken_in_any_order(store, numbers):
     assert mask.sum(axis=1).tolist() == [min(len(data["r"][i]), 2) for i in numbers]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-sum(PARTS), sum(PARTS) - 1), max_size=30), st.integers(0, 20), st.sampled_from([1, 3]))
+def test_numbers_of_selected_rows_in_any_order(store, indices, start, step):
+    everything = Rows(open_snapshot(store))
+    cut = everything.cut(check_cut("x > 4", everything.schema))
+    for rows in (everything.sliced(slice(start, None, step)), cut.sliced(slice(None, None, step)), cut):
+        selected = rows.numbers(0, len(rows))
+        inside = [i for i in indices if -len(rows) <= i < len(rows)]
+        assert rows.numbers_of(np.array(inside, np.int64)).tolist() == [selected[i] for i in inside]
+        assert [rows.number(i) for i in inside[:3]] == [selected[i] for i in inside[:3]]
+        for wrong in (len(rows), -len(rows) - 1):
+            with pytest.raises(mm.RowNotFoundError, match=f"no row {wrong}: there are {len(rows)} rows"):
+                rows.number(wrong)
+            with pytest.raises(mm.RowNotFoundError, match=f"no row {wrong}: there are {len(rows)} rows"):
+                rows.numbers_of(np.array([0, wrong]))
+        with pytest.raises(mm.RowNotFoundError, match=str(2**64 - 1)):
+            rows.numbers_of(np.array([2**64 - 1], np.uint64))
+
+
 def test_rows_out_of_range_are_refused(store):
     rows = Rows(open_snapshot(store))
     for wrong in ([60], [-1], [0, 10**9]):
@@ -196,7 +216,7 @@ def test_rows_out_of_range_are_refused(store):
 class Reads:
     """Counts the runs of rows read from fields."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, *modules):
         self.fields, self.rows = [], 0
         original = masks.read_part
 
@@ -205,10 +225,23 @@ class Reads:
             self.rows += stop - start
             return original(snapshot, part, name, start, stop)
 
-        monkeypatch.setattr(masks, "read_part", counting)
+        for module in (masks, *modules):
+            monkeypatch.setattr(module, "read_part", counting)
+
+
+def forget():
+    """Be a process that has found no selection yet."""
+    RESOLVED.clear()
+    masks.LOADED.clear()
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    forget()
 
 
 def count(path, *texts):
+    forget()
     snapshot = open_snapshot(path)
     rows = Rows(snapshot)
     for text in texts:
@@ -311,3 +344,66 @@ def test_a_full_disk_loses_the_kept_mask_and_nothing_else(store, tmp_path, monke
     with pytest.warns(RuntimeWarning, match="could not be kept"):
         assert count(path, "x > 4") == n
     assert not list((path / "cache").rglob("*.mask"))
+
+
+# Found once in a process ----------------------------------------------------------------------------------------------
+
+
+def test_a_selection_is_found_once_in_a_process(store, monkeypatch):
+    snapshot = open_snapshot(store)
+    reads = Reads(monkeypatch, reader)
+    rows = Rows(snapshot).cut(check_cut("x > 4", snapshot.schema))
+    fold = rows.fold(folds({"a": 0.5, "b": 0.5}, "event", 1)["a"])
+    assert not fold.resolved
+    n = len(fold)
+    assert [name for _, name in reads.fields].count("event") == sum(1 for p in PARTS if p), "the key is read once"
+    reads.fields.clear()
+    for again in (pickle.loads(pickle.dumps(fold)), rows.fold(fold.steps[-1].fold)):
+        assert again.resolved
+        assert len(again) == n
+    assert len(fold.sliced(slice(2, n))) == n - 2, "a slice begins with what is known"
+    assert fold.cut(check_cut("p == 'a'", snapshot.schema)).numbers(0, 1).tolist()
+    assert {name for _, name in reads.fields} <= {"p"}, "a constant at most"
+    assert rows.bits.parts is not fold.bits.parts
+
+
+def test_selections_found_are_given_up_beyond_a_limit(store, monkeypatch):
+    monkeypatch.setattr(RESOLVED, "limit", 3000)
+    snapshot = open_snapshot(store)
+    for x in range(8):
+        assert len(Rows(snapshot).cut(check_cut(f"x > {x}", snapshot.schema)))
+    assert 0 < len(RESOLVED._values) < 8
+
+
+def test_chunks_of_a_cut_read_each_mask_once(store, tmp_path, monkeypatch):
+    path = tmp_path / "s.mm"
+    shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
+    n = count(path, "x > 4")
+    forget()
+    snapshot = open_snapshot(path)
+    loads = []
+    original = masks._MaskFiles._read
+    monkeypatch.setattr(masks._MaskFiles, "_read", lambda *args: (loads.append(args[1]), original(*args))[1])
+    leaves = [check_cut("x > 4", snapshot.schema)]
+    passed = [masks.passing(snapshot, 2, a, a + 4, leaves) for a in range(0, 40, 4)]
+    passed += [masks.passing(snapshot, 1, 0, 13, leaves), masks.passing(snapshot, 0, 0, 7, leaves)]
+    assert np.concatenate(passed).sum() == n
+    assert len(loads) == 3
+
+
+def test_equal_rows_have_equal_identities(store, monkeypatch):
+    snapshot = open_snapshot(store)
+    rows = Rows(snapshot)
+    cut = rows.cut(check_cut("x > 4", snapshot.schema))
+    fold = rows.fold(folds({"a": 0.5, "b": 0.5}, None, 1)["a"])
+    assert rows.sliced(slice(None)) is rows
+    assert cut.sliced(slice(0, 10**6)) is cut
+    assert rows.sliced(slice(0, 60)).identity == rows.identity
+    assert rows.sliced(slice(0, 59)).identity != rows.identity
+    assert rows.identity != rows.sliced(slice(0, 60, 2)).identity
+    before = [cut.identity, fold.identity]
+    monkeypatch.setattr(rows_module, "SEMANTICS", 10**6)
+    monkeypatch.setattr(rows_module, "SPLIT_VERSION", 10**6)
+    after = [Rows(snapshot, r.steps).identity for r in (cut, fold)]
+    assert not set(before) & set(after), "another meaning of cuts or splits gives other rows"
+    assert Rows(snapshot).identity == rows.identity

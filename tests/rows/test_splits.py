@@ -86,7 +86,7 @@ def test_wrong_fractions_are_refused(fractions, words):
 def test_keys_that_are_no_keys_are_refused():
     with pytest.raises(mm.OptionError, match="one key per row"):
         hash_rows(Field.ragged("r", "i4"), FieldData(np.arange(3, dtype="i4"), (np.array([0, 3]),)), 0)
-    with pytest.raises(mm.OptionError, match="number, text or label"):
+    with pytest.raises(mm.OptionError, match="a number, time, text or label"):
         hash_rows(Field.dense("c", "c8"), FieldData(np.zeros(3, "c8")), 0)
 
 

@@ -100,6 +100,24 @@ def test_folders_urls_and_nothing(tmp_path):
         find_inputs([], None)
 
 
+@pytest.mark.parametrize("sources", [None, 3, b"a.root", ["a.root", None], [b"a.root"], {1: {}}])
+def test_what_is_no_path(sources):
+    with pytest.raises(OptionError, match="sources are a path, a glob"):
+        find_inputs(sources, None)
+
+
+@pytest.mark.parametrize("sources", ["", " ", [""], {"": {}}])
+def test_empty_text_is_no_source(sources):
+    with pytest.raises(OptionError, match="a source is named by empty text"):
+        find_inputs(sources, None)
+
+
+def test_a_tree_has_a_name(tmp_path):
+    touch(tmp_path, "a.root")
+    with pytest.raises(OptionError, match="tree is the name of a tree, got 3"):
+        find_inputs(tmp_path / "a.root", 3)
+
+
 def test_a_file_twice(tmp_path):
     touch(tmp_path, "a.root")
     (tmp_path / "link.root").symlink_to(tmp_path / "a.root")

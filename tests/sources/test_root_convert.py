@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from root_tools import (
 from mmdask.errors import (
     OptionError,
     SchemaError,
+    SkippedFieldsWarning,
     SourceError,
     SourceNotFoundError,
 )
@@ -160,7 +164,7 @@ def test_dropped_and_changed_and_new_at_once(files, out, tmp_path):
 def test_trees_of_one_file(tmp_path, out):
     path = write_tree(tmp_path / "a.root", A, name="nominal")
     write_tree(path, B, name="syst/up", mode=uproot.update)
-    with pytest.raises(SourceError, match=r"its trees are: nominal, syst/up; name one, as in 'a\.root:nominal'"):
+    with pytest.raises(SourceError, match=r"its trees are: syst/up, nominal; name one, as in 'a\.root:syst/up'"):
         run(path, out)
     with pytest.raises(SourceError, match=r"no tree 'nominl'; did you mean 'nominal'\? \(its trees are: nominal, sy"):
         run(f"{path}:nominl", out)
@@ -208,8 +212,8 @@ def test_bad_files_are_found_before_anything_is_written(tmp_path, files, out):
     bad = {
         "empty.root": (b"", "an empty file"),
         "text.root": (b"hello there", "begins with b'hell'"),
-        "short.root": (good[: len(good) // 2], "truncated|damaged"),
-        "shorter.root": (good[:60], "damaged"),
+        "short.root": (good[: len(good) // 2], f"truncated: {len(good) // 2} bytes, its header says {len(good)}"),
+        "shorter.root": (good[:60], "truncated: 60 bytes, and the header alone has 100"),
     }
     for name, (data, message) in bad.items():
         (tmp_path / name).write_bytes(data)
@@ -221,10 +225,57 @@ def test_bad_files_are_found_before_anything_is_written(tmp_path, files, out):
         run(str(tmp_path / "pipe.root"), out)
 
 
+def test_a_file_cut_off_anywhere(tmp_path, files, out):
+    """Also where uproot would read it: the data behind the header are shorter than the header says."""
+    good = Path(files[0]).read_bytes()
+    bad = tmp_path / "bad.root"
+    for n in [*range(1, 100, 9), 99, *range(100, len(good), 61), len(good) - 1]:
+        bad.write_bytes(good[:n])
+        with pytest.raises(SourceError) as error:
+            run(bad, out)
+        if n >= 4:
+            says = f"its header says {len(good)}" if n >= 100 else "the header alone has 100"
+            assert str(error.value).startswith(f"{bad}: truncated: {n} bytes, ")
+            assert str(error.value).endswith(says)
+    assert not out.exists()
+
+
+def test_the_size_of_files_beyond_2_gib(tmp_path, out):
+    """Their header has 64-bit numbers, and a version above 1,000,000."""
+    header = struct.pack(">4siiq", b"root", 1_062_406, 100, 5 << 30)
+    (tmp_path / "a.root").write_bytes(header.ljust(300, b"\0"))
+    with pytest.raises(SourceError, match="truncated: 300 bytes, its header says 5368709120"):
+        run(tmp_path / "a.root", out)
+
+
+def test_damage_is_told_in_whole_sentences(tmp_path, files, out):
+    """What uproot says stands in brackets behind what we say, and does not end with a comma."""
+    half = rootfile._brief(OSError("expected Chunk of length 120,\nreceived 3"))
+    assert half == "(uproot: OSError: expected Chunk of length 120)"
+    good = Path(files[0]).read_bytes()
+    for at in range(100, len(good), 97):
+        (tmp_path / "bad.root").write_bytes(good[:at] + b"\xff" * 24 + good[at + 24 :])
+        for folder in (out, tmp_path / "no.mm"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                run(tmp_path / "bad.root", out)
+                said = [str(w.message) for w in caught if w.category is SkippedFieldsWarning]
+            except SourceError as error:
+                said = [str(error)]
+        for text in said:
+            assert "bad.root" in text
+            if "uproot:" in text:
+                assert re.search(r"(damaged|cannot be told)[^(]*\(uproot: .*[^,;: ]\)", text), text
+
+
 def test_rntuple_is_named(tmp_path, out):
     with uproot.recreate(tmp_path / "a.root") as file:
         file.mkrntuple("nt", {"x": np.arange(3.0)})
-    with pytest.raises(SourceError, match=r"holds no TTree \(and the RNTuple nt, which this version does not read\)"):
+    with pytest.raises(
+        SourceError, match=r"holds no TTree \(and the RNTuple nt, which this version does not read; .*mktree\)"
+    ):
         run(tmp_path / "a.root", out)
 
 

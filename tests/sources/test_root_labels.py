@@ -109,7 +109,9 @@ def fail_in(monkeypatch, file, name):
 
 def test_a_field_unreadable_in_one_file_is_left_out_and_comes_back(files, out, monkeypatch, opened):
     fail_in(monkeypatch, "b.root", "met")
-    with pytest.warns(SkippedFieldsWarning, match=r"'met': cannot be read: ValueError: odd bytes in .*b\.root"):
+    with pytest.warns(
+        SkippedFieldsWarning, match=r"data of 1 field cannot be read, left out .*'met' in /.*b\.root: .*odd"
+    ):
         run(files, out)
     assert list(read_store(out)) == ["number", "npt", "pt"]
     monkeypatch.undo()

@@ -11,7 +11,7 @@ import pytest
 import uproot
 from root_tools import assert_same_bits, events, part_layers, read_store, write_tree
 
-from mmdask.errors import FieldNotFoundError, SchemaError, SkippedFieldsWarning, SourceError
+from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SkippedFieldsWarning, SourceError
 from mmdask.sources import rootfile
 from mmdask.sources.root import convert_root
 
@@ -134,6 +134,20 @@ def test_fields_and_exclude(tmp_path):
         assert not out.exists()
 
 
+def test_nothing_is_selected(tmp_path):
+    path = write_tree(tmp_path / "a.root", [events(5)])
+    for kwargs, message in [
+        ({"fields": []}, "no field is selected: fields is empty"),
+        ({"exclude": "*"}, r"a\.root: no field is selected: fields=None and exclude=\['\*'\] leave none of the 4 br"),
+        ({"fields": "met", "exclude": ["m*"]}, r"selected: fields=\['met'\] and exclude=\['m\*'\] leave none"),
+        ({"fields": 3}, "fields and exclude are names or patterns of branches, got 3"),
+        ({"exclude": 0}, "fields and exclude are names or patterns of branches, got 0"),
+    ]:
+        with pytest.raises(OptionError, match=message):
+            convert_root(path, tmp_path / "o.mm", progress=False, **kwargs)
+        assert not (tmp_path / "o.mm").exists()
+
+
 def bad_branch(monkeypatch, name, *, after=0, error=None):
     """Let reading one branch fail, after some runs."""
     original = uproot.TBranch.array
@@ -155,7 +169,9 @@ def test_a_branch_that_cannot_be_read(tmp_path, monkeypatch, after):
     path = write_tree(tmp_path / "a.root", [events(10, seed) for seed in range(6)])
     monkeypatch.setattr(rootfile, "RUN_NBYTES", 1)
     calls = bad_branch(monkeypatch, "met", after=after)
-    with pytest.warns(SkippedFieldsWarning, match=r"1 field left out: 'met': cannot be read: ValueError: odd bytes in"):
+    with pytest.warns(
+        SkippedFieldsWarning, match=r"data of 1 field cannot be read.*'met' in /.*a\.root: damaged.*odd bytes"
+    ):
         convert_root(path, tmp_path / "o.mm", progress=False, part_nbytes=500)
     assert len(part_layers(tmp_path / "o.mm")) > 1
     got = read_store(tmp_path / "o.mm")
@@ -163,13 +179,15 @@ def test_a_branch_that_cannot_be_read(tmp_path, monkeypatch, after):
     assert len(calls) == after + 1, "it is not tried again for the next part"
     assert got["number"].tolist() == [i + (1 << 53) + 1 for _ in range(6) for i in range(10)]
     skipped = [layers[0]["source"]["skipped"] for layers in part_layers(tmp_path / "o.mm")]
-    assert skipped[-1] == [["met", "cannot be read: ValueError: odd bytes"]]
+    assert skipped[-1] == [
+        ["met", "cannot be read: damaged, or of a form that uproot does not read (uproot: ValueError: odd bytes)"]
+    ]
 
 
 def test_a_named_branch_that_cannot_be_read(tmp_path, monkeypatch):
     path = write_tree(tmp_path / "a.root", [events(10)])
     bad_branch(monkeypatch, "met")
-    with pytest.raises(SourceError, match=r"field 'met' cannot be read: ValueError: odd bytes"):
+    with pytest.raises(SourceError, match=r"field 'met' cannot be read: damaged.*ValueError: odd bytes"):
         convert_root(path, tmp_path / "o.mm", fields=["met", "pt"], progress=False)
     assert not (tmp_path / "o.mm" / "manifest.json").exists()
     assert not list((tmp_path / "o.mm" / "parts").iterdir())
@@ -205,7 +223,7 @@ def test_a_damaged_basket(tmp_path):
     data = bytearray(path.read_bytes())
     data[at + 80 : at + 120] = bytes(40)
     path.write_bytes(data)
-    with pytest.warns(SkippedFieldsWarning, match="'x': cannot be read"):
+    with pytest.warns(SkippedFieldsWarning, match=r"data of 1 field cannot be read, .*'x' in /.*a\.root: damaged"):
         convert_root(path, tmp_path / "o.mm", progress=False)
     assert read_store(tmp_path / "o.mm")["y"].tolist() == list(range(5000))
 
@@ -217,7 +235,7 @@ def test_text_that_is_not_utf8(tmp_path):
     data = path.read_bytes()
     assert data.count(b"\x02ab\x02cd") == 1
     path.write_bytes(data.replace(b"\x02ab\x02cd", b"\x02a\xe4\x02cd"))
-    with pytest.warns(SkippedFieldsWarning, match=r"'s': cannot be read: not utf-8 text: .*xe4"):
+    with pytest.warns(SkippedFieldsWarning, match=r"cannot be read, .*'s' in /.*: not utf-8 text: .*xe4"):
         convert_root(path, tmp_path / "o.mm", progress=False)
 
 
@@ -279,7 +297,7 @@ def test_a_field_that_was_named_has_the_wrong_type(tmp_path, monkeypatch):
     with pytest.raises(SchemaError, match=r"'pt' cannot be converted: type vector<vector<float>> is not supported yet"):
         convert_root(path, tmp_path / "o.mm", fields=["pt", "met"], progress=False)
     assert not (tmp_path / "o.mm").exists()
-    with pytest.warns(SkippedFieldsWarning, match="1 field left out: 'pt': type vector<vector<float>>"):
+    with pytest.warns(SkippedFieldsWarning, match=r"1 field left out, seen in /.*a\.root: 'pt': type vector<vec"):
         convert_root(path, tmp_path / "o.mm", fields=["p*", "met"], progress=False)
     assert list(read_store(tmp_path / "o.mm")) == ["met"]
     assert part_layers(tmp_path / "o.mm")[0][0]["source"]["skipped"][0][0] == "pt"

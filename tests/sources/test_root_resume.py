@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -25,18 +26,20 @@ from root_tools import (
 from mmdask.errors import (
     CorruptStoreError,
     OptionError,
+    SourceError,
     StoreExistsError,
     UnfinishedError,
 )
 from mmdask.sources import conversion, rootfile
 from mmdask.store.manifest import read_manifest
+from mmdask.store.system import SYSTEM
 
 # ---- options and paths ----------------------------------------------------------------------------------------------
 
 
 def test_changed_options(files, out, opened):
     run(files, out)
-    with pytest.raises(OptionError, match=r"fields was None and is \['met', 'pt'\].*update=True"):
+    with pytest.raises(OptionError, match=r"fields was None and is \['met', 'pt'\].*update=True \(--update\)"):
         run(files, out, fields=["met", "pt"])
     with pytest.raises(OptionError, match=r"exclude was \[\] and is \['met'\]; part_nbytes was 1073741824 and is 99"):
         run(files, out, exclude="met", part_nbytes=99)
@@ -163,6 +166,52 @@ def test_interrupted_before_the_commit(files, out, opened, monkeypatch):
     run(labelled(files, year=[2016] * 3), out)
     assert opened == []
     check(out, *A, *B, *C)
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "code"),
+    [
+        ("mkdir", 1, errno.EACCES),
+        ("mkdir", 3, errno.EROFS),
+        ("create", 1, errno.EROFS),
+        ("create", 6, errno.EACCES),
+        ("write", 2, errno.ENOSPC),
+        ("write", 15, errno.ENOSPC),
+        ("rename", 2, errno.EDQUOT),
+        ("rename", 6, errno.ENOSPC),
+    ],
+)
+def test_a_disk_that_takes_nothing_more(files, out, monkeypatch, call, number, code):
+    """The error keeps its type, names the store and says what to do; the same call then ends it."""
+    original = getattr(SYSTEM, call)
+    calls = []
+
+    def failing(*args):
+        calls.append(args)
+        if len(calls) == number:
+            raise OSError(code, os.strerror(code))
+        return original(*args)
+
+    monkeypatch.setattr(SYSTEM, call, failing)
+    with pytest.raises(OSError, match=os.strerror(code)) as error:
+        run(files, out)
+    assert len(calls) >= number
+    assert type(error.value) is type(OSError(code, ""))
+    assert error.value.errno == code
+    assert str(out) in str(error.value)
+    (note,) = error.value.__notes__
+    assert str(out) in note
+    assert "the same call can be repeated" in note
+    monkeypatch.undo()
+    run(files, out)
+    check(out, *A, *B, *C)
+
+
+def test_our_own_errors_carry_no_note(files, out, monkeypatch):
+    monkeypatch.setattr(rootfile.RootFiles, "open", lambda *args: (_ for _ in ()).throw(SourceError("gone")))
+    with pytest.raises(SourceError, match="gone") as error:
+        run(files, out)
+    assert not hasattr(error.value, "__notes__")
 
 
 def test_leftovers_of_dead_conversions_do_no_harm(files, out):

@@ -466,3 +466,14 @@ def test_home_folders_are_found(tmp_path, monkeypatch):
     assert mm.verify("~/s.mm").ok
     with pytest.raises(mm.OptionError, match="path"):
         mm.open(b"s.mm")
+
+
+def test_a_block_without_rows_changes_nothing(tmp_path):
+    with mm.create(tmp_path / "s.mm", labels={"p": "a"}) as w:
+        w.extend({"x": [1]})
+    with mm.append(tmp_path / "s.mm", labels={"p": "b"}):
+        pass
+    with mm.append(tmp_path / "s.mm", labels={"p": "b"}) as w:
+        w.extend({"x": np.zeros(0, "i8")})
+    ds = mm.open(tmp_path / "s.mm")
+    assert (ds.generation, ds.schema["p"].labels) == (1, ("a",))

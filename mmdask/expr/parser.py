@@ -10,7 +10,7 @@ import math
 
 from mmdask.errors import ExpressionError
 from mmdask.expr.functions import ALIASES
-from mmdask.expr.tokens import Token, tokens
+from mmdask.expr.tokens import Token, thousands, tokens
 from mmdask.expr.tree import (
     BOOLEANS,
     SYMBOLS,
@@ -33,11 +33,14 @@ from mmdask.expr.tree import (
     error_at,
 )
 
-__all__ = ["MAX_DEPTH", "depth_of", "parse"]
+__all__ = ["INDEX", "MAX_DEPTH", "condition_hint", "depth_of", "index_hint", "parse"]
 
-#: how deeply a tree nests; ``a and b and c`` is one level, ``a + b + c`` two
+#: what is said of every index that is none
+INDEX = "an index is a whole number written out, as in x[0], or a constant"
+
+#: how deeply a tree nests, and brackets in a text; ``a and b and c`` is one level, ``a + b + c`` two
 MAX_DEPTH = 64
-# Nested calls of Parser.expression: a level of the canonical text of a tree takes two.
+# Nested calls of Parser.expression: each is for a bracket or for a level of the tree.
 _MAX_NESTED = 2 * MAX_DEPTH + 20
 
 OR, AND, NOT, COMPARE, SUM, PRODUCT, UNARY, POWER = range(1, 9)
@@ -123,9 +126,19 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
         self.words = tokens(text)
+        self.check_brackets()
         self.place = 0
         self.nested = 0
         self.wrapped: Node | None = None  # the last expression that stood in parentheses
+
+    def check_brackets(self) -> None:
+        """Brackets that change nothing are levels, too: what is too deep does not depend on how it is written."""
+        open_now = 0
+        for word in self.words:
+            if word.kind == "op":
+                open_now += (word.text in ("(", "[")) - (word.text in (")", "]"))
+                if open_now > MAX_DEPTH:
+                    raise self.error(f"a cut nests at most {MAX_DEPTH} levels of brackets; leave out some", word)
 
     @property
     def word(self) -> Token:
@@ -159,6 +172,8 @@ class _Parser:
         word = self.word
         if word.kind == "end":
             return self.error("the cut ends too early" + what)
+        if word.text == "," and (found := thousands(self.text, word.start, word.end)) is not None:
+            return error_at(self.text, *found)
         hint = {"AND": "and", "OR": "or", "NOT": "not", "IN": "in"}.get(word.text)
         if hint:
             return self.error(f"{word.text!r} is written {hint!r}")
@@ -292,24 +307,39 @@ class _Parser:
         start = self.word.start
         node = self.atom()
         while self.op == "[":
-            opened = self.next()
-            index = self.index()
-            self.expect("]", opened)
+            index = self.index(node)
             node = Index(node, index, start=start, end=self.end_of_last())
         return node
 
-    def index(self) -> int | Name:
+    def index(self, operand: Node) -> int | Name:
+        """What stands in the brackets after an operand: a whole number, or the name of a constant."""
+        opened = self.next()
+        first = self.place
         sign = self.next().text if self.op in ("-", "+") else ""
         word = self.word
-        if word.kind == "name" and not self.op and not sign:
-            self.next()
+        if word.kind != "integer" and (word.kind != "name" or self.op or sign):
+            raise self.no_index(operand, opened, first)
+        self.next()
+        if self.op != "]":
+            raise self.no_index(operand, opened, first)
+        self.next()
+        if word.kind == "name":
             return Name(word.text, start=word.start, end=word.end)
-        if word.kind != "integer":
-            raise self.unexpected("; an index is an integer, as in x[0] or x[-1]")
-        value = int(self.next().text, 0) * (-1 if sign == "-" else 1)
+        value = int(word.text, 0) * (-1 if sign == "-" else 1)
         if abs(value) >= 2**31:
             raise self.error("an index is below 2**31", word)
         return value
+
+    def no_index(self, operand: Node, opened: Token, first: int) -> ExpressionError:
+        """The error for brackets with something else in them, which are read again as an expression to see what."""
+        self.place = first
+        if self.op == "]":
+            return self.error(f"there is no index in these brackets; {INDEX}", opened)
+        inside = self.expression(OR)
+        self.expect("]", opened)
+        start, end = self.words[first].start, self.words[self.place - 2].end
+        source = _short(self.text[operand.start : operand.end])
+        return error_at(self.text, start, end, f"{INDEX}; {index_hint(source, inside, _short(self.text[start:end]))}")
 
     def atom(self) -> Node:
         word = self.word
@@ -335,7 +365,10 @@ class _Parser:
         if self.op == "@":
             self.next()
             if self.word.kind != "name" or not self.word.text.endswith(".size"):
-                raise self.error("'@' is read only in @name.size(), the number of items", word)
+                raise self.error(
+                    "'@' is read only in @name.size(), the number of items; fields and constants stand without it",
+                    word,
+                )
             return self.named(word.start)
         raise self.unexpected("; expected a number, a name or '('")
 
@@ -345,7 +378,8 @@ class _Parser:
             raise self.error("there is nothing between these parentheses", opened)
         node = self.expression(OR)
         if self.op == ",":
-            raise self.error("a list stands only after 'in'")
+            found = thousands(self.text, self.word.start, self.word.end)
+            raise error_at(self.text, *found) if found else self.error("a list stands only after 'in'")
         self.expect(")", opened)
         self.wrapped = node
         return node
@@ -416,6 +450,33 @@ class _Parser:
         if isinstance(i, int) and i < 0:
             index = Unary("-", index, start=item.start, end=item.end)
         return Call("get", (item.operand, index, default), **place)
+
+
+def index_hint(source: str, index: Node, written: str) -> str:
+    """What to write instead of ``source[written]``, where `written` is the text of `index`."""
+    if isinstance(index, Compare | Logic | Bitwise | Not | In):
+        loose = isinstance(index, Logic | Bitwise) and index.op in ("or", "|")
+        return condition_hint(source, written, f"({written})" if loose and not written.startswith("(") else written)
+    if isinstance(index, Call) and index.function in ("argmin", "argmax") and len(index.args) == 1:
+        by = written.partition("(")[2].removesuffix(")").strip()
+        extreme = index.function[3:]
+        return f"a computed index is not possible yet; write any({by} == {extreme}({by}) & {source} > x)"
+    if isinstance(index, Integer | Real | Text | Boolean | Symbol):
+        return f"{written} is not one"
+    return f"a computed index is not possible yet; the last item is {source}[-1], the one before it {source}[-2]"
+
+
+def condition_hint(source: str, written: str, operand: str = "") -> str:
+    """What to write instead of a condition in brackets; `operand` is how it stands beside ``&``."""
+    return (
+        f"items are not chosen by a condition: write any({source} > x & {operand or written}) for one of them, "
+        f"count({written}) for how many there are, sum(where({written}, {source}, 0)) for their sum"
+    )
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _flat(join: tuple[type[Logic] | type[Bitwise], str], node: Node) -> tuple[Node, ...]:

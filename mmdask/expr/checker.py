@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from mmdask.errors import ExpressionError, did_you_mean
 from mmdask.expr import calls
 from mmdask.expr.compare import members
 from mmdask.expr.constants import check_constants, constant_items, constant_node
+from mmdask.expr.parser import INDEX, condition_hint, index_hint
 from mmdask.expr.tree import (
     SYMBOLS,
     Binary,
@@ -51,7 +52,7 @@ from mmdask.expr.typed import (
 )
 from mmdask.schema import Field, Schema
 
-__all__ = ["Checker"]
+__all__ = ["Checker", "field_names"]
 
 _COMPARED: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
@@ -88,6 +89,7 @@ class Checker:
         self.text = text
         self.schema = schema
         self.constants = check_constants(constants)
+        self.used: set[str] = set()
 
     # ------------------------------------------------------------------------------------- errors and words
 
@@ -177,6 +179,7 @@ class Checker:
         if constant and name in self.schema:
             raise self.error(node, f"{name!r} is a field and a constant; call the constant something else")
         if constant:
+            self.used.add(name)
             return self.visit(constant_node(self.constants[name], node, self))
         if name not in self.schema:
             raise self.error(node, self.schema.unknown(name) if not self.constants else self.unknown(name))
@@ -185,7 +188,17 @@ class Checker:
 
     def unknown(self, name: str) -> str:
         near = did_you_mean(name, [*self.schema, *self.constants])
-        return f"no field or constant {name!r}{near}" if near else self.schema.unknown(name)
+        given = f"; the constants are: {_listed(self.constants)}"
+        return f"no field or constant {name!r}{near}" if near else self.schema.unknown(name) + given
+
+    def check_used(self, typed: Typed) -> None:
+        """Raise for constants that the expression does not name: the one who gave them meant something by it."""
+        unused = [name for name in self.constants if name not in self.used]
+        if not unused:
+            return
+        near = did_you_mean(unused[0], field_names(typed))
+        what = f"the constant{'s' * (len(unused) > 1)} {_listed(unused)} {'are' if len(unused) > 1 else 'is'}"
+        raise self.error(typed.tree, f"{what} not in this expression{near or '; name it there, or leave it out'}")
 
     def field(self, field: Field, node: Name) -> Typed:
         if field.kind == "category":
@@ -207,9 +220,20 @@ class Checker:
     def index(self, index: int | Name, node: Index) -> int:
         if isinstance(index, int):
             return index
-        value = self.constants.get(index.name)
+        name = index.name
+        value = self.constants.get(name)
+        if name in self.constants:
+            self.used.add(name)
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise self.error(index, f"an index is an integer, as in x[0]; {index.name!r} is no integer constant")
+            what = f"the constant {name!r} is {type(value).__name__}"
+            if name not in self.constants:
+                what = f"there is no constant {name!r}"
+                source = self.source(node.operand)
+                if name in self.schema:
+                    flags = self.schema[name].dtype == BOOL
+                    hint = condition_hint(source, name) if flags else index_hint(source, index, name)
+                    what = f"{name!r} is a field, and {hint}"
+            raise self.error(index, f"{INDEX}; {what}")
         return int(value)
 
     # ------------------------------------------------------------------------------------------- arithmetic
@@ -349,6 +373,7 @@ class Checker:
         name = node.items[0]
         if name.quoted or name.name not in self.constants:
             raise self.error(name, f"'in' takes a list of literals; {name.name!r} is no constant")
+        self.used.add(name.name)
         return constant_items(self.constants[name.name], name, self)
 
     # ------------------------------------------------------------------------------------------------ logic
@@ -426,3 +451,20 @@ class Checker:
         values = (0, min(r[1] for r in positive)) if op == "&" and positive else range_of(dtype)
         depth, missing = max(a.depth for a in args), any(a.missing for a in args)
         return Typed(f"bits {op}", tuple(args), "int", dtype, depth, missing, tree, values)
+
+
+def field_names(typed: Typed) -> set[str]:
+    """The fields that an expression reads."""
+    names: set[str] = set()
+    todo = [typed]
+    while todo:
+        node = todo.pop()
+        if node.op == "field":
+            names.add(str(node.value))
+        todo.extend(node.args)
+    return names
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [repr(name) for name in names]
+    return ", ".join(shown[:10]) + (f", ... ({len(shown)} in all)" if len(shown) > 10 else "")
