@@ -98,6 +98,15 @@ class Cut:
     def __bool__(self) -> NoReturn:
         raise OptionError("a cut is neither true nor false: combine cuts by & | ~, not by and, or, not")
 
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise OptionError("a cut is not an array: ds[cut]['met'] are the rows that pass, cut.mask is a lazy dask array")
+
+    def __ge__(self, other: Any) -> NoReturn:
+        # What dask asks of an index: x[cut].
+        raise OptionError("a cut selects rows of a dataset, as ds[cut]['met']; for a dask array there is x[cut.mask]")
+
+    __gt__ = __le__ = __lt__ = __ge__
+
     def __repr__(self) -> str:
         return f"mm.Cut<{self.expression}, {self._state()}>"
 

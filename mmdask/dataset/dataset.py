@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from mmdask import display
-from mmdask.batches.loader import Loader
+from mmdask.batches.collate import Step
+from mmdask.batches.loader import Last, Loader, Shuffle
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged, to_awkward
@@ -29,6 +30,8 @@ __all__ = ["Dataset", "open_dataset"]
 
 CHUNK_ROWS = 1 << 20
 CHUNK_NBYTES = 128 << 20
+#: rows of the tables that a dataset prints
+_SHOWN_FIELDS = 40
 
 
 class Dataset(Mapping[str, Any]):
@@ -116,7 +119,20 @@ class Dataset(Mapping[str, Any]):
 
     def keys(self) -> Any:
         """Names of the fields (``len(ds)`` is the number of rows)."""
-        return self.schema.keys()
+        return dict.fromkeys(self._names).keys()
+
+    def items(self) -> Any:
+        """Names and lazy fields."""
+        return {name: self[name] for name in self._names}.items()
+
+    def values(self) -> Any:
+        """Lazy fields."""
+        return {name: self[name] for name in self._names}.values()
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise OptionError(
+            "a dataset is not an array; its fields are: ds['met'] is a lazy one, ds['met'].compute() all of it"
+        )
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -154,9 +170,9 @@ class Dataset(Mapping[str, Any]):
             return Dataset(self._rows, self.schema.match(key), self._chunk_rows)
         if isinstance(key, list | tuple | np.ndarray):
             return self._take(key)
-        raise OptionError(
-            f"a dataset takes a field name, a list of them, a slice, a cut, or row numbers; got {type(key).__name__}"
-        )
+        hint = "; rows are cut by ds[ds.cut('met > 30')]" if hasattr(key, "dtype") else ""
+        what = "a field name, a list of them, a slice, a cut, or row numbers"
+        raise OptionError(f"a dataset takes {what}; got {type(key).__name__}{hint}")
 
     def _with(self, rows: Rows) -> Dataset:
         return Dataset(rows, self._names, self._chunk_rows)
@@ -256,22 +272,50 @@ class Dataset(Mapping[str, Any]):
         >>> len(parts["train"]) + len(parts["test"])
         1000
         """
+        if not isinstance(fractions, Mapping):
+            raise OptionError(
+                f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
+            )
         if by is not None:
             check_key(self._rows.schema[by])
         return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
 
     # Handing out ----------------------------------------------------------------------------------------------------
 
-    def batches(self, batch_size: int, **options: Any) -> Loader:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        fields: str | Iterable[str] | None = None,
+        shuffle: Shuffle = True,
+        seed: int = 0,
+        collate: Mapping[str, Step] | None = None,
+        last: Last | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        window: int | str | None = None,
+        block: int | None = None,
+    ) -> Loader:
         """Iterate over the rows in batches, shuffled, each exactly once per epoch.
 
         Parameters
         ----------
         batch_size : int
             Rows of a batch, over all ranks.
-        **options
-            ``fields=``, ``shuffle=``, ``seed=``, ``collate=``, ``last=``, ``rank=``, ``world_size=``, ``window=``,
-            ``block=``: see `mmdask.batches.loader.Loader`.
+        fields : str or iterable of str, optional
+            Names or patterns (``"jet_*"``); all by default.
+        shuffle : bool or "exact"
+            Mixed in windows of many blocks; one permutation of all rows; or, if False, in store order.
+        seed : int
+            Another seed gives another order.
+        collate : mapping, optional
+            What to do with a field, as ``{"jet_pt": mm.pad(22)}``; ragged fields are packed by default.
+        last : {"keep", "drop", "pad"}, optional
+            What to do with rows that fill no batch; kept by one process, dropped by several.
+        rank, world_size : int
+            Which part of every batch this process takes, of how many.
+        window, block : optional
+            Bytes that are mixed together, rows that stay together; see `Loader`, as for all of these.
 
         Returns
         -------
@@ -287,8 +331,19 @@ class Dataset(Mapping[str, Any]):
         [1. 2.] (2, 2) [0 1]
         [3.] (1, 2) [2]
         """
-        options.setdefault("fields", self._names)
-        return Loader(self._resolved(), batch_size, **options)
+        return Loader(
+            self._resolved(),
+            batch_size,
+            fields=self._names if fields is None else self.schema.match(fields),
+            shuffle=shuffle,
+            seed=seed,
+            collate=collate,
+            last=last,
+            rank=rank,
+            world_size=world_size,
+            window=window,
+            block=block,
+        )
 
     def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
         """Read fields into one awkward array of records, at once.
@@ -310,26 +365,29 @@ class Dataset(Mapping[str, Any]):
     # Looks ----------------------------------------------------------------------------------------------------------
 
     def _count_text(self) -> str:
+        n_store = self._rows.n_store
         if not self._rows.resolved:
-            return f"rows not yet counted, of {self._rows.n_store:,}"
-        return f"{len(self._rows):,} rows"
+            return f"rows not yet counted, of {n_store:,}"
+        return f"{len(self._rows):,} rows" if len(self._rows) == n_store else f"{len(self._rows):,} of {n_store:,} rows"
 
-    def _table(self) -> list[list[str]]:
-        return [[f.name, f.describe(), f.unit, f.doc] for f in self.schema.values()]
+    def _table(self) -> tuple[list[list[str]], list[str], str]:
+        """The first fields, the headers, and how many fields are left out; columns that are empty are left out, too."""
+        cells = [[f.name, f.describe(), f.unit, f.doc] for f in self.schema.values()]
+        headers = ["field", "type", "unit", "doc"]
+        used = [i for i in range(4) if i < 2 or any(row[i] for row in cells)]
+        more = f"... and {len(cells) - _SHOWN_FIELDS} more" if len(cells) > _SHOWN_FIELDS else ""
+        return [[row[i] for i in used] for row in cells[:_SHOWN_FIELDS]], [headers[i] for i in used], more
 
     def __repr__(self) -> str:
         head = f"mm.Dataset: {self._count_text()}, {len(self._names)} fields, {display.terminal_safe(self.path)}"
-        rows = [[display.terminal_safe(cell) for cell in row[:3]] for row in self._table()]
-        shown = rows[:40]
-        table = display.text_table(shown, ["field", "type", "unit"])
-        more = f"\n... and {len(rows) - len(shown)} more" if len(rows) > len(shown) else ""
-        return f"{head}\n{table}{more}"
+        cells, headers, more = self._table()
+        return "\n".join(filter(None, [head, display.text_table(cells, headers), more]))
 
     def _repr_html_(self) -> str:
-        table = display.html_table(self._table(), ["field", "type", "unit", "doc"])
-        size = display.nbytes_text(self.nbytes)
-        parts = len(self._rows.snapshot.parts)
+        cells, headers, more = self._table()
+        size, parts = display.nbytes_text(self.nbytes), len(self._rows.snapshot.parts)
         caption = f"{self._count_text()} · {len(self._names)} fields · store {self.path}: {size} in {parts} parts"
+        table = display.html_table(cells, headers) + (f"<small>{more}</small>" if more else "")
         return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from dask.base import DaskMethodsMixin, tokenize
@@ -236,6 +236,21 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         result: list[Any] = self.compute().to_list()
         return result
 
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise OptionError(
+            f"rows of {self._field.name!r} differ in length; .compute() gives an awkward array, .values its items"
+        )
+
+    def _no_operator(self, *_: Any) -> NoReturn:
+        raise OptionError(
+            f"there are no operators for ragged fields; cut by ds.cut('any({self._field.name} > ...)'), or compute with "
+            ".compute() (awkward) or .values (a dask array of the items)"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = _no_operator
+    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __and__ = __or__ = __invert__ = __neg__ = _no_operator
+    __array_ufunc__ = None
+
     # The dask protocol ----------------------------------------------------------------------------------------------
 
     def __dask_graph__(self) -> Mapping[Any, Any]:
@@ -269,14 +284,14 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     # Looks ----------------------------------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return f"mm.Ragged<{self._field.name}, {self._field.describe()}, rows={len(self)}, chunks={self.n_chunks}>"
+        return f"mm.Ragged<{self._field.name}, {self._field.describe()}, rows={len(self):,}, chunks={self.n_chunks:,}>"
 
     def _repr_html_(self) -> str:
         rows = [
             ["kind", self._field.describe()],
             ["rows", f"{len(self):,}"],
             ["chunks", f"{self.n_chunks:,}"],
-            ["unit", self._field.unit],
+            *([["unit", self._field.unit]] if self._field.unit else []),
         ]
         return html_table(rows, [self._field.name, ""])
 

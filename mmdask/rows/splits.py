@@ -55,8 +55,10 @@ def folds(fractions: Mapping[str, float], by: str | None, seed: int) -> dict[str
     if not fractions:
         raise OptionError("a split needs at least one name and fraction, as in {'train': 0.8, 'test': 0.2}")
     for name, fraction in fractions.items():
-        if not 0 < fraction <= 1:
-            raise OptionError(f"the fraction of {name!r} is {fraction}; a fraction is above 0 and at most 1")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+            raise OptionError(f"the fraction of {name!r} is {fraction!r}; a fraction is a number above 0 and at most 1")
+    if type(seed) is not int or not 0 <= seed < 1 << 64:
+        raise OptionError(f"seed is an integer, at least 0 and below 2**64; got {seed!r}")
     total = sum(fractions.values())
     if abs(total - 1) > 1e-9:
         raise OptionError(f"the fractions sum to {total:.6g}, not 1; add a part for the rest, as in 'rest': ...")

@@ -182,9 +182,9 @@ def read_manifest(store_path: str | os.PathLike[str], generation: int | None = N
 
 def store_root(path: str | os.PathLike[str]) -> str:
     """The absolute path of a store's folder; ``~`` is the home folder."""
-    text = os.fspath(path)
-    if not isinstance(text, str):
-        raise OptionError(f"the path of a store is text or a pathlib.Path, got {type(path).__name__}")
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text:
+        raise OptionError(f"the path of a store is text or a pathlib.Path, got {path!r}")
     return os.path.abspath(os.path.expanduser(text))
 
 

@@ -413,3 +413,50 @@ def test_a_local_cluster_agrees(path, data):
         expected = (data["met"] > 17.25) & (ak.sum(data["jet_pt"], axis=1).to_numpy() > 50)
         assert cut.count() == expected.sum()
         np.testing.assert_array_equal(ds[cut]["met"].compute(), data["met"][expected])
+
+
+def test_a_cut_is_no_array_and_says_what_to_write(ds):
+    cut = ds.cut("met > 30")
+    with pytest.raises(mm.OptionError, match=r"ds\[cut\]\['met'\]"):
+        ds["met"][cut]
+    for use in (np.asarray, np.sum, lambda c: c > 3):
+        with pytest.raises(mm.OptionError, match=r"ds\[cut\]"):
+            use(cut)
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda ds: np.asarray(ds), "not an array"),
+        (lambda ds: ds[ds["met"] > 3], r"ds\[ds\.cut"),
+        (lambda ds: ds["jet_pt"] > 30, r"ds\.cut\('any\(jet_pt"),
+        (lambda ds: 2 * ds["jet_pt"], r"ds\.cut\('any\(jet_pt"),
+        (lambda ds: np.float32(2) * ds["jet_pt"], r"ds\.cut\('any\(jet_pt"),
+        (lambda ds: np.asarray(ds["jet_pt"]), "awkward"),
+        (lambda ds: ds.split([0.8, 0.2]), "name for each fraction"),
+        (lambda ds: ds.split({"a": "0.5", "b": 0.5}), "a number above 0"),
+        (lambda ds: ds.split({"a": 1.0}, seed=None), "seed is an integer"),
+        (lambda ds: ds.split({"a": 1.0}, seed=-1), "seed is an integer"),
+        (lambda ds: ds.batches(64, collate=mm.pad(8)), "as {'jet_pt': mm.pad"),
+        (lambda ds: mm.open(None), "path of a store"),
+        (lambda ds: mm.open(""), "path of a store"),
+    ],
+)
+def test_what_people_try_gets_an_answer(ds, use, words):
+    with pytest.raises(mm.OptionError, match=words):
+        use(ds)
+
+
+def test_the_mapping_has_fields_and_the_length_rows(ds):
+    assert len(ds.keys()) == len(ds.values()) == len(ds.items()) == len(ds.fields)
+    assert [name for name, _ in ds.items()] == list(ds.fields)
+    assert {type(v).__name__ for v in ds.values()} == {"Array", "Ragged"}
+    assert "40 of 5,000 rows" in repr(ds[:40])
+
+
+def test_tables_of_many_fields_are_cut(tmp_path):
+    ds = mm.from_arrays({f"x{i}": [i] for i in range(200)}, tmp_path / "s.mm")
+    assert "... and 160 more" in repr(ds)
+    assert "... and 160 more" in ds._repr_html_()
+    assert ds._repr_html_().count("<tr") == 41
+    assert "unit" not in repr(ds)
