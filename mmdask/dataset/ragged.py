@@ -243,8 +243,8 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
     def _no_operator(self, *_: Any) -> NoReturn:
         raise OptionError(
-            f"there are no operators for ragged fields; cut by ds.cut('any({self._field.name} > ...)'), or compute with "
-            ".compute() (awkward) or .values (a dask array of the items)"
+            f"there are no operators for ragged fields; cut by ds.cut('any({self._field.name} > ...)'), or compute "
+            "with .compute() (awkward) or .values (a dask array of the items)"
         )
 
     __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = _no_operator
