@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdask.expr.evaluator import Result, evaluate, evaluate_cut, evaluate_cuts, evaluate_many
+from mmdask.expr.evaluator import Result, evaluate, evaluate_bits, evaluate_cut, evaluate_many
 from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate
 from mmdask.expr.parser import parse
 from mmdask.expr.tree import Node, canonical, spelled_name
@@ -18,8 +18,8 @@ __all__ = [
     "combine",
     "conjuncts",
     "evaluate",
+    "evaluate_bits",
     "evaluate_cut",
-    "evaluate_cuts",
     "evaluate_many",
     "negate",
     "parse",

@@ -21,7 +21,7 @@ from mmdask.expr.typed import Typed
 from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, length
 from mmdask.schema import FieldData
 
-__all__ = ["Result", "evaluate", "evaluate_cut", "evaluate_cuts", "evaluate_many"]
+__all__ = ["Result", "evaluate", "evaluate_bits", "evaluate_cut", "evaluate_many"]
 
 Read = Callable[[str], FieldData]
 
@@ -91,17 +91,20 @@ def evaluate(expression: Expression, read: Read, rows: int, *, first_row: int = 
 
 def evaluate_cut(expression: Expression, read: Read, rows: int, *, first_row: int = 0) -> Bools:
     """Evaluate a cut: a new bool array ``(rows,)``, False where it is missing. Otherwise as `evaluate`."""
-    mask = np.empty(rows, np.bool_)
-    evaluate_cuts((expression,), read, rows, (mask,), first_row=first_row)
-    return mask
+    [bits] = evaluate_bits((expression,), read, rows, first_row=first_row)
+    return np.unpackbits(bits, count=rows, bitorder="little").view(np.bool_)
 
 
-def evaluate_cuts(
-    expressions: Sequence[Expression], read: Read, rows: int, out: Sequence[Bools], *, first_row: int = 0
-) -> None:
-    """Evaluate several cuts into bool arrays ``(rows,)``, each field read once, equal subtrees computed once.
+def evaluate_bits(
+    expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0
+) -> list[npt.NDArray[np.uint8]]:
+    """Evaluate several cuts, each field read once, equal subtrees computed once.
 
-    The arrays are the caller's, so that a loop over blocks needs no fresh memory, which costs more than most cuts.
+    Returns
+    -------
+    list of numpy.ndarray
+        For each cut its bits in little bit order, uint8 ``(ceil(rows / 8),)``, 0 where it is missing. Packed while the
+        booleans are in cache, so that none of them is ever written to memory.
     """
     for expression in expressions:
         if expression.depth or expression.dtype != np.bool_:
@@ -109,10 +112,10 @@ def evaluate_cuts(
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
         values = _run(tuple(expressions), block)
-    for value, mask in zip(values, out, strict=True):
-        mask[:] = value.array
+    bits = [np.packbits(np.broadcast_to(value.array, rows), bitorder="little") for value in values]
     for array in {id(v.array): v.array for v in values if v.scratch}.values():
         SCRATCH.give(array)
+    return bits
 
 
 def evaluate_many(

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.expr import SEMANTICS, Expression, evaluate_cut, evaluate_cuts
-from mmdask.rows.bits import Bits, PartBits, and_bits, pack, unpack
+from mmdask.expr import SEMANTICS, Expression, evaluate_bits, evaluate_cut
+from mmdask.rows.bits import Bits, PartBits, and_bits, unpack
 from mmdask.rows.reader import constant_in_part, read_part
 from mmdask.schema import FieldData
 from mmdask.store.cache import Cache
@@ -34,6 +34,7 @@ TASK_ROWS = 1 << 20
 #: rows evaluated at once, so that temporaries stay in cache
 BLOCK_ROWS = 1 << 18
 _MAGIC = b"mmdask-mask 1\n"
+_NO_BITS = np.zeros(0, np.uint8)
 #: masks that were read, by path: each chunk of a cut needs a piece of one
 LOADED: Cache[Bits] = Cache(128 << 20)
 
@@ -51,7 +52,7 @@ def run_serially(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
 
 def evaluate_rows(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> list[Bits]:
     """Bits of several cuts for rows `start` to `stop` of a part, in one pass over their fields."""
-    masks = [np.empty(stop - start, np.bool_) for _ in cuts]
+    blocks: list[list[Bits]] = []
     first_row = int(snapshot.starts[part])
     for a in range(start, stop, BLOCK_ROWS):
         b = min(a + BLOCK_ROWS, stop)
@@ -59,8 +60,9 @@ def evaluate_rows(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Se
         def read(name: str, a: int = a, b: int = b) -> FieldData:
             return read_part(snapshot, part, name, a, b)
 
-        evaluate_cuts(cuts, read, b - a, [m[a - start : b - start] for m in masks], first_row=first_row + a)
-    return [pack(m) for m in masks]
+        blocks.append(evaluate_bits(cuts, read, b - a, first_row=first_row + a))
+    # Blocks are multiples of 8 rows, so their bits join.
+    return [np.concatenate([_NO_BITS, *(block[k] for block in blocks)]) for k in range(len(cuts))]
 
 
 def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_serially) -> list[PartBits]:
