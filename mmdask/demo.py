@@ -264,6 +264,7 @@ def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
         Events of all files together.
     """
     import mmdask as mm
+    from mmdask.rows import masks, rows
 
     root = Path(folder)
     labels = _files_of(root / "root", events)
@@ -283,6 +284,8 @@ def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
     _head(f"3. the cut {CUT}")
     shutil.rmtree(path / "cache", ignore_errors=True)
     for what in ("computed, and kept beside the store", "in a dataset just opened, read from there"):
+        masks.LOADED.clear()  # what this process remembers, so that the file is read
+        rows.RESOLVED.clear()
         ds = mm.open(path)
         start = time.perf_counter()
         n = ds.cut(CUT).count()
