@@ -460,3 +460,10 @@ def test_tables_of_many_fields_are_cut(tmp_path):
     assert "... and 160 more" in ds._repr_html_()
     assert ds._repr_html_().count("<tr") == 41
     assert "unit" not in repr(ds)
+
+
+def test_a_cut_does_not_import_distributed(path):
+    code = f"import sys, mmdask as mm; mm.open({str(path)!r}).cut('met > 11.125').count()"
+    code += "; assert 'distributed' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
