@@ -39,7 +39,8 @@ from mmdask.sources.plan import (
 )
 from mmdask.sources.target import Target, begin, check_options, look
 from mmdask.store.commit import block_rows_for, commit
-from mmdask.store.layer import Layer, LayerWriter, Source, layer_exists, read_layer
+from mmdask.store.layer import Layer, Source, layer_exists, read_layer
+from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part
 
 __all__ = ["Reader", "Rows", "Table", "UnreadableError", "convert"]

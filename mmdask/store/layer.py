@@ -1,30 +1,25 @@
 """A layer: one immutable folder with the arrays of some fields for the rows of a part, and its part.json.
 
-A layer is written beside its place, synced, and renamed into it, so that a folder of this name is complete or absent.
-It is visible to readers only when a manifest names it.
+`layer_writer` writes one. It is visible to readers only when a manifest names it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, get_args
 
 import numpy as np
 
 from mmdask import __version__
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, Field, FieldData, Kind, check_name, dtype_from_store
+from mmdask.schema import OFFSET_DTYPE, Field, FieldData, Kind, check_name, dtype_from_store
 from mmdask.store import document
-from mmdask.store.npy import EXTENT, ArraySpec, ArrayWriter
-from mmdask.store.system import SYSTEM, fsync_all
+from mmdask.store.npy import EXTENT, ArraySpec
 
-__all__ = ["Layer", "LayerWriter", "Source", "StoredField", "layer_exists", "new_id", "read_layer"]
+__all__ = ["Layer", "Source", "StoredField", "layer_exists", "new_id", "read_layer"]
 
 #: what a layer folder may be called
 ID_PATTERN = r"[a-z0-9][a-z0-9-]{0,79}"
@@ -100,250 +95,6 @@ def layer_exists(store_path: str | os.PathLike[str], layer_id: str) -> bool:
     return os.path.isfile(os.path.join(layer_path(os.fspath(store_path), layer_id), "part.json"))
 
 
-class FieldWriter:
-    """Append runs of rows to one field of a layer."""
-
-    def __init__(self, folder: str, field: Field, files: list[str]) -> None:
-        self.field = field
-        self.rows = 0
-        self._folder = folder
-        self._file = files[-1]
-        dtype = field.dtype
-        self._labels: dict[str, int] = {}
-        if field.kind == "category":
-            dtype = np.dtype("u1")
-            self._labels = {label: i for i, label in enumerate(field.labels)}
-        self.offsets = [ArrayWriter(folder, file, OFFSET_DTYPE) for file in files[:-1]]
-        self.values = ArrayWriter(folder, self._file, dtype, field.shape)
-        for offsets in self.offsets:
-            offsets.append(np.zeros(1, OFFSET_DTYPE))
-        self._ends = [0] * len(self.offsets)
-
-    def write(self, data: FieldData) -> None:
-        """Append rows. `data` must have this field's dtype, shape and levels; it is copied to disk at once."""
-        f = self.field
-        values = data.values
-        if f.kind == "string":
-            check_text(f.name, data)
-        if f.kind == "category":
-            values = self._codes(data)
-        elif values.dtype != f.dtype or values.shape[1:] != f.shape or len(data.offsets) != f.n_offsets:
-            raise SchemaError(
-                f"field {f.name!r} is {f.describe()}; got {values.dtype} {values.shape[1:]} "
-                f"with {len(data.offsets)} levels"
-            )
-        for i, offsets in enumerate(data.offsets):
-            below = data.offsets[i + 1] if i + 1 < len(data.offsets) else None
-            length = len(values) if below is None else len(below) - 1
-            if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != length:
-                raise SchemaError(f"field {f.name!r}: offsets must start at 0 and end at {length}, the items below")
-            if (np.diff(offsets) < 0).any():
-                raise SchemaError(f"field {f.name!r}: offsets must not decrease")
-            self.offsets[i].append((offsets[1:] + self._ends[i]).astype(OFFSET_DTYPE, copy=False))
-            self._ends[i] += length
-        self.values.append(values)
-        self.rows += len(data)
-
-    def _codes(self, data: FieldData) -> np.ndarray[Any, Any]:
-        """Codes of the run in the layer's own labels, in as few bytes as they need."""
-        codes = np.asarray(data.values)
-        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(data.labels):
-            raise SchemaError(f"field {self.field.name!r}: a code is not in 0 to {len(data.labels) - 1}")
-        own = np.array([self._labels.setdefault(label, len(self._labels)) for label in data.labels], CODE_DTYPE)
-        dtype = np.dtype("u1" if len(self._labels) <= 1 << 8 else "<u2" if len(self._labels) <= 1 << 16 else "<i4")
-        if dtype != self.values.dtype:
-            self._widen(dtype)
-        return own.take(codes).astype(dtype) if len(own) else np.empty(0, dtype)
-
-    def _widen(self, dtype: np.dtype[Any]) -> None:
-        old = self.values
-        old.open()  # while it still has its name
-        SYSTEM.rename(old.path, old.path + ".narrow")
-        self.values = ArrayWriter(self._folder, self._file, dtype)
-        for start in range(0, old.nbytes, EXTENT):
-            piece = old.read(start, min(EXTENT, old.nbytes - start))
-            self.values.append(np.frombuffer(piece, old.dtype).astype(dtype))
-        old.close()
-        SYSTEM.unlink(old.path + ".narrow")
-
-    def close(self) -> None:
-        """Give the file descriptors back; writing opens them again."""
-        for array in (self.values, *self.offsets):
-            array.close()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return tuple(self._labels)
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + sum(o.nbytes for o in self.offsets)
-
-
-class LayerWriter:
-    """Write one layer: fields one after the other or several at once, then `finish`.
-
-    Use it as a context manager; without `finish`, or after an error, everything it wrote is removed.
-
-    Parameters
-    ----------
-    store_path : path
-        The store's folder, which exists.
-    layer_id : str
-        Name of the layer; `new_id()` for one that no other has.
-    """
-
-    def __init__(self, store_path: str | os.PathLike[str], layer_id: str) -> None:
-        if not re.fullmatch(ID_PATTERN, layer_id):
-            raise ValueError(f"a layer id is like {ID_PATTERN}, got {layer_id!r}")
-        self.id = layer_id
-        self.store_path = os.fspath(store_path)
-        self.parts = os.path.join(self.store_path, "parts")
-        self.folder = os.path.join(self.parts, f"{layer_id}.tmp-{os.urandom(8).hex()}")
-        with contextlib.suppress(FileExistsError):
-            SYSTEM.mkdir(self.parts)
-        SYSTEM.mkdir(self.folder)
-        self._pid = os.getpid()
-        self._writers: dict[str, FieldWriter] = {}
-        self._constants: dict[str, StoredField] = {}
-        self._n_files = 0
-        self._done = False
-
-    def __enter__(self) -> LayerWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.discard()
-
-    def _check_new(self, name: str) -> None:
-        if name in self._writers or name in self._constants:
-            raise SchemaError(f"field {name!r} is written twice")
-
-    def _file(self, name: str, ending: str) -> str:
-        slug = re.sub(r"[^a-z0-9_-]+", "_", name.lower())[:60]
-        self._n_files += 1
-        return f"{self._n_files - 1}-{slug}{ending}.npy"
-
-    def field(self, field: Field) -> FieldWriter:
-        """Start a field; write to it through what is returned."""
-        self._check_new(field.name)
-        files = [self._file(field.name, f".offsets{i or ''}") for i in range(field.n_offsets)]
-        writer = FieldWriter(self.folder, field, [*files, self._file(field.name, "")])
-        self._writers[field.name] = writer
-        return writer
-
-    def remove_field(self, name: str) -> None:
-        """Take a field out again, as if it had not been started."""
-        writer = self._writers.pop(name)
-        for array in (writer.values, *writer.offsets):
-            array.close()
-            SYSTEM.unlink(array.path)
-
-    def constant(self, field: Field, value: Scalar) -> None:
-        """Give all rows the same value: a label of a category, or a bool, int or float of a dense field."""
-        self._check_new(field.name)
-        check_constant(field, value)
-        labels = (str(value),) if field.kind == "category" else ()
-        self._constants[field.name] = StoredField(field.kind, labels=labels, constant=value)
-
-    @property
-    def rows(self) -> int:
-        """Rows written so far, of the field that has most."""
-        return max((w.rows for w in self._writers.values()), default=0)
-
-    @property
-    def nbytes(self) -> int:
-        """Data bytes written so far."""
-        return sum(w.nbytes for w in self._writers.values())
-
-    def finish(self, rows: int | None = None, source: Source | None = None) -> Layer:
-        """Make the layer durable and put it in its place.
-
-        Parameters
-        ----------
-        rows : int, optional
-            Needed when the layer has constants only.
-
-        Raises
-        ------
-        SchemaError
-            When fields differ in their number of rows.
-        """
-        lengths = {name: w.rows for name, w in self._writers.items()}
-        rows = next(iter(lengths.values()), 0) if rows is None else rows
-        for name, n in lengths.items():
-            if n != rows:
-                raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
-        layer = self._describe(rows, source)
-        data = dump_layer(layer)
-        parse_layer(data, self.id, layer.path)  # never commit what no reader would take
-        files = {spec.file for spec in layer.arrays}
-        writers = [a for w in self._writers.values() for a in (*w.offsets, w.values) if a.file in files]
-        info = SYSTEM.create(os.path.join(self.folder, "part.json"))
-        try:
-            SYSTEM.write(info, data, 0)
-            SYSTEM.fsync(info)
-            for some in (writers[i : i + 64] for i in range(0, len(writers), 64)):
-                fsync_all(a.fd for a in some)
-                for a in some:
-                    a.close()
-        finally:
-            os.close(info)
-        SYSTEM.fsync_folder(self.folder)
-        try:
-            SYSTEM.rename(self.folder, layer.path)
-        except OSError:
-            # Another process wrote the layer of this name, which by its name has the same rows.
-            if not layer_exists(self.store_path, self.id):
-                raise
-            return read_layer(self.store_path, self.id)
-        self._done = True
-        SYSTEM.fsync_folder(self.parts)
-        return layer
-
-    def _describe(self, rows: int, source: Source | None) -> Layer:
-        """The layer as written, with equal offsets arrays stored once."""
-        arrays: list[ArraySpec] = []
-        known: dict[tuple[Any, ...], list[tuple[int, ArrayWriter]]] = defaultdict(list)
-
-        def add(writer: ArrayWriter) -> int:
-            arrays.append(writer.finish())
-            return len(arrays) - 1
-
-        def share(writer: ArrayWriter) -> int:
-            spec = writer.finish()
-            for number, other in known[spec.shape, spec.checksums]:
-                same = _same_bytes(writer, other)
-                other.close()
-                if same:
-                    writer.close()
-                    SYSTEM.unlink(writer.path)
-                    return number
-            arrays.append(spec)
-            known[spec.shape, spec.checksums].append((len(arrays) - 1, writer))
-            return len(arrays) - 1
-
-        fields = {}
-        for name, w in self._writers.items():
-            offsets = tuple(map(share, w.offsets))
-            fields[name] = StoredField(w.field.kind, offsets=offsets, values=add(w.values), labels=w.labels)
-            w.close()
-        fields.update(self._constants)
-        return Layer(self.id, rows, fields, tuple(arrays), source, layer_path(self.store_path, self.id))
-
-    def discard(self) -> None:
-        """Remove what was written, unless it was finished, or is that of the process that this one was forked from."""
-        if self._done or os.getpid() != self._pid:
-            return
-        for w in self._writers.values():
-            for array in (w.values, *w.offsets):
-                array.close()
-        SYSTEM.remove_tree(self.folder)
-        self._done = True
-
-
 def check_text(name: str, data: FieldData) -> None:
     """Raise `SchemaError` unless every string of a run is UTF-8."""
     offsets = data.offsets[-1]
@@ -381,12 +132,6 @@ def check_constant(field: Field, value: object) -> None:
             f"field {field.name!r} ({field.describe()}) cannot be the constant {value!r}; a constant is text for a "
             "category, or a bool, an int or a finite float of the field's dtype"
         )
-
-
-def _same_bytes(a: ArrayWriter, b: ArrayWriter) -> bool:
-    return a.nbytes == b.nbytes and all(
-        a.read(start, EXTENT) == b.read(start, EXTENT) for start in range(0, a.nbytes, EXTENT)
-    )
 
 
 def dump_layer(layer: Layer) -> bytes:

@@ -13,7 +13,8 @@ from mmdask.errors import OptionError, SchemaError, StoreExistsError
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.coerce import by_field, to_field_data
 from mmdask.store.commit import add_parts, block_rows_for, commit
-from mmdask.store.layer import FieldWriter, Layer, LayerWriter, Scalar, check_constant, new_id
+from mmdask.store.layer import Layer, Scalar, check_constant, new_id
+from mmdask.store.layer_writer import FieldWriter, LayerWriter
 from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, Part, read_manifest, store_root
 from mmdask.store.system import SYSTEM
 

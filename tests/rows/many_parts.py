@@ -9,8 +9,9 @@ import pytest
 
 import mmdask as mm
 from mmdask.schema import Field, FieldData
-from mmdask.store import layer as layer_module
-from mmdask.store.layer import LayerWriter, new_id
+from mmdask.store import layer_writer as layer_module
+from mmdask.store.layer import new_id
+from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, dump_manifest, read_manifest
 from mmdask.store.system import System
 

@@ -34,7 +34,8 @@ from mmdask.errors import (
 from mmdask.schema import Field, FieldData
 from mmdask.sources import conversion, rootfile
 from mmdask.store.commit import commit
-from mmdask.store.layer import LayerWriter, new_id, read_layer
+from mmdask.store.layer import new_id, read_layer
+from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, read_manifest
 
 # ---- labels ---------------------------------------------------------------------------------------------------------
