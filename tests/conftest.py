@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from mmdask.kernels import jit
+
+# Tests count and never time; a busy machine must not fail one.
+settings.register_profile("mmdask", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mmdask")
 
 
 @pytest.fixture(autouse=True)
