@@ -117,6 +117,8 @@ class _PartPlan:
 
 
 def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression]) -> _PartPlan:
+    if not store.snapshot.parts[part].rows:
+        return _PartPlan(part, bits=False)
     plan = _PartPlan(part)
     others = []
     for cut in cuts:
@@ -132,8 +134,6 @@ def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression]) -> _Par
             plan.missing.append(cut)
         else:
             plan.bits = and_bits(plan.bits, bits)
-    if not store.snapshot.parts[part].rows:
-        return _PartPlan(part, bits=False)
     return plan
 
 

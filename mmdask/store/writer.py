@@ -156,23 +156,23 @@ class Writer:
                 "committed; begin the block again"
             ) from self._failure
 
-    def _check_names(self, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        schema = Schema(self._fields.values()) if self._settled else None
+    def _check_names(self, given: Mapping[str, Any], expected: Mapping[str, Any], *, more: bool = False) -> None:
+        """Raise unless `given` has all names that are expected, and, unless there may be more, no others."""
         for name in given:
-            if name not in expected:
-                if name in self._constants:
-                    raise SchemaError(f"{name!r} is a label of this writer, the same for all rows; rows do not give it")
+            if name in expected:
+                continue
+            if name in self._constants:
+                raise SchemaError(f"{name!r} is a label of this writer, the same for all rows; rows do not give it")
+            if not more:
+                known = Schema(self._fields.values()) if self._settled else None
                 where = f" in {self.path}"
-                raise SchemaError(schema.unknown(name, where) if schema else f"no field {name!r} in the rows before")
+                raise SchemaError(known.unknown(name, where) if known else f"no field {name!r} in the rows before")
         missing = [name for name in expected if name not in given]
         if missing:
             raise SchemaError(f"no value for {', '.join(map(repr, missing))}; every row gives every field")
 
     def _write(self, rows: Mapping[str, Any]) -> None:
-        if self._settled:
-            self._check_names(rows, self._fields)
-        else:
-            self._check_declared(rows)
+        self._check_names(rows, self._fields, more=not self._settled)
         converted = {name: to_field_data(name, value, self._fields.get(name)) for name, value in rows.items()}
         lengths = {name: len(data) for name, (_, data) in converted.items()}
         if len(set(lengths.values())) > 1:
@@ -189,14 +189,6 @@ class Writer:
         except BaseException as error:
             self._failure = error  # some fields may have the rows and others not
             raise
-
-    def _check_declared(self, rows: Mapping[str, Any]) -> None:
-        for name in self._fields:
-            if name not in rows:
-                raise SchemaError(f"no value for {name!r}; every row gives every field")
-        for name in rows:
-            if name in self._constants:
-                raise SchemaError(f"{name!r} is a label of this writer, the same for all rows; rows do not give it")
 
     def _write_data(self, data: Mapping[str, FieldData]) -> None:
         if self._layer is None:
