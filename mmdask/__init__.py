@@ -40,8 +40,8 @@ if TYPE_CHECKING:
         UnfinishedError,
     )
     from mmdask.schema import Field, Schema
+    from mmdask.sources.writer import Writer, append, create
     from mmdask.store.verify import Report, verify
-    from mmdask.store.writer import Writer, append, create
 
 __all__ = [
     "Batch",
@@ -91,7 +91,7 @@ _HOMES = {
     "dataset.ragged": ["Ragged"],
     "schema": ["Field", "Schema"],
     "store.verify": ["Report", "verify"],
-    "store.writer": ["Writer", "append", "create"],
+    "sources.writer": ["Writer", "append", "create"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

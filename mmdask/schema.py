@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -17,14 +17,18 @@ import numpy.typing as npt
 
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
 
-__all__ = ["Field", "FieldData", "Kind", "Schema", "stored_dtype"]
+__all__ = ["Field", "FieldData", "Kind", "Schema", "empty", "stored_dtype"]
 
-Kind = Literal["dense", "ragged", "string", "category"]
+Kind = Literal["dense", "ragged", "shaped", "string", "category"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 #: codes of a category and offsets of a ragged field, wherever they are in memory
 CODE_DTYPE = np.dtype("<i4")
 OFFSET_DTYPE = np.dtype("<i8")
+SHAPE_DTYPE = np.dtype("<i8")
+VALID_DTYPE = np.dtype("|b1")
+#: more than anyone has been seen to use, and few enough for a hostile store
+MAX_LEVELS = MAX_AXES = 16
 #: utf-8 text is stored byte by byte
 TEXT_DTYPE = np.dtype("u1")
 
@@ -88,17 +92,27 @@ class Field:
     ----------
     name : str
         Any text without control characters, at most 255 characters.
-    kind : {"dense", "ragged", "string", "category"}
-        *dense*: every row has the same shape; *ragged*: rows of differing length; *string*: text;
-        *category*: one of a list of labels.
+    kind : {"dense", "ragged", "shaped", "string", "category"}
+        *dense*: every row has the same shape; *ragged*: rows of differing length; *shaped*: arrays of differing shape
+        and a fixed number of axes (images, spectrograms); *string*: text; *category*: one of a list of labels.
     dtype : numpy.dtype
         Of one element: of the codes for a category (int32), of the utf-8 bytes for a string (uint8).
     shape : tuple of int
-        Of one row of a dense field, of one item of a ragged one.
+        Of one row of a dense field, of one item of a ragged or shaped one.
     levels : int
-        How deeply items nest: 0 for dense fields, categories and one string per row; 1 or more for ragged fields.
+        How deeply items nest: 1 or more for ragged fields, 0 or more for strings, 0 for all others.
+    axes : int
+        Of each row of a shaped field, without those of its items: 1 or more. 0 for all others.
     labels : tuple of str
         The labels of a category; code i means ``labels[i]``.
+    optional : tuple of int
+        Depths at which values may be missing, ascending: 0 for rows, 1 for items of a row, ..., `levels` for the
+        innermost.
+    record : str
+        The name of the record that the field is a member of, which its name begins with: ``jets`` for ``jets_pt``.
+        Members of a record of lists have equal counts.
+    expression : str
+        What the field was computed from, when it was assigned as an expression: rows appended later are computed, too.
     unit, doc : str
         For people.
     attrs : mapping
@@ -114,6 +128,10 @@ class Field:
     unit: str = ""
     doc: str = ""
     attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    axes: int = 0
+    optional: tuple[int, ...] = ()
+    record: str = ""
+    expression: str = ""
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -121,15 +139,35 @@ class Field:
             raise SchemaError(f"field {self.name!r}: no kind {self.kind!r}; the kinds are {', '.join(KINDS)}")
         dtype = {"string": TEXT_DTYPE, "category": CODE_DTYPE}.get(self.kind)
         object.__setattr__(self, "dtype", dtype or stored_dtype(self.dtype, name=self.name))
-        if self.kind == "ragged" and self.levels < 1:
-            raise SchemaError(f"field {self.name!r}: a ragged field has one level or more, got {self.levels}")
-        if self.kind in ("dense", "category") and self.levels:
-            raise SchemaError(f"field {self.name!r}: a {self.kind} field has no levels, got {self.levels}")
-        if self.kind in ("string", "category") and self.shape:
-            raise SchemaError(f"field {self.name!r}: a {self.kind} field has no item shape, got {self.shape}")
-        if len(set(self.labels)) != len(self.labels) or (self.labels and self.kind != "category"):
-            raise SchemaError(f"field {self.name!r}: labels are for categories and differ from each other")
+        wrong = self._wrong()
+        if wrong:
+            raise SchemaError(f"field {self.name!r}: {wrong}")
         object.__setattr__(self, "attrs", MappingProxyType(dict(self.attrs)))
+
+    def _wrong(self) -> str:
+        """What contradicts the kind, in words; empty if nothing does."""
+        one = f"a {self.kind} field has"
+        if self.kind == "ragged" and self.levels < 1:
+            return f"{one} one level or more, got {self.levels}"
+        if self.kind not in ("ragged", "string") and self.levels:
+            return f"{one} no levels, got {self.levels}"
+        if self.levels > MAX_LEVELS:
+            return f"at most {MAX_LEVELS} levels can be stored, got {self.levels}"
+        if (self.kind == "shaped") != (self.axes > 0) or self.axes > MAX_AXES:
+            return f"{one} {f'1 to {MAX_AXES}' if self.kind == 'shaped' else 'no'} axes, got {self.axes}"
+        if self.kind in ("string", "category") and self.shape:
+            return f"{one} no item shape, got {self.shape}"
+        if any(length < 0 for length in self.shape) or len(self.shape) > MAX_AXES:
+            return f"a shape is up to {MAX_AXES} lengths of 0 or more, got {self.shape}"
+        if len(set(self.labels)) != len(self.labels) or (self.labels and self.kind != "category"):
+            return "labels are for categories and differ from each other"
+        if any(type(d) is not int or not 0 <= d <= self.levels for d in self.optional) or list(self.optional) != sorted(
+            set(self.optional)
+        ):
+            return f"optional= are ascending depths from 0 to {self.levels}, got {self.optional}"
+        if self.record and not self.name.startswith(f"{self.record}_"):
+            return f"a member of the record {self.record!r} is called {self.record}_..., not {self.name!r}"
+        return ""
 
     @classmethod
     def dense(cls, name: str, dtype: npt.DTypeLike, shape: tuple[int, ...] = (), **kwargs: Any) -> Field:
@@ -142,8 +180,13 @@ class Field:
         return cls(name, "ragged", stored_dtype(dtype, name=name), shape, kwargs.pop("levels", 1), **kwargs)
 
     @classmethod
+    def shaped(cls, name: str, dtype: npt.DTypeLike, axes: int, shape: tuple[int, ...] = (), **kwargs: Any) -> Field:
+        """A field of arrays of differing shape with `axes` axes; `shape` is that of one item, ``(3,)`` for colours."""
+        return cls(name, "shaped", stored_dtype(dtype, name=name), shape, axes=axes, **kwargs)
+
+    @classmethod
     def string(cls, name: str, **kwargs: Any) -> Field:
-        """A field of text, one string per row."""
+        """A field of text: one string per row, or with ``levels=1`` a list of them, and so on."""
         return cls(name, "string", TEXT_DTYPE, **kwargs)
 
     @classmethod
@@ -154,7 +197,12 @@ class Field:
     @property
     def n_offsets(self) -> int:
         """How many offsets arrays the field has on disk and in memory."""
-        return self.levels + (self.kind == "string")
+        return self.levels + (self.kind in ("string", "shaped"))
+
+    @property
+    def member(self) -> str:
+        """Its name within its record; its own name if it is in none."""
+        return self.name[len(self.record) + 1 :] if self.record else self.name
 
     @property
     def item_nbytes(self) -> int:
@@ -165,22 +213,22 @@ class Field:
         return n
 
     def same_layout(self, other: Field) -> bool:
-        """Whether rows of the two fields can be stored one after the other (labels, unit and doc may differ)."""
-        return (self.kind, self.dtype, self.shape, self.levels) == (
-            other.kind,
-            other.dtype,
-            other.shape,
-            other.levels,
-        )
+        """Whether rows of the two fields can be stored one after the other (labels, unit, doc ... may differ)."""
+        mine = self.kind, self.dtype, self.shape, self.levels, self.axes
+        return mine == (other.kind, other.dtype, other.shape, other.levels, other.axes)
 
     def describe(self) -> str:
         """The type in a few characters, as in ``"ragged float32"`` or ``"float32 (3,)"``."""
-        if self.kind == "string":
-            return "string"
-        if self.kind == "category":
-            return f"category of {len(self.labels)}"
-        text = f"{self.dtype.name} {self.shape}" if self.shape else self.dtype.name
-        return text if self.kind == "dense" else f"ragged {text}"
+        number = f"{self.dtype.name} {self.shape}" if self.shape else self.dtype.name
+        depth = f" of {self.levels} levels" if self.levels > 1 else ""
+        text = {
+            "dense": number,
+            "ragged": f"ragged {number}{depth}",
+            "shaped": f"shaped {number} of {self.axes} axes",
+            "string": f"ragged string{depth}" if self.levels else "string",
+            "category": f"category of {len(self.labels)}",
+        }[self.kind]
+        return f"optional {text}" if self.optional else text
 
     def with_labels(self, labels: Iterable[str]) -> Field:
         """The same category with these labels."""
@@ -188,8 +236,12 @@ class Field:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A mappingproxy does not pickle.
-        args = (self.name, self.kind, self.dtype, self.shape, self.levels, self.labels, self.unit, self.doc)
-        return type(self), (*args, dict(self.attrs))
+        args = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _make_field, ({**args, "attrs": dict(self.attrs)},)
+
+
+def _make_field(args: dict[str, Any]) -> Field:
+    return Field(**args)
 
 
 def check_name(name: object) -> None:
@@ -277,18 +329,28 @@ class FieldData:
     Parameters
     ----------
     values : numpy.ndarray
-        dense: ``(rows, *shape)``; ragged: ``(items, *shape)``; string: ``(bytes,)`` uint8; category: codes
+        dense: ``(rows, *shape)``; ragged and shaped: ``(items, *shape)``; string: ``(bytes,)`` uint8; category: codes
         ``(rows,)`` int32 into `labels`.
     offsets : tuple of numpy.ndarray
         One int64 array per level, outermost first: row i of a level holds elements ``o[i]`` to ``o[i + 1]`` of
-        the next. Each starts at 0 and ends at the length of what it indexes. Empty for dense and category.
+        the next. Each starts at 0 and ends at the length of what it indexes. One for shaped rows. Empty for dense and
+        category.
     labels : tuple of str
         Of a category.
+    shapes : numpy.ndarray, optional
+        Of a shaped field: int64 ``(rows, axes)``; the items of a row, in C order, are as many as the product of its
+        shape.
+    valid : tuple of numpy.ndarray or None
+        Which values are not missing: for each depth, 0 for rows, bool ``(elements,)``, or None where all are there.
+        Empty where nothing is missing at any depth. A missing row or list has no items; a missing value is nan, NaT,
+        or zero.
     """
 
     values: npt.NDArray[Any]
     offsets: tuple[npt.NDArray[np.int64], ...] = ()
     labels: tuple[str, ...] = ()
+    shapes: npt.NDArray[np.int64] | None = None
+    valid: tuple[npt.NDArray[np.bool_] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets[0]) - 1 if self.offsets else len(self.values)
@@ -296,12 +358,20 @@ class FieldData:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
-        return int(self.values.nbytes) + sum(int(o.nbytes) for o in self.offsets)
+        return sum(int(a.nbytes) for a in (self.values, *self.offsets, self.shapes, *self.valid) if a is not None)
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
-        """Items per row, int64 ``(rows,)``, of a ragged field or string (bytes per row)."""
+        """Items per row, int64 ``(rows,)``, of a ragged or shaped field or string (bytes per row)."""
         return np.diff(self.offsets[0])
+
+    def length(self, depth: int) -> int:
+        """How many elements there are at a depth: rows at 0, items of rows at 1, ..."""
+        return len(self.values) if depth == len(self.offsets) else len(self.offsets[depth]) - 1
+
+    def valid_at(self, depth: int) -> npt.NDArray[np.bool_] | None:
+        """Which elements at a depth are not missing, bool; None where all are there."""
+        return self.valid[depth] if depth < len(self.valid) else None
 
     def __getitem__(self, rows: slice) -> FieldData:
         """A contiguous run of the rows (step 1), values as a view."""
@@ -309,9 +379,20 @@ class FieldData:
         if step != 1:
             raise ValueError(f"rows of a FieldData are taken with step 1, got {step}")
         stop = max(start, stop)
+        shapes = None if self.shapes is None else self.shapes[start:stop]
+        bounds = [(start, stop)]
         offsets = []
         for o in self.offsets:
             part = o[start : stop + 1]
             start, stop = int(part[0]), int(part[-1])
             offsets.append(part - start if start else part)
-        return FieldData(self.values[start:stop], tuple(offsets), self.labels)
+            bounds.append((start, stop))
+        valid = tuple(v if v is None else v[a:b] for v, (a, b) in zip(self.valid, bounds, strict=False))
+        return FieldData(self.values[start:stop], tuple(offsets), self.labels, shapes, valid)
+
+
+def empty(field: Field) -> FieldData:
+    """No rows of a field."""
+    offsets = tuple(np.zeros(1, OFFSET_DTYPE) for _ in range(field.n_offsets))
+    shapes = np.zeros((0, field.axes), SHAPE_DTYPE) if field.kind == "shaped" else None
+    return FieldData(np.empty((0, *field.shape), field.dtype), offsets, field.labels, shapes)

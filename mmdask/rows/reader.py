@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mmdask.errors import CorruptStoreError, RowNotFoundError
 from mmdask.kernels import gather
 from mmdask.rows.bits import groups
-from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData
+from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData, empty
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.snapshot import Snapshot
 
@@ -51,9 +51,7 @@ def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -
     if stored.values is None:
         return FieldData(np.broadcast_to(_constant(snapshot, field, layer, stored), stop - start), labels=field.labels)
     values = snapshot.array(layer, stored.values)
-    if field.kind == "category":
-        return FieldData(_store_codes(snapshot, layer, name, values[start:stop]), labels=field.labels)
-    offsets = []
+    bounds, offsets = [(start, stop)], []
     for i, number in enumerate(stored.offsets):
         length = len(values) if i + 1 == len(stored.offsets) else layer.arrays[stored.offsets[i + 1]].shape[0] - 1
         o = snapshot.array(layer, number)[start : stop + 1]
@@ -61,7 +59,30 @@ def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -
         if start < 0 or stop > length or (o[1:] < o[:-1]).any():
             raise _bad_offsets(layer, name, length)
         offsets.append(o - start if start else o)
-    return FieldData(values[start:stop], tuple(offsets))
+        bounds.append((start, stop))
+    valid = tuple(
+        None if number is None else snapshot.array(layer, number)[a:b]
+        for number, (a, b) in zip(stored.valid, bounds, strict=False)
+    )
+    if field.kind == "category":
+        codes = _store_codes(snapshot, layer, name, values[start:stop])
+        return FieldData(codes, labels=field.labels, valid=valid)
+    shapes = None
+    if stored.shapes is not None:
+        shapes = snapshot.array(layer, stored.shapes)[slice(*bounds[0])]
+        check_shapes(layer, name, shapes, np.diff(offsets[0]))
+    return FieldData(values[start:stop], tuple(offsets), shapes=shapes, valid=valid)
+
+
+def check_shapes(layer: Layer, name: str, shapes: Int64s, counts: Int64s) -> None:
+    """Raise `CorruptStoreError` unless rows have as many items as their shapes say."""
+    # In floats no product of hostile lengths overflows, and those of real ones are exact.
+    wrong = (shapes < 0).any(axis=1) | (np.prod(shapes.astype(np.float64), axis=1) != counts)
+    if wrong.any():
+        raise CorruptStoreError(
+            f"{layer.path}: a shape of {name!r} does not fit its number of items; the store is damaged: "
+            "`mmdask verify` lists all damage"
+        )
 
 
 def _bad_offsets(layer: Layer, name: str, length: int) -> CorruptStoreError:
@@ -113,8 +134,7 @@ def concatenate(field: Field, runs: list[FieldData]) -> FieldData:
     if len(runs) == 1:
         return runs[0]
     if not runs:
-        empty = np.empty((0, *field.shape), field.dtype)
-        return FieldData(empty, tuple(np.zeros(1, OFFSET_DTYPE) for _ in range(field.n_offsets)), field.labels)
+        return empty(field)
     offsets = []
     for level in range(field.n_offsets):
         pieces, end = [np.zeros(1, OFFSET_DTYPE)], 0
@@ -122,7 +142,13 @@ def concatenate(field: Field, runs: list[FieldData]) -> FieldData:
             pieces.append(run.offsets[level][1:] + end)
             end += int(run.offsets[level][-1])
         offsets.append(np.concatenate(pieces))
-    return FieldData(np.concatenate([r.values for r in runs]), tuple(offsets), field.labels)
+    valid: list[npt.NDArray[np.bool_] | None] = []
+    for depth in range(max(len(run.valid) for run in runs)):
+        flags = [run.valid_at(depth) for run in runs]
+        whole = [np.ones(run.length(depth), np.bool_) if v is None else v for run, v in zip(runs, flags, strict=True)]
+        valid.append(None if all(v is None for v in flags) else np.concatenate(whole))
+    shapes = np.concatenate([r.shapes for r in runs if r.shapes is not None]) if field.kind == "shaped" else None
+    return FieldData(np.concatenate([r.values for r in runs]), tuple(offsets), field.labels, shapes, tuple(valid))
 
 
 def _parts_between(snapshot: Snapshot, rows: Int64s) -> tuple[int, int]:

@@ -10,9 +10,9 @@ from typing import Any
 
 from mmdask.errors import SchemaError
 from mmdask.schema import Field
-from mmdask.store.coerce import by_field, to_field_data
+from mmdask.sources.coerce import by_field, to_field_data
+from mmdask.sources.writer import create
 from mmdask.store.layer import Scalar
-from mmdask.store.writer import create
 
 __all__ = ["write_arrays"]
 

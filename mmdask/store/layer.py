@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdask import __version__
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.schema import OFFSET_DTYPE, Field, FieldData, Kind, check_name, dtype_from_store
+from mmdask.schema import OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData, Kind, check_name, dtype_from_store
 from mmdask.store import document
 from mmdask.store.npy import EXTENT, ArraySpec
 
@@ -48,7 +48,8 @@ class Source:
 class StoredField:
     """How a layer stores one field: numbers of its arrays, or one value for all rows.
 
-    `labels` are the layer's own labels of a category; a constant category is its label.
+    `labels` are the layer's own labels of a category; a constant category is its label. `valid` has an entry per
+    depth, None where nothing is missing, and is empty where nothing is missing at any.
     """
 
     kind: Kind
@@ -56,6 +57,13 @@ class StoredField:
     offsets: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     constant: Scalar | None = None
+    shapes: int | None = None
+    valid: tuple[int | None, ...] = ()
+
+    @property
+    def arrays(self) -> tuple[int, ...]:
+        """Numbers of all its arrays."""
+        return tuple(n for n in (*self.offsets, self.shapes, *self.valid, self.values) if n is not None)
 
 
 @dataclass(frozen=True)
@@ -76,9 +84,7 @@ class Layer:
 
     def field_nbytes(self, name: str) -> int:
         """Data bytes of the arrays of one field, shared offsets included."""
-        stored = self.fields[name]
-        numbers = stored.offsets if stored.values is None else (stored.values, *stored.offsets)
-        return sum(self.arrays[i].nbytes for i in numbers)
+        return sum(self.arrays[i].nbytes for i in self.fields[name].arrays)
 
 
 def new_id() -> str:
@@ -145,6 +151,10 @@ def dump_layer(layer: Layer) -> bytes:
             entry["values"] = s.values
             if s.offsets:
                 entry["offsets"] = list(s.offsets)
+            if s.shapes is not None:
+                entry["shapes"] = s.shapes
+            if s.valid:
+                entry["valid"] = list(s.valid)
             if s.kind == "category":
                 entry["labels"] = list(s.labels)
         fields[name] = entry
@@ -241,20 +251,39 @@ def _parse_field(entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: st
         if not isinstance(constant, bool | int | float | str) or (kind == "category") != isinstance(constant, str):
             r.fail("constant", "text for a category, else a bool, an int or a float")
         return StoredField(kind, labels=(constant,) if isinstance(constant, str) else (), constant=constant)
-    numbers = [*r.integers("offsets", default=[]), r.integer("values")]
-    if max(numbers) >= len(arrays):
-        r.fail("values", f"the number of an array, less than {len(arrays)}")
-    length = rows
-    for number in numbers[:-1]:
+    offsets, values = r.integers("offsets", default=[]), r.integer("values")
+    shapes = r.integer("shapes") if "shapes" in r.value else None
+    valid = r.value.get("valid", [])
+    if not isinstance(valid, list) or not all(v is None or type(v) is int for v in valid):
+        r.fail("valid", "a list of numbers of arrays, or null")
+    stored = StoredField(kind, values, tuple(offsets), labels, None, shapes, tuple(valid))
+    if not all(0 <= number < len(arrays) for number in stored.arrays):
+        r.fail("values", f"like offsets, shapes and valid, numbers of arrays, less than {len(arrays)}")
+    # How many elements there are at each depth; only the data say how many items lie below offsets.
+    lengths: list[int | None] = [rows]
+    for number in offsets:
         spec = arrays[number]
         if spec.dtype != OFFSET_DTYPE or len(spec.shape) != 1 or not spec.shape[0]:
             r.fail("offsets", "int64 arrays of one axis, one longer than their rows")
-        if length is not None and spec.shape[0] != length + 1:
-            r.fail("offsets", f"an array of {length + 1} entries, got one of {spec.shape[0]}")
-        length = None  # type: ignore[assignment]  # the number of items is in the data
-    if length is not None and arrays[numbers[-1]].shape[0] != length:
-        r.fail("values", f"an array of {length} rows, got one of {arrays[numbers[-1]].shape[0]}")
-    return StoredField(kind, numbers[-1], tuple(numbers[:-1]), labels)
+        if lengths[-1] is not None and spec.shape[0] != lengths[-1] + 1:
+            r.fail("offsets", f"an array of {lengths[-1] + 1} entries, got one of {spec.shape[0]}")
+        lengths[-1] = spec.shape[0] - 1
+        lengths.append(None)
+    if lengths[-1] is not None and arrays[values].shape[0] != lengths[-1]:
+        r.fail("values", f"an array of {lengths[-1]} rows, got one of {arrays[values].shape[0]}")
+    lengths[-1] = arrays[values].shape[0]
+    if (shapes is not None) != (kind == "shaped"):
+        r.fail("shapes", "the number of an array for a shaped field, and for no other")
+    if shapes is not None and (arrays[shapes].dtype != SHAPE_DTYPE or arrays[shapes].shape[0] != rows):
+        r.fail("shapes", f"an int64 array ({rows}, axes)")
+    if shapes is not None and (len(arrays[shapes].shape) != 2 or len(offsets) != 1):
+        r.fail("shapes", f"an int64 array ({rows}, axes) beside one array of offsets")
+    for number, length in zip(valid, lengths, strict=False):
+        if number is not None and (arrays[number].dtype != VALID_DTYPE or arrays[number].shape != (length,)):
+            r.fail("valid", f"a bool array of {length} elements, got {arrays[number].dtype} {arrays[number].shape}")
+    if len(valid) > len(lengths) - (kind in ("string", "shaped")):
+        r.fail("valid", "a list of one entry per depth")
+    return stored
 
 
 def _parse_source(r: document.Reader, where: str) -> Source | None:

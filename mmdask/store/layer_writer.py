@@ -9,13 +9,15 @@ import contextlib
 import os
 import re
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from mmdask.errors import SchemaError
-from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, Field, FieldData
+from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData
 from mmdask.store.layer import (
     ID_PATTERN,
     Layer,
@@ -39,21 +41,32 @@ __all__ = ["FieldWriter", "LayerWriter"]
 class FieldWriter:
     """Append runs of rows to one field of a layer."""
 
-    def __init__(self, folder: str, field: Field, files: list[str]) -> None:
+    def __init__(self, folder: str, field: Field, file: Callable[[str], str]) -> None:
         self.field = field
         self.rows = 0
         self._folder = folder
-        self._file = files[-1]
+        self._new_file = file
         dtype = field.dtype
         self._labels: dict[str, int] = {}
         if field.kind == "category":
             dtype = np.dtype("u1")
             self._labels = {label: i for i, label in enumerate(field.labels)}
-        self.offsets = [ArrayWriter(folder, file, OFFSET_DTYPE) for file in files[:-1]]
+        self.offsets = [ArrayWriter(folder, file(f".offsets{i or ''}"), OFFSET_DTYPE) for i in range(field.n_offsets)]
+        self.shapes: ArrayWriter | None = None
+        if field.kind == "shaped":
+            self.shapes = ArrayWriter(folder, file(".shapes"), SHAPE_DTYPE, (field.axes,))
+        #: by depth; a file begins with the first value that is missing there
+        self.valid: dict[int, ArrayWriter] = {}
+        self._file = file("")
         self.values = ArrayWriter(folder, self._file, dtype, field.shape)
         for offsets in self.offsets:
             offsets.append(np.zeros(1, OFFSET_DTYPE))
         self._ends = [0] * len(self.offsets)
+
+    @property
+    def arrays(self) -> list[ArrayWriter]:
+        """All its files."""
+        return [*self.offsets, *([self.shapes] if self.shapes else []), *self.valid.values(), self.values]
 
     def write(self, data: FieldData) -> None:
         """Append rows. `data` must have this field's dtype, shape and levels; it is copied to disk at once."""
@@ -68,17 +81,58 @@ class FieldWriter:
                 f"field {f.name!r} is {f.describe()}; got {values.dtype} {values.shape[1:]} "
                 f"with {len(data.offsets)} levels"
             )
+        self._check_shapes(data)
+        self._check_valid(data)
         for i, offsets in enumerate(data.offsets):
-            below = data.offsets[i + 1] if i + 1 < len(data.offsets) else None
-            length = len(values) if below is None else len(below) - 1
+            length = data.length(i + 1)
             if offsets.ndim != 1 or not len(offsets) or offsets[0] != 0 or offsets[-1] != length:
                 raise SchemaError(f"field {f.name!r}: offsets must start at 0 and end at {length}, the items below")
             if (np.diff(offsets) < 0).any():
                 raise SchemaError(f"field {f.name!r}: offsets must not decrease")
+        for depth in f.optional:
+            self._write_valid(depth, data)
+        for i, offsets in enumerate(data.offsets):
             self.offsets[i].append((offsets[1:] + self._ends[i]).astype(OFFSET_DTYPE, copy=False))
-            self._ends[i] += length
+            self._ends[i] += data.length(i + 1)
+        if self.shapes is not None and data.shapes is not None:
+            self.shapes.append(data.shapes.astype(SHAPE_DTYPE, copy=False))
         self.values.append(values)
         self.rows += len(data)
+
+    def _check_shapes(self, data: FieldData) -> None:
+        f = self.field
+        if f.kind != "shaped":
+            return
+        if data.shapes is None or data.shapes.shape != (len(data), f.axes):
+            raise SchemaError(f"field {f.name!r}: rows of {f.axes} axes need shapes ({len(data)}, {f.axes})")
+        if (data.shapes < 0).any() or (np.prod(data.shapes, axis=1) != data.counts).any():
+            raise SchemaError(f"field {f.name!r}: a row has as many items as the product of its shape")
+
+    def _check_valid(self, data: FieldData) -> None:
+        for depth, valid in enumerate(data.valid):
+            if valid is None:
+                continue
+            if valid.dtype != VALID_DTYPE or valid.shape != (data.length(depth),):
+                raise SchemaError(f"field {self.field.name!r}: validity is bool, one per element of depth {depth}")
+            if depth not in self.field.optional and not valid.all():
+                where = "rows" if depth == 0 else f"items of depth {depth}"
+                raise SchemaError(
+                    f"field {self.field.name!r} ({self.field.describe()}) cannot have missing values among its "
+                    f"{where}; fill them, or declare the field with optional=({depth},)"
+                )
+
+    def _write_valid(self, depth: int, data: FieldData) -> None:
+        valid = data.valid_at(depth)
+        writer = self.valid.get(depth)
+        if writer is None:
+            if valid is None or valid.all():
+                return
+            name = self._new_file(f".valid{depth or ''}")
+            writer = self.valid[depth] = ArrayWriter(self._folder, name, VALID_DTYPE)
+            before = self._ends[depth - 1] if depth else self.rows
+            for start in range(0, before, EXTENT):
+                writer.append(np.ones(min(EXTENT, before - start), VALID_DTYPE))
+        writer.append(np.ones(data.length(depth), VALID_DTYPE) if valid is None else valid)
 
     def _codes(self, data: FieldData) -> np.ndarray[Any, Any]:
         """Codes of the run in the layer's own labels, in as few bytes as they need."""
@@ -104,7 +158,7 @@ class FieldWriter:
 
     def close(self) -> None:
         """Give the file descriptors back; writing opens them again."""
-        for array in (self.values, *self.offsets):
+        for array in self.arrays:
             array.close()
 
     @property
@@ -113,7 +167,7 @@ class FieldWriter:
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes + sum(o.nbytes for o in self.offsets)
+        return sum(a.nbytes for a in self.arrays)
 
 
 class LayerWriter:
@@ -165,15 +219,14 @@ class LayerWriter:
     def field(self, field: Field) -> FieldWriter:
         """Start a field; write to it through what is returned."""
         self._check_new(field.name)
-        files = [self._file(field.name, f".offsets{i or ''}") for i in range(field.n_offsets)]
-        writer = FieldWriter(self.folder, field, [*files, self._file(field.name, "")])
+        writer = FieldWriter(self.folder, field, partial(self._file, field.name))
         self._writers[field.name] = writer
         return writer
 
     def remove_field(self, name: str) -> None:
         """Take a field out again, as if it had not been started."""
         writer = self._writers.pop(name)
-        for array in (writer.values, *writer.offsets):
+        for array in writer.arrays:
             array.close()
             SYSTEM.unlink(array.path)
 
@@ -216,7 +269,7 @@ class LayerWriter:
         data = dump_layer(layer)
         parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}
-        writers = [a for w in self._writers.values() for a in (*w.offsets, w.values) if a.file in files]
+        writers = [a for w in self._writers.values() for a in w.arrays if a.file in files]
         info = SYSTEM.create(os.path.join(self.folder, "part.json"))
         try:
             SYSTEM.write(info, data, 0)
@@ -240,7 +293,7 @@ class LayerWriter:
         return layer
 
     def _describe(self, rows: int, source: Source | None) -> Layer:
-        """The layer as written, with equal offsets arrays stored once."""
+        """The layer as written, with equal offsets, shapes and validity stored once."""
         arrays: list[ArraySpec] = []
         known: dict[tuple[Any, ...], list[tuple[int, ArrayWriter]]] = defaultdict(list)
 
@@ -250,7 +303,7 @@ class LayerWriter:
 
         def share(writer: ArrayWriter) -> int:
             spec = writer.finish()
-            for number, other in known[spec.shape, spec.checksums]:
+            for number, other in known[spec.dtype, spec.shape, spec.checksums]:
                 same = _same_bytes(writer, other)
                 other.close()
                 if same:
@@ -258,13 +311,15 @@ class LayerWriter:
                     SYSTEM.unlink(writer.path)
                     return number
             arrays.append(spec)
-            known[spec.shape, spec.checksums].append((len(arrays) - 1, writer))
+            known[spec.dtype, spec.shape, spec.checksums].append((len(arrays) - 1, writer))
             return len(arrays) - 1
 
         fields = {}
         for name, w in self._writers.items():
             offsets = tuple(map(share, w.offsets))
-            fields[name] = StoredField(w.field.kind, offsets=offsets, values=add(w.values), labels=w.labels)
+            shapes = None if w.shapes is None else share(w.shapes)
+            valid = tuple(share(w.valid[d]) if d in w.valid else None for d in range(max(w.valid, default=-1) + 1))
+            fields[name] = StoredField(w.field.kind, add(w.values), offsets, w.labels, shapes=shapes, valid=valid)
             w.close()
         fields.update(self._constants)
         return Layer(self.id, rows, fields, tuple(arrays), source, layer_path(self.store_path, self.id))
@@ -274,8 +329,7 @@ class LayerWriter:
         if self._done or os.getpid() != self._pid:
             return
         for w in self._writers.values():
-            for array in (w.values, *w.offsets):
-                array.close()
+            w.close()
         SYSTEM.remove_tree(self.folder)
         self._done = True
 

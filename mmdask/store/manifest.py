@@ -21,6 +21,8 @@ __all__ = ["CONVERSION", "MANIFEST", "VERSION", "Manifest", "Part", "read_manife
 
 #: the version of the format that this package writes, and the newest that it reads
 VERSION = 1
+#: what a store may require of its readers, beyond the fields of the first stores
+FEATURES = ("shaped", "optional")
 MANIFEST = "manifest.json"
 CONVERSION = "conversion.json"
 
@@ -61,13 +63,19 @@ def dump_manifest(m: Manifest) -> bytes:
             "unit": f.unit,
             "doc": f.doc,
             "attrs": dict(f.attrs),
+            "axes": f.axes,
+            "optional": list(f.optional),
+            "record": f.record,
+            "expression": f.expression,
         }
         fields.append({**entry, **{k: v for k, v in optional.items() if v}})
+    needs = {"shaped": any(f.kind == "shaped" for f in m.schema.values())}
+    needs["optional"] = any(f.optional for f in m.schema.values())
     return document.dump(
         {
             "format": "mmdask",
             "version": VERSION,
-            "requires": [],
+            "requires": [name for name in FEATURES if needs[name]],
             "uuid": m.uuid,
             "generation": m.generation,
             "writer": f"mmdask {__version__}",
@@ -101,8 +109,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"{where}: format version {version}; this mmdask {__version__} reads up to {VERSION}: "
             "install a newer mmdask"
         )
-    if needs := r.texts("requires"):
-        raise FormatError(f"{where}: needs {', '.join(needs)}, which mmdask {__version__} does not know")
+    if unknown := [name for name in r.texts("requires") if name not in FEATURES]:
+        raise FormatError(f"{where}: needs {', '.join(unknown)}, which mmdask {__version__} does not know")
     block_rows = r.integer("block_rows")
     if block_rows < 1 or block_rows & (block_rows - 1):
         r.fail("block_rows", "a power of two")
@@ -138,6 +146,10 @@ def _parse_field(entry: Any, where: str) -> Field:
         r.text("unit", default=""),
         r.text("doc", default=""),
         r.object("attrs", {}),
+        r.integer("axes", 0),
+        tuple(r.integers("optional", [])),
+        r.text("record", default=""),
+        r.text("expression", default=""),
     )
 
 

@@ -241,7 +241,15 @@ def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:
         return True
     spec = layer.arrays[stored.values]
     dtype_ok = spec.dtype.kind in "iu" if field.kind == "category" else spec.dtype == field.dtype
-    return dtype_ok and spec.shape[1:] == field.shape and len(stored.offsets) == field.n_offsets
+    shaped_ok = stored.shapes is None or layer.arrays[stored.shapes].shape[1] == field.axes
+    optional_ok = all(number is None or depth in field.optional for depth, number in enumerate(stored.valid))
+    return (
+        dtype_ok
+        and shaped_ok
+        and optional_ok
+        and spec.shape[1:] == field.shape
+        and len(stored.offsets) == field.n_offsets
+    )
 
 
 _OPEN: OrderedDict[tuple[str, int, str], Snapshot] = OrderedDict()

@@ -17,8 +17,8 @@ from mmdask.batches.loader import Loader
 from mmdask.errors import CorruptStoreError
 from mmdask.expr import check_cut
 from mmdask.rows.rows import Rows
+from mmdask.sources.writer import append, create
 from mmdask.store.snapshot import open_snapshot
-from mmdask.store.writer import append, create
 
 N = 700
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import mmdask as mm
 from mmdask.rows.splits import folds, hash_rows
 from mmdask.schema import Field, FieldData
-from mmdask.store.coerce import to_field_data
+from mmdask.sources.coerce import to_field_data
 
 
 def hashes(values, seed=0, dtype=None):

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.sources import arrays
+from mmdask.sources.coerce import to_field_data
 from mmdask.store import document
-from mmdask.store.coerce import to_field_data
 
 CHUNKS = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 

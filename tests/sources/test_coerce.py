@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.schema import FieldData
-from mmdask.store.coerce import by_field, to_field_data, values_as
+from mmdask.sources.coerce import by_field, to_field_data, values_as
 
 DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16", "M8[ns]", "m8[s]", "S5"]
 

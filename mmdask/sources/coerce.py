@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import SchemaError
-from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData, stored_dtype
+from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData, empty, stored_dtype
 
 __all__ = ["by_field", "to_field_data", "values_as"]
 
@@ -274,11 +274,6 @@ def _one_dtype(name: str, arrays: list[npt.NDArray[Any]], field: Field | None) -
     return [a if a.size else np.empty(a.shape, dtype) for a in arrays]
 
 
-def _empty(field: Field) -> FieldData:
-    offsets = tuple(np.zeros(1, OFFSET_DTYPE) for _ in range(field.n_offsets))
-    return FieldData(np.empty((0, *field.shape), field.dtype), offsets, field.labels)
-
-
 def _from_awkward(name: str, array: Any, field: Field | None) -> FieldData:
     """Offsets and values of an awkward array, without a copy where its layout has them."""
     import awkward as ak
@@ -330,7 +325,7 @@ def _fit(field: Field, data: FieldData, text: bool, weak: bool) -> FieldData:
         data = _label_text(field, data)
         text = True
     if not len(data) and not len(data.values):
-        return _empty(field)
+        return empty(field)
     # Empty lists may be rows of any number of strings; rows of text are never lists of numbers.
     unclear = not text and not len(data.values) and len(data.offsets) <= field.levels
     if text != (field.kind == "string") and not (field.kind == "string" and unclear):

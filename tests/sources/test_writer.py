@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import mmdask as mm
 from mmdask.rows.reader import as_text, read
 from mmdask.schema import FieldData
+from mmdask.sources import writer as writer_module
 from mmdask.store import layer_writer as layer_module
-from mmdask.store import writer as writer_module
 from mmdask.store.snapshot import open_snapshot
 from mmdask.store.system import System
 

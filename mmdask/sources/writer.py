@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from mmdask.errors import OptionError, SchemaError, StoreExistsError
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.store.coerce import by_field, to_field_data
+from mmdask.sources.coerce import by_field, to_field_data
 from mmdask.store.commit import add_parts, block_rows_for, commit
 from mmdask.store.layer import Layer, Scalar, check_constant, new_id
 from mmdask.store.layer_writer import FieldWriter, LayerWriter
