@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from mmdask.batches.collate import Packed, packed, pad
     from mmdask.batches.loader import Batch, Loader
+    from mmdask.dataset.change import assign
     from mmdask.dataset.cut import Cut
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
@@ -39,7 +40,10 @@ if TYPE_CHECKING:
         StoreNotFoundError,
         UnfinishedError,
     )
+    from mmdask.rows.compact import compact
+    from mmdask.rows.vacuum import VacuumReport, vacuum
     from mmdask.schema import Field, Schema
+    from mmdask.sources.change import annotate, drop
     from mmdask.sources.writer import Writer, append, create
     from mmdask.store.verify import Report, verify
 
@@ -71,25 +75,35 @@ __all__ = [
     "StoreExistsError",
     "StoreNotFoundError",
     "UnfinishedError",
+    "VacuumReport",
     "Writer",
+    "annotate",
     "append",
+    "assign",
+    "compact",
     "create",
+    "drop",
     "from_arrays",
     "from_root",
     "open",
     "packed",
     "pad",
+    "vacuum",
     "verify",
 ]
 
 _HOMES = {
     "batches.collate": ["Packed", "packed", "pad"],
     "batches.loader": ["Batch", "Loader"],
+    "dataset.change": ["assign"],
     "dataset.cut": ["Cut"],
     "dataset.dataset": ["Dataset", "open"],
     "dataset.make": ["from_arrays", "from_root"],
     "dataset.ragged": ["Ragged"],
+    "rows.compact": ["compact"],
+    "rows.vacuum": ["VacuumReport", "vacuum"],
     "schema": ["Field", "Schema"],
+    "sources.change": ["annotate", "drop"],
     "store.verify": ["Report", "verify"],
     "sources.writer": ["Writer", "append", "create"],
 }

@@ -1,8 +1,9 @@
-"""The command ``mmdask``: convert, info, verify, demo."""
+"""The command ``mmdask``: convert, info, history, verify, compact, vacuum, demo."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -11,6 +12,7 @@ from typing import Any
 
 import mmdask as mm
 from mmdask import display
+from mmdask.store.commit import amount
 
 __all__ = ["main"]
 
@@ -81,14 +83,59 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("store")
     info.set_defaults(run=_info)
 
+    history = commands.add_parser(
+        "history",
+        help="list the generations of a store",
+        description="List the generations of a store that can still be opened, the newest first.",
+    )
+    history.add_argument("store")
+    history.add_argument("-n", type=int, metavar="N", help="only the newest N")
+    history.set_defaults(run=_history)
+
     verify = commands.add_parser(
         "verify",
         help="check every byte of a store",
         description="Check every byte of a store against its checksums; exit status 1 if anything is wrong.",
     )
     verify.add_argument("store")
+    how = verify.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="only documents, and sizes of files")
+    how.add_argument(
+        "--sample",
+        type=_sample,
+        metavar="X",
+        help="only a fraction of the data (0.1), or some extents of each array (3)",
+    )
+    verify.add_argument("--generation", type=int, metavar="N", help="an older generation")
+    verify.add_argument("--threads", type=int, metavar="N", help="threads that read; up to 8 by default")
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
     verify.set_defaults(run=_verify)
+
+    compact = commands.add_parser(
+        "compact",
+        help="merge small parts of a store",
+        description="Merge neighbouring small parts of a store. Rows keep their numbers; older generations stay.",
+    )
+    compact.add_argument("store")
+    compact.add_argument("--part-nbytes", default="1 GiB", metavar="SIZE", help="bytes of a part (%(default)s)")
+    compact.add_argument("--quiet", action="store_true", help="no progress bar")
+    compact.set_defaults(run=_compact)
+
+    vacuum = commands.add_parser(
+        "vacuum",
+        help="free the space of what a store no longer needs",
+        description="Remove old generations, parts that none is made of, and what dead writers left.",
+    )
+    vacuum.add_argument("store")
+    vacuum.add_argument("--keep", type=int, default=100, metavar="N", help="generations that stay (%(default)s)")
+    vacuum.add_argument(
+        "--grace",
+        default="7d",
+        metavar="TIME",
+        help="how long it was not needed: 7d, 12h, 0 (%(default)s)",
+    )
+    vacuum.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    vacuum.set_defaults(run=_vacuum)
 
     demo = commands.add_parser(
         "demo",
@@ -144,22 +191,28 @@ def _value(text: str) -> int | float | str:
 def _info(args: argparse.Namespace) -> int:
     ds = mm.open(args.store)
     manifest = ds._rows.snapshot.manifest
+    newest = f"{manifest.generation}: {manifest.action}" if manifest.action else str(manifest.generation)
     facts = [
-        ["store", display.terminal_safe(ds.path)],
+        ["store", ds.path],
         ["rows", display.count_text(len(ds))],
         ["fields", display.count_text(len(ds.fields))],
         ["parts", display.count_text(len(manifest.parts))],
         ["size", display.nbytes_text(ds.nbytes)],
-        ["generation", str(manifest.generation)],
+        ["generation", newest],
+        *([["committed", manifest.time]] if manifest.time else []),
+        ["history", f"{amount(len(ds.history()), 'generation')} can be opened"],
         ["block rows", display.count_text(manifest.block_rows)],
     ]
-    print("\n".join(f"{name:<12}{value}" for name, value in facts))
+    print("\n".join(f"{name:<12}{display.terminal_safe(value)}" for name, value in facts))
     print()
-    fields = [
-        [f.name, f.describe(), f.unit, ", ".join(f.labels[:6]) + (", ..." if len(f.labels) > 6 else "")]
-        for f in ds.schema.values()
-    ]
-    print(display.text_table(fields, ["field", "type", "unit", "labels"]))
+    print(_fields(ds.schema, computed=True))
+    if manifest.aux:
+        print()
+        print(_fields(manifest.aux, "aux"))
+    if manifest.attrs:
+        print()
+        attrs = [[name, _short(json.dumps(value, ensure_ascii=False))] for name, value in manifest.attrs.items()]
+        print(display.text_table(attrs, ["attr", "value"]))
     if sources := ds.sources:
         print()
         rows = [[s.uri, s.tree, display.count_text(s.stop - s.start), str(len(s.skipped) or "")] for s in sources]
@@ -167,10 +220,74 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fields(schema: mm.Schema, title: str = "field", *, computed: bool = False) -> str:
+    """A table of fields; columns that are empty are left out."""
+    cells = [
+        [
+            f.name,
+            f.describe(),
+            f.unit,
+            ", ".join(f.labels[:6]) + (", ..." if len(f.labels) > 6 else ""),
+            _short(f.expression) if computed else "",
+            f.doc,
+        ]
+        for f in schema.values()
+    ]
+    headers = [title, "type", "unit", "labels", "computed as", "doc"]
+    used = [i for i in range(len(headers)) if i < 2 or any(row[i] for row in cells)]
+    return display.text_table([[row[i] for i in used] for row in cells], [headers[i] for i in used])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _history(args: argparse.Namespace) -> int:
+    if args.n is not None and args.n < 1:
+        raise mm.OptionError(f"-n is a number of generations, 1 or more, got {args.n}")
+    entries = mm.open(args.store).history()[::-1][: args.n]
+    counts = display.count_text
+    rows = [
+        [str(e.generation), e.time, counts(e.n_rows), counts(e.n_parts), counts(e.n_fields), e.action] for e in entries
+    ]
+    print(display.text_table(rows, ["generation", "committed", "rows", "parts", "fields", "action"], align="rlrrrl"))
+    return 0
+
+
+def _sample(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)
+
+
 def _verify(args: argparse.Namespace) -> int:
-    report = mm.verify(args.store, show_progress=not args.quiet)
+    report = mm.verify(
+        args.store,
+        quick=args.quick,
+        sample=args.sample,
+        generation=args.generation,
+        threads=args.threads,
+        show_progress=not args.quiet,
+    )
     print("\n".join(map(display.terminal_safe, str(report).split("\n"))))
     return 0 if report.ok else 1
+
+
+def _compact(args: argparse.Namespace) -> int:
+    before = mm.open(args.store)
+    mm.compact(args.store, part_nbytes=args.part_nbytes, progress=not args.quiet)
+    after = before.refresh()
+    n, m = (len(ds._rows.snapshot.parts) for ds in (before, after))
+    if after.generation == before.generation:
+        print(f"nothing to merge in {amount(n, 'part')}")
+    else:
+        sizes = f"{display.nbytes_text(before.nbytes)} before, {display.nbytes_text(after.nbytes)} now"
+        print(f"{amount(n, 'part')} became {display.count_text(m)}; {sizes}")
+        print("older generations keep their parts, until mmdask vacuum removes them")
+    return 0
+
+
+def _vacuum(args: argparse.Namespace) -> int:
+    print(display.terminal_safe(str(mm.vacuum(args.store, keep=args.keep, grace=args.grace, dry_run=args.dry_run))))
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

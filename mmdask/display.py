@@ -30,6 +30,8 @@ _UNITS = {"": 1, "b": 1}
 _UNITS.update({f"{p}ib": 1024**i for i, p in enumerate(_PREFIXES, 1)})
 _UNITS.update({f"{p}b": 1000**i for i, p in enumerate(_PREFIXES, 1)})
 _LARGEST = 2**63 - 1
+#: characters of a cell of a table; names of fields have fewer
+_CELL_LENGTH = 256
 
 
 def nbytes_text(n: float) -> str:
@@ -119,6 +121,12 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
 
 
+def _cut(cell: object) -> str:
+    """Text of a cell, which a store may have made as long as it likes."""
+    text = str(cell)
+    return text if len(text) <= _CELL_LENGTH else text[: _CELL_LENGTH - 3] + "..."
+
+
 def _align_of(align: str, n: int) -> str:
     if set(align) - {"l", "r"} or len(align) > n:
         raise OptionError(f"align is one 'l' or 'r' for each of {n} columns, got {align!r}")
@@ -150,7 +158,7 @@ def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], alig
     met     1200
     jet_pt    31
     """
-    cells = [[terminal_safe(c) for c in row] for row in (headers, *rows)]
+    cells = [[terminal_safe(_cut(c)) for c in row] for row in (headers, *rows)]
     sides = _align_of(align, len(headers))
     for row in cells:
         if len(row) != len(headers):
@@ -211,7 +219,7 @@ def html_table(
 
 
 def _html(text: object) -> str:
-    return html.escape(terminal_safe(text), quote=True)
+    return html.escape(terminal_safe(_cut(text)), quote=True)
 
 
 @functools.cache

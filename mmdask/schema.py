@@ -29,12 +29,15 @@ SHAPE_DTYPE = np.dtype("<i8")
 VALID_DTYPE = np.dtype("|b1")
 #: more than anyone has been seen to use, and few enough for a hostile store
 MAX_LEVELS = MAX_AXES = 16
+#: characters of a label: an array of text has room for the longest in every row
+MAX_LABEL = 1024
 #: utf-8 text is stored byte by byte
 TEXT_DTYPE = np.dtype("u1")
 
 # What a dtype may be called in a store: fixed-size numbers, times and bytes, little-endian.
 _DTYPE_NAME = re.compile(
-    r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|\|S[1-9]\d{0,4}|<[mM]8(\[\d*(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?"
+    r"\|b1|\|[iu]1|<[iu][248]|<f[248]|<c(8|16)|\|S[1-9]\d{0,4}|<[mM]8(\[([1-9]\d{0,8})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?",
+    re.ASCII,
 )
 
 
@@ -81,7 +84,10 @@ def dtype_from_store(text: object) -> np.dtype[Any] | None:
     """Return the dtype that a store's JSON names, or None if the text is not on the list of dtypes."""
     if not isinstance(text, str) or not _DTYPE_NAME.fullmatch(text):
         return None
-    return np.dtype(text)
+    try:
+        return np.dtype(text)
+    except (TypeError, ValueError):  # a unit of 0 or of too many seconds
+        return None
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,8 @@ class Field:
             return f"a shape is up to {MAX_AXES} lengths of 0 or more, got {self.shape}"
         if len(set(self.labels)) != len(self.labels) or (self.labels and self.kind != "category"):
             return "labels are for categories and differ from each other"
+        if any(len(label) > MAX_LABEL for label in self.labels):
+            return f"a label has at most {MAX_LABEL} characters; longer text is a string"
         if any(type(d) is not int or not 0 <= d <= self.levels for d in self.optional) or list(self.optional) != sorted(
             set(self.optional)
         ):
@@ -224,11 +232,13 @@ class Field:
         text = {
             "dense": number,
             "ragged": f"ragged {number}{depth}",
-            "shaped": f"shaped {number} of {self.axes} axes",
+            "shaped": f"shaped {number} of {self.axes} {'axis' if self.axes == 1 else 'axes'}",
             "string": f"ragged string{depth}" if self.levels else "string",
             "category": f"category of {len(self.labels)}",
         }[self.kind]
-        return f"optional {text}" if self.optional else text
+        # Inside a row: the lists that are in it, and its items.
+        inside = dict.fromkeys("items" if depth == self.levels else "lists" for depth in self.optional if depth)
+        return f"{'optional ' * (0 in self.optional)}{text}{' with optional ' * bool(inside)}{' and '.join(inside)}"
 
     def with_labels(self, labels: Iterable[str]) -> Field:
         """The same category with these labels."""
@@ -295,6 +305,9 @@ class Schema(Mapping[str, Field]):
 
     def unknown(self, name: object, where: str = "") -> str:
         """The message for a field that is not here, with the nearest names."""
+        if members := self._members(name):
+            some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
+            return f"no field {name!r}{where}: it is a record, of the fields {some}; ds[[{name!r}]] has all of them"
         text = f"no field {name!r}{where}{did_you_mean(str(name), self._fields)}"
         if text.endswith("?"):
             return text
@@ -302,8 +315,14 @@ class Schema(Mapping[str, Field]):
         more = f", ... ({len(self)} in all)" if len(self) > 20 else ""
         return f"{text}; the fields are: {some}{more}" if self._fields else f"{text}; there are no fields"
 
+    def _members(self, record: object) -> list[str]:
+        """Names of the fields of a record."""
+        return [f.name for f in self._fields.values() if f.record and f.record == record]
+
     def match(self, patterns: str | Iterable[str]) -> list[str]:
         """Names that match one of the patterns (``"jet_*"``), in the order of the patterns, each once.
+
+        The name of a record stands for all its members.
 
         Raises
         ------
@@ -315,7 +334,8 @@ class Schema(Mapping[str, Field]):
         if not all(isinstance(p, str) for p in wanted):
             raise OptionError(f"fields are names or patterns like 'jet_*', got {patterns!r}")
         for pattern in wanted:
-            names = [pattern] if pattern in self._fields else fnmatch.filter(self._fields, pattern)
+            names = [pattern] if pattern in self._fields else self._members(pattern)
+            names = names or fnmatch.filter(self._fields, pattern)
             if not names:
                 raise FieldNotFoundError(self.unknown(pattern))
             found.update(dict.fromkeys(names))

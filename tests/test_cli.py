@@ -168,3 +168,100 @@ def test_what_the_system_refuses_is_one_line(files, tmp_path, monkeypatch, capsy
     assert err.startswith("mmdask: ")
     assert "No space left" in err
     assert "Traceback" not in err
+
+
+# Stores that change --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A store of three parts, with all that `info` shows."""
+    path = str(tmp_path / "s.mm")
+    mm.from_arrays({"x": [1, 2], "jet_pt": [[1.0], []]}, path)
+    for k in (3, 4):
+        with mm.append(path) as w:
+            w.append({"x": k, "jet_pt": [float(k)]})
+    mm.assign(path, ht="sum(jet_pt)", lead="max(jet_pt)", progress=False)
+    notes = {"x": {"unit": "GeV", "doc": "the x\x1b[31m"}}
+    mm.annotate(path, attrs={"lumi": 139.0}, fields=notes, aux={"edges": [0.0, 1.0, 2.0]})
+    return path
+
+
+def test_info_of_a_store_that_changed(changed, capsys):
+    assert main(["info", changed]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "5: annotate lumi, x, edges",
+        "5 generations can be opened",
+        "optional float64",
+        "max(jet_pt)",
+        "GeV",
+    ):
+        assert words in out
+    for words in ("edges  float64 (3,)", "lumi  139.0", "fields      4", "committed   20"):
+        assert words in out
+    assert "\x1b" not in out
+
+
+def test_history(changed, capsys):
+    assert main(["history", changed]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["5", "4", "3", "2", "1"]
+    assert lines[3].endswith("assign ht, lead to 3 parts")
+    assert main(["history", changed, "-n", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert main(["history", changed, "-n", "0"]) == 1
+    assert "-n is a number of generations" in capsys.readouterr().err
+
+
+def test_compact(changed, capsys):
+    assert main(["compact", changed, "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "3 parts became 1;" in out
+    assert "mmdask vacuum" in out
+    assert mm.open(changed)["x"].compute().tolist() == [1, 2, 3, 4]
+    assert main(["compact", changed, "--quiet"]) == 0
+    assert capsys.readouterr().out == "nothing to merge in 1 part\n"
+    assert main(["compact", changed, "--part-nbytes", "many"]) == 1
+    assert "a size is a number of bytes" in capsys.readouterr().err
+
+
+def test_vacuum(changed, capsys):
+    mm.compact(changed, progress=False)
+    assert main(["vacuum", changed, "--keep", "1"]) == 0
+    assert "removed 0 layers, 0 old generations" in capsys.readouterr().out
+    assert main(["vacuum", changed, "--keep", "1", "--grace", "0", "--dry-run"]) == 0
+    assert "would remove 6 layers, 5 old generations" in capsys.readouterr().out
+    assert main(["vacuum", changed, "--keep", "1", "--grace", "0"]) == 0
+    assert "removed 6 layers, 5 old generations" in capsys.readouterr().out
+    assert main(["info", changed]) == 0
+    assert "1 generation can be opened" in capsys.readouterr().out
+    for words, message in [(["--keep", "0"], "1 or more, got 0"), (["--grace", "soon"], "a duration as in '7d'")]:
+        assert main(["vacuum", changed, *words]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_ways_to_verify(changed, capsys):
+    array = next(Path(changed).glob("parts/*/*-x.npy"))
+    with open(array, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff")
+    assert main(["verify", changed, "--quick", "--quiet"]) == 0
+    assert main(["verify", changed, "--sample", "1.0", "--threads", "1", "--quiet"]) == 1
+    assert main(["verify", changed, "--sample", "5", "--quiet"]) == 1
+    assert main(["verify", changed, "--generation", "1", "--quiet"]) in (0, 1)
+    capsys.readouterr()
+    assert main(["verify", changed, "--generation", "77", "--quiet"]) == 1
+    assert "no generation 77" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        main(["verify", changed, "--quick", "--sample", "0.5"])
+    assert caught.value.code == 2
+    with pytest.raises(SystemExit):
+        main(["verify", changed, "--sample", "half"])
+
+
+@pytest.mark.parametrize("command", ["info", "history", "verify", "compact", "vacuum"])
+def test_no_store_is_an_error_in_words(command, tmp_path, capsys):
+    assert main([command, str(tmp_path / "none.mm")]) == 1
+    assert "no store at" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

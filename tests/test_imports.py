@@ -15,12 +15,14 @@ HEAVY = (
     "fsspec",
     "h5py",
     "hist",
+    "hypothesis",
     "jax",
     "loky",
     "matplotlib",
     "numba",
     "pandas",
     "pyarrow",
+    "pytest",
     "torch",
     "tqdm",
     "uproot",
@@ -45,6 +47,6 @@ def test_the_reading_works() -> None:
     assert "tqdm" in loaded_after("import tqdm")
 
 
-@pytest.mark.parametrize("module", ["errors", "schema", "display", "demo", "kernels.jit"])
+@pytest.mark.parametrize("module", ["errors", "schema", "display", "demo", "kernels.jit", "testing"])
 def test_parts_are_light(module: str) -> None:
     assert not loaded_after(f"import mmdask.{module}").intersection(HEAVY)

@@ -20,7 +20,7 @@ LAYERS = (
     ("rows",),
     ("batches", "sources", "export"),
     ("dataset",),
-    ("demo",),
+    ("demo", "testing"),
     ("cli",),
     ("__main__",),
 )
@@ -28,8 +28,8 @@ HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
 #: the public names, resolved when asked for; may name everything, and only the top imports it
 FACE = "__init__"
 DASK = ("dask", "distributed")
-MAY_USE_DASK = ("dataset", "demo", "cli", "__main__")
-MAY_USE_FACE = ("demo", "cli", "__main__")
+MAY_USE_DASK = ("dataset", "demo", "testing", "cli", "__main__")
+MAY_USE_FACE = ("demo", "testing", "cli", "__main__")
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
@@ -112,6 +112,7 @@ def test_reads_the_real_package() -> None:
         ("sources/root.py", "__import__('mmdask.dataset')"),
         ("dataset/cut.py", "from mmdask.cli import main"),
         ("demo.py", "from mmdask import cli"),
+        ("dataset/dataset.py", "def f():\n    import mmdask.testing"),
         ("batches/loader.py", "import dask.array as da"),
         ("store/layer.py", "def f():\n    from dask import delayed"),
         ("rows/rows.py", "from distributed import get_worker"),
@@ -138,6 +139,7 @@ def test_finds_a_planted_violation(tmp_path: Path, path: str, code: str) -> None
         ("batches/loader.py", "from mmdask import __version__\nfrom mmdask.rows.rows import Rows\nimport daskless"),
         ("dataset/dataset.py", "import dask\nfrom mmdask import batches, sources, store"),
         ("cli.py", "import mmdask as mm\nfrom mmdask import demo, open\nimport dask"),
+        ("testing/disk.py", "import mmdask as mm\nfrom mmdask.rows.rows import Rows\nimport dask, pytest"),
     ],
 )
 def test_lets_the_rest_pass(tmp_path: Path, path: str, code: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -16,12 +16,13 @@ import numpy.typing as npt
 from mmdask.errors import OptionError, did_you_mean
 from mmdask.kernels.gather import pad_ragged
 from mmdask.rows.reader import as_text
-from mmdask.schema import Field, FieldData
+from mmdask.rows.shapes import shaped_rows
+from mmdask.schema import CODE_DTYPE, Field, FieldData
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
 
-__all__ = ["Packed", "Pad", "Step", "packed", "pad", "steps_for"]
+__all__ = ["Packed", "Pad", "PadAxes", "Step", "fill_value", "packed", "pad", "steps_for"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -35,10 +36,14 @@ class Packed(NamedTuple):
         ``(items, *shape)``; for a field of several levels the next level, as a `Packed` again.
     offsets : numpy.ndarray
         int64 ``(rows + 1,)``, from 0.
+    valid : numpy.ndarray or None
+        bool, one per element of `values`: False where it is missing; a missing number is nan or 0, a missing list has
+        no items. None if elements of this depth are never missing.
     """
 
     values: Any
     offsets: Any
+    valid: Any = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Take:
     start: int
     stop: int
     everyone: Int64s
+    own: int  # where the first of them is among those of all ranks
 
     @property
     def rows(self) -> slice:
@@ -74,22 +80,46 @@ class Step(Protocol):
         ...
 
 
+def _with_valid(field: Field, *names: str) -> tuple[str, ...]:
+    """Names of entries, and that of which rows are not missing if the field is optional."""
+    return (*names, f"{field.name}_valid") if 0 in field.optional else names
+
+
+def _valid_entry(field: Field, data: FieldData) -> Iterator[tuple[str, Any]]:
+    if 0 in field.optional:
+        valid = data.valid_at(0)
+        yield f"{field.name}_valid", np.ones(len(data), np.bool_) if valid is None else valid
+
+
 @dataclass(frozen=True)
 class Plain:
-    """Dense rows as an array, categories as int32 codes, strings as a list of str."""
+    """Dense rows as an array, categories as int32 codes, strings as a list of str, shaped rows as a list of arrays.
+
+    A missing number is nan, NaT or 0, a missing label -1, missing text and a missing shaped row None.
+    """
 
     def check(self, field: Field) -> None:
         pass
 
     def names(self, field: Field) -> tuple[str, ...]:
-        return (field.name,)
+        return _with_valid(field, field.name)
 
     def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> FieldData:
-        return rows.take(field.name, numbers)
+        data = rows.take(field.name, numbers)
+        valid = data.valid_at(0)
+        if field.kind == "category" and valid is not None:
+            data = replace(data, values=np.where(valid, data.values, CODE_DTYPE.type(-1)))
+        return data
 
     def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
         data = fetched[take.rows]
-        yield field.name, as_text(data) if field.kind == "string" else data.values
+        if field.kind == "string":
+            yield field.name, as_text(data)
+        elif field.kind == "shaped":
+            yield field.name, list(shaped_rows(field, data))
+        else:
+            yield field.name, data.values
+        yield from _valid_entry(field, data)
 
 
 @dataclass(frozen=True)
@@ -100,7 +130,7 @@ class Pack:
         _must_be_ragged(field, "packed()")
 
     def names(self, field: Field) -> tuple[str, ...]:
-        return (field.name,)
+        return _with_valid(field, field.name)
 
     def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> FieldData:
         return rows.take(field.name, numbers)
@@ -108,9 +138,13 @@ class Pack:
     def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
         data = fetched[take.rows]
         value: Any = data.values
-        for offsets in reversed(data.offsets):
-            value = Packed(value, offsets.copy())  # runs share their bounds
+        for depth in range(field.levels, 0, -1):
+            valid = data.valid_at(depth)
+            if valid is None and depth in field.optional:
+                valid = np.ones(data.length(depth), np.bool_)
+            value = Packed(value, data.offsets[depth - 1].copy(), valid)  # copied, because runs share their bounds
         yield field.name, value
+        yield from _valid_entry(field, data)
 
 
 @dataclass(frozen=True)
@@ -130,27 +164,16 @@ class Pad:
                 f"field {field.name!r} has {field.levels} levels and pad() fills one; leave it packed and pad a level "
                 "yourself"
             )
-        self.fill(field)
-
-    def fill(self, field: Field) -> npt.NDArray[Any]:
-        """The padding as an array of the field's dtype, ``()``, if that loses nothing."""
-        exact = np.asarray(self.value)
-        if exact.shape == () and exact.dtype.kind in _FILLS[field.dtype.kind]:
-            with np.errstate(all="ignore"):
-                fill = exact.astype(field.dtype)
-            if _means_the_same(exact, fill):
-                return fill
-        raise OptionError(
-            f"field {field.name!r}: value={self.value!r} cannot be held by {field.dtype}; pass a value= that can"
-        )
+        fill_value(field, self.value)
 
     def names(self, field: Field) -> tuple[str, ...]:
-        return (field.name, f"{field.name}_mask") if self.mask else (field.name,)
+        mask = (f"{field.name}_mask",) if self.mask else ()
+        return _with_valid(field, field.name, *mask)
 
     def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> Any:
-        if self.length == "max" or self.strict:
+        if self.length == "max" or self.strict or field.optional:
             return rows.take(field.name, numbers)
-        return rows.take_padded(field.name, numbers, self.length, self.fill(field), self.side)
+        return rows.take_padded(field.name, numbers, self.length, fill_value(field, self.value), self.side)
 
     def entries(self, rows: Rows, field: Field, fetched: Any, take: Take) -> Iterator[tuple[str, Any]]:
         if isinstance(fetched, FieldData):
@@ -160,6 +183,8 @@ class Pad:
         yield field.name, values
         if self.mask:
             yield f"{field.name}_mask", mask
+        if isinstance(fetched, FieldData):
+            yield from _valid_entry(field, fetched[take.rows])
 
     def _from_packed(
         self, rows: Rows, field: Field, data: FieldData, take: Take
@@ -175,11 +200,70 @@ class Pad:
                 "pad to more, or let strict=False cut"
             )
         n = len(data)
-        values = np.full((n, length, *field.shape), self.fill(field), field.dtype)
+        values = np.full((n, length, *field.shape), fill_value(field, self.value), field.dtype)
         mask = np.empty((n, length), np.bool_)
-        starts = np.array([0, n], np.int64)
-        pad_ragged([data.values], [data.offsets[0]], starts, np.arange(n), values, mask, self.side == "left")
+        starts, numbers, left = np.array([0, n], np.int64), np.arange(n), self.side == "left"
+        pad_ragged([data.values], [data.offsets[0]], starts, numbers, values, mask, left)
+        valid = data.valid_at(1)
+        if valid is not None:
+            # A missing item is no real one: it is padding, in its place.
+            real = np.zeros((n, length), np.bool_)
+            pad_ragged([valid], [data.offsets[0]], starts, numbers, real, mask, left)
+            values[~real] = fill_value(field, self.value)
+            mask = real
         return values, mask
+
+
+@dataclass(frozen=True)
+class PadAxes:
+    """Shaped rows, each axis cut or filled to one length. Made by `pad`."""
+
+    lengths: tuple[int, ...]
+    value: Any = 0
+    mask: bool = True
+    side: Literal["right", "left"] = "right"
+    strict: bool = False
+
+    def check(self, field: Field) -> None:
+        if field.kind != "shaped" or field.axes != len(self.lengths):
+            raise OptionError(
+                f"pad({self.lengths}) is for shaped fields of {len(self.lengths)} axes, and {field.name!r} is "
+                f"{field.describe()}"
+            )
+        fill_value(field, self.value)
+
+    def names(self, field: Field) -> tuple[str, ...]:
+        mask = (f"{field.name}_mask",) if self.mask else ()
+        return _with_valid(field, field.name, *mask)
+
+    def fetch(self, rows: Rows, field: Field, numbers: Int64s) -> FieldData:
+        return rows.take(field.name, numbers)
+
+    def entries(self, rows: Rows, field: Field, fetched: FieldData, take: Take) -> Iterator[tuple[str, Any]]:
+        data = fetched[take.rows]
+        values = np.full((len(data), *self.lengths, *field.shape), fill_value(field, self.value), field.dtype)
+        mask = np.zeros((len(data), *self.lengths), np.bool_)
+        for i, row in enumerate(shaped_rows(field, data)):
+            if row is None:
+                continue
+            shape = row.shape[: field.axes]
+            if self.strict and any(n > most for n, most in zip(shape, self.lengths, strict=True)):
+                number = int(take.everyone[take.own + i])
+                raise OptionError(
+                    f"field {field.name!r}: row {number} has the shape {shape}, more than pad({self.lengths}, "
+                    "strict=True) allows; pad to more, or let strict=False cut"
+                )
+            kept = [min(n, most) for n, most in zip(shape, self.lengths, strict=True)]
+            place = tuple(
+                slice(most - n, most) if self.side == "left" else slice(n)
+                for n, most in zip(kept, self.lengths, strict=True)
+            )
+            values[i][place] = row[tuple(map(slice, kept))]
+            mask[i][place] = True
+        yield field.name, values
+        if self.mask:
+            yield f"{field.name}_mask", mask
+        yield from _valid_entry(field, data)
 
 
 def packed() -> Pack:
@@ -194,23 +278,23 @@ def packed() -> Pack:
 
 
 def pad(
-    n: int | Literal["max"],
+    n: int | Literal["max"] | tuple[int, ...],
     *,
     value: Any = 0,
     mask: bool = True,
     side: Literal["right", "left"] = "right",
     strict: bool = False,
-) -> Pad:
-    """Hand out a ragged field with all rows of one length.
+) -> Pad | PadAxes:
+    """Hand out a ragged field with all rows of one length, or a shaped field with all rows of one shape.
 
     ``batch["jet_pt"]`` is an array ``(rows, n, *shape)`` and ``batch["jet_pt_mask"]`` a bool array ``(rows, n)``, True
-    where an item is real.
+    where an item is real. An item that is missing is padding, too.
 
     Parameters
     ----------
-    n : int or "max"
+    n : int, "max", or tuple of int
         Items of every row; rows that have more are cut at their end. ``"max"``: as many as the longest row of the
-        batch has, counting the rows of all ranks.
+        batch has, counting the rows of all ranks. Of a shaped field the length of every axis, as ``(64, 64)``.
     value : number
         What is put where a row has no item. It must fit the dtype of the field.
     mask : bool
@@ -230,16 +314,22 @@ def pad(
     >>> pad(22, value=np.nan)
     Pad(length=22, value=nan, mask=True, side='right', strict=False)
     """
-    if n != "max":
-        try:
-            n = operator.index(n)
-        except TypeError:
-            raise OptionError(f"pad(n) takes a number of items or 'max', got {n!r}") from None
-        if not 0 <= n < 2**31:
-            raise OptionError(f"pad(n) takes 0 items or more, fewer than 2**31, or 'max', got {n}")
     if side not in ("right", "left"):
         raise OptionError(f"pad(side=) is 'right' (padding after the items) or 'left' (before them), got {side!r}")
-    return Pad(n, value, bool(mask), side, bool(strict))
+    if isinstance(n, tuple | list):
+        return PadAxes(tuple(map(_length, n)), value, bool(mask), side, bool(strict))
+    return Pad(n if n == "max" else _length(n), value, bool(mask), side, bool(strict))
+
+
+def _length(n: object) -> int:
+    try:
+        length = operator.index(n)  # type: ignore[arg-type]
+    except TypeError:
+        what = "a number of items or 'max', and for a shaped field the length of each axis, as (64, 64)"
+        raise OptionError(f"pad(n) takes {what}; got {n!r}") from None
+    if not 0 <= length < 2**31:
+        raise OptionError(f"pad(n) takes 0 items or more, fewer than 2**31, or 'max', got {length}")
+    return length
 
 
 def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[str, Step]:
@@ -271,8 +361,8 @@ def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[s
         for entry in step.names(f):
             if entry in made:
                 raise OptionError(
-                    f"fields {made[entry]!r} and {f.name!r} both make batch[{entry!r}]; leave one out or pass "
-                    "mask=False"
+                    f"fields {made[entry]!r} and {f.name!r} both make batch[{entry!r}]; leave one out"
+                    f"{' or pass mask=False' * entry.endswith('_mask')}"
                 )
             made[entry] = f.name
         steps[f.name] = step
@@ -280,10 +370,26 @@ def steps_for(fields: list[Field], collate: Mapping[str, Step] | None) -> dict[s
 
 
 def _must_be_ragged(field: Field, what: str) -> None:
+    if field.kind == "shaped" and what == "pad()":
+        example = ", ".join(["64"] * field.axes) + "," * (field.axes == 1)
+        raise OptionError(
+            f"field {field.name!r} is {field.describe()}: say the length of each axis, as in mm.pad(({example}))"
+        )
     if field.kind != "ragged":
         raise OptionError(
             f"{what} is for ragged fields, and {field.name!r} is {field.describe()}; drop it from collate="
         )
+
+
+def fill_value(field: Field, value: Any) -> npt.NDArray[Any]:
+    """The padding as an array of the field's dtype, ``()``, if that loses nothing."""
+    exact = np.asarray(value)
+    if exact.shape == () and exact.dtype.kind in _FILLS[field.dtype.kind]:
+        with np.errstate(all="ignore"):
+            fill = exact.astype(field.dtype)
+        if _means_the_same(exact, fill):
+            return fill
+    raise OptionError(f"field {field.name!r}: value={value!r} cannot be held by {field.dtype}; pass a value= that can")
 
 
 #: kinds of dtype that a fill value may have, by the kind of the field

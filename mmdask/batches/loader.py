@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches import order
-from mmdask.batches.collate import Packed, Step, Take, steps_for
+from mmdask.batches.collate import Step, Take, steps_for
 from mmdask.batches.sequence import ExactSequence, Sequence, StoredSequence, WindowSequence
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError, RowNotFoundError, StateError
@@ -75,7 +75,8 @@ class Loader:
     seed : int
         0 or more, below 2**64.
     collate : dict, optional
-        Steps for fields, like ``{"jet_pt": mm.pad(22)}``. By default ragged fields are `Packed`.
+        Steps for fields, like ``{"jet_pt": mm.pad(22)}``. By default ragged fields are `Packed`, shaped rows a list of
+        arrays, and text is a list of str.
     last : {"keep", "drop", "pad"}, optional
         What becomes of the rows left over at the end of an epoch: a short batch, nothing, or a full batch in which
         `Batch.valid` is False for the repeats that fill it. By default kept, with several ranks dropped.
@@ -213,7 +214,7 @@ class Loader:
         done = 0
         for i, rows in enumerate(own):
             batch = Batch()
-            take = Take(done, done + len(rows), everyone[i])
+            take = Take(done, done + len(rows), everyone[i], cuts[i][0])
             done = take.stop
             for name, step in self.steps.items():
                 batch.update(step.entries(self.rows, schema[name], fetched[name], take))
@@ -379,9 +380,9 @@ def _run_length(batch: Batch) -> int:
 
 
 def _nbytes(value: Any) -> int:
-    if isinstance(value, Packed):
-        return _nbytes(value.values) + int(value.offsets.nbytes)
-    return int(value.nbytes) if isinstance(value, np.ndarray) else 0
+    if isinstance(value, list | tuple):  # text, arrays of differing shape, `Packed`
+        return sum(map(_nbytes, value))
+    return len(value) if isinstance(value, str) else getattr(value, "nbytes", 0)
 
 
 def _integer(name: str, value: object, low: int, end: int | None = None, limit: str = "") -> int:

@@ -20,8 +20,10 @@ def to_torch(loader: Loader, device: Any = None) -> TorchBatches:
     loader itself. ``DataLoader(batches, batch_size=None, num_workers=w)`` gives the same batches in the same order
     for every w: worker number v computes batches v, v + w, v + 2 w and so on.
 
-    Numbers become tensors that share the memory of the batch's arrays; `Packed` becomes `Packed` of tensors; strings
-    stay lists, as do dtypes that torch has not: datetimes as int64, bytes as arrays.
+    Numbers become tensors that share the memory of the batch's arrays; `Packed` becomes `Packed` of tensors, and a list
+    of arrays (shaped rows) one of tensors. Strings stay lists of str. Of dtypes that torch has not, datetimes become
+    int64, and bytes stay arrays. What is missing stays what it is in the batch, with its ``_valid`` as a tensor; NaT
+    is ``-2**63``.
 
     Parameters
     ----------

@@ -117,7 +117,9 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
 
     def _tensor(self, value: Any) -> Any:
         if isinstance(value, Packed):
-            return Packed(self._tensor(value.values), self._tensor(value.offsets))
+            return Packed(*map(self._tensor, value))
+        if isinstance(value, list):  # of arrays, or of text
+            return [self._tensor(v) for v in value]
         if not isinstance(value, np.ndarray) or value.dtype.kind == "S":
             return value
         if value.dtype.kind in "Mm":

@@ -13,17 +13,21 @@ import numpy as np
 from mmdask import display
 from mmdask.batches.collate import Step
 from mmdask.batches.loader import Last, Loader, Shuffle
+from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
+from mmdask.dataset.layouts import records, row, several
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
-from mmdask.dataset.ragged import Ragged, to_awkward
+from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import OptionError
+from mmdask.export.save import save_rows
 from mmdask.expr import check_cut
-from mmdask.rows import reader
 from mmdask.rows.rows import Rows
 from mmdask.rows.splits import check_key, folds
 from mmdask.schema import Schema
 from mmdask.store.layer import Source
+from mmdask.store.manifest import Entry, history
+from mmdask.store.place import IO
 from mmdask.store.snapshot import Snapshot, open_snapshot
 
 __all__ = ["Dataset", "open_dataset"]
@@ -89,8 +93,63 @@ class Dataset(Mapping[str, Any]):
     def sources(self) -> list[Source]:
         """Where the store's rows came from, one entry per converted part; reads every part.json."""
         snapshot = self._rows.snapshot
-        found = [snapshot.layer(layer).source for part in snapshot.parts for layer in part.layers]
-        return [s for s in found if s is not None]
+        return [s for part in snapshot.parts for layer in part.layers for s in snapshot.layer(layer).sources]
+
+    @cached_property
+    def aux(self) -> Mapping[str, Any]:
+        """The store's arrays that are not per row, by name: bin edges, scalers, lists of classes.
+
+        A read-only mapping; each value is read when it is asked for, and is what ``ds[17]`` would give of a field:
+        a number, text, a read-only array, a list of text, or an awkward array.
+        """
+        return Aux(self._rows.snapshot)
+
+    def history(self) -> list[Entry]:
+        """The generations of the store that can still be opened, oldest first.
+
+        Returns
+        -------
+        list of tuples
+            ``(generation, time, action, n_rows, n_parts, n_fields)`` by these names. The last one is the newest, which
+            may be later than the one that this dataset shows.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [41.5, 7.0]}, "kept.mm")
+        >>> [(entry.generation, entry.n_rows) for entry in ds.history()]
+        [(1, 2)]
+        """
+        return history(self.path)
+
+    def refresh(self) -> Dataset:
+        """The same selection on the newest generation of the store, as a new dataset.
+
+        Cuts and splits are made anew, so rows that were appended are among theirs; slices go on meaning the same row
+        numbers. A dataset of all fields has those that were added, too. Computes nothing.
+
+        Raises
+        ------
+        FieldNotFoundError, ExpressionError
+            When fields that were chosen, or that a cut or split reads, are gone or have become something else.
+        StoreNotFoundError
+            When the store is gone, or another one is in its place.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [41.5, 7.0]}, "growing.mm")
+        >>> hard = ds[ds.cut("met > 30")]
+        >>> with mm.append("growing.mm") as w:
+        ...     w.extend({"met": [55.0, 12.5]})
+        >>> len(hard), len(hard.refresh())
+        (1, 2)
+        """
+        snapshot = self._rows.snapshot
+        newest = open_snapshot(snapshot.path, uuid=snapshot.manifest.uuid, io=snapshot.io)
+        every = self._names == tuple(snapshot.schema)
+        names = list(newest.schema) if every else [newest.schema[name].name for name in self._names]
+        return Dataset(self._rows.on(newest), names, self._chunk_rows)
 
     @property
     def nbytes(self) -> int:
@@ -149,7 +208,8 @@ class Dataset(Mapping[str, Any]):
         key : str, list of str, slice, Cut, int, or list of int
             ``ds["met"]`` is a lazy dask array, ``ds["jet_pt"]`` a lazy `Ragged`; ``ds[["met", "jet_*"]]``,
             ``ds[10:20]`` and ``ds[cut]`` are datasets; ``ds[17]`` is a dict of values, ``ds[[5, 3, 3]]`` a dict of
-            arrays (awkward for ragged fields), both read at once.
+            arrays (awkward for ragged fields), both read at once. What is missing is None in a row, and masked in
+            arrays.
 
         Raises
         ------
@@ -185,7 +245,8 @@ class Dataset(Mapping[str, Any]):
 
     def _row(self, i: int) -> dict[str, Any]:
         number = self._resolved().number(i)
-        return {name: _one(self._rows, name, number) for name in self._names}
+        schema = self._rows.schema
+        return {name: row(schema[name], self._rows.read_row(name, number)) for name in self._names}
 
     def _take(self, key: Any) -> dict[str, Any]:
         try:
@@ -197,7 +258,7 @@ class Dataset(Mapping[str, Any]):
             raise OptionError(f"row numbers are a list of integers, got {what}; rows are cut by ds[ds.cut(...)]")
         rows = self._resolved()
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
-        return {name: _many(rows, name, numbers) for name in self._names}
+        return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
 
     def cut(self, expression: str | Cut, /, **constants: Any) -> Cut:
         """Make a cut: one boolean per row. Computes nothing.
@@ -345,22 +406,75 @@ class Dataset(Mapping[str, Any]):
             block=block,
         )
 
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        fields: str | Iterable[str] | None = None,
+        part_nbytes: int | str = "1 GiB",
+        progress: bool = True,
+    ) -> Dataset:
+        """Write the rows as a new store, in store order, and open it. Eager, in bounded memory.
+
+        Units, docs, labels, attrs and aux are kept, also the expressions of fields if the fields that they read are
+        saved, too. What is constant for a whole part takes no space. ``ds.sources`` of the new store says where its
+        rows come from.
+
+        Parameters
+        ----------
+        path : path
+            Where it will be; nothing may be there yet.
+        fields : str or iterable of str, optional
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
+        part_nbytes : int or str
+            Bytes of a part, about.
+        progress : bool
+            Whether a progress bar is shown.
+
+        Returns
+        -------
+        Dataset
+            Of the new store.
+
+        Raises
+        ------
+        StoreExistsError
+            When something is at `path`.
+        FieldNotFoundError
+            When a name or pattern matches no field.
+        OptionError
+            When `path` lies in this store, or `part_nbytes` is no number of bytes.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, 70.0], "n": [1, 2, 3]}, "whole.mm")
+        >>> skim = ds[ds.cut("met > 50")].save("skim.mm", fields="n")
+        >>> skim["n"].compute()
+        array([2, 3])
+        """
+        names = self._names if fields is None else self.schema.match(fields)
+        save_rows(self._resolved(), names, path, part_nbytes=part_nbytes, progress=progress)
+        return open_dataset(path)
+
     def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
         """Read fields into one awkward array of records, at once.
+
+        Members of a record are put together again, as ``array.jets.pt``: as lists of records where they are lists of
+        equal counts. What is missing is None.
 
         Parameters
         ----------
         fields : str or list of str, optional
-            Names or patterns (``"jet_*"``); all by default.
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
         """
-        import awkward as ak
         import dask
 
         names = self.schema.match(fields) if fields is not None else list(self._names)
         if not names:
             raise OptionError("an awkward array of records needs one field or more")
         values = dask.compute(*(self[name] for name in names))
-        return ak.zip(dict(zip(names, values, strict=True)), depth_limit=1)
+        return records(self._rows.schema, names, values)
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -372,9 +486,9 @@ class Dataset(Mapping[str, Any]):
 
     def _table(self) -> tuple[list[list[str]], list[str], str]:
         """The first fields, the headers, and how many fields are left out; columns that are empty are left out, too."""
-        cells = [[f.name, f.describe(), f.unit, f.doc] for f in self.schema.values()]
-        headers = ["field", "type", "unit", "doc"]
-        used = [i for i in range(4) if i < 2 or any(row[i] for row in cells)]
+        cells = [[f.name, f.describe(), f.unit, f.expression, f.doc] for f in self.schema.values()]
+        headers = ["field", "type", "unit", "computed as", "doc"]
+        used = [i for i in range(5) if i < 2 or any(row[i] for row in cells)]
         more = f"... and {len(cells) - _SHOWN_FIELDS} more" if len(cells) > _SHOWN_FIELDS else ""
         return [[row[i] for i in used] for row in cells[:_SHOWN_FIELDS]], [headers[i] for i in used], more
 
@@ -391,28 +505,13 @@ class Dataset(Mapping[str, Any]):
         return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
 
 
-def _one(rows: Rows, name: str, number: int) -> Any:
-    """One value: a scalar, a label, text, or an array, a view where it can be."""
-    field = rows.schema[name]
-    data = rows.read_row(name, number)
-    if field.kind == "category":
-        return field.labels[int(data.values[0])]
-    if field.kind == "string" and not field.levels:
-        return reader.as_text(data)[0]
-    if len(data.offsets) > 1:
-        return to_awkward(field, data)[0]
-    return data.values if data.offsets else data.values[0]
-
-
-def _many(rows: Rows, name: str, numbers: np.ndarray[Any, Any]) -> Any:
-    field = rows.schema[name]
-    data = rows.take(name, numbers)
-    if field.kind == "category":
-        return reader.as_labels(data)
-    return to_awkward(field, data) if data.offsets else data.values
-
-
-def open_dataset(path: str | os.PathLike[str], *, generation: int | None = None, chunks: int | str = "auto") -> Dataset:
+def open_dataset(
+    path: str | os.PathLike[str],
+    *,
+    generation: int | None = None,
+    chunks: int | str = "auto",
+    io: IO = "auto",
+) -> Dataset:
     """Open a store: reads its manifest and nothing else, and never creates or changes anything.
 
     Parameters
@@ -424,6 +523,9 @@ def open_dataset(path: str | os.PathLike[str], *, generation: int | None = None,
     chunks : int or "auto"
         Rows of a chunk, rounded up to a power of two. By default 2**20, fewer where a field is so wide that a chunk
         of it would exceed 128 MiB. Chunks end where parts end.
+    io : {"auto", "mmap", "pread"}
+        How files are read: "mmap" through maps, "pread" by plain reads with nothing mapped. By default maps, except on
+        file systems of a server and in workers of a cluster.
 
     Returns
     -------
@@ -444,7 +546,7 @@ def open_dataset(path: str | os.PathLike[str], *, generation: int | None = None,
     >>> mm.open("small.mm")["met"].sum().compute()
     np.float64(48.5)
     """
-    snapshot = open_snapshot(path, generation)
+    snapshot = open_snapshot(path, generation, io=io)
     if chunks == "auto":
         chunk_rows = _auto_chunk_rows(snapshot)
     elif isinstance(chunks, int) and not isinstance(chunks, bool) and chunks > 0:

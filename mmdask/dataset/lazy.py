@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.dataset.layouts import masked, several
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, evaluate
 from mmdask.rows import reader
@@ -29,6 +30,8 @@ __all__ = [
     "MaskArray",
     "OffsetsArray",
     "ResultArray",
+    "ShapesArray",
+    "ValidArray",
     "ValuesArray",
     "item_edges",
     "row_edges",
@@ -54,7 +57,7 @@ def row_edges(rows: Rows, chunk_rows: int) -> Int64s:
     OptionError
         When there are more than 2**22 chunks.
     """
-    key = rows.identity, chunk_rows
+    key = rows.key, chunk_rows
     edges = EDGES.get(key)
     if edges is None:
         edges = _row_edges(rows, chunk_rows)
@@ -92,7 +95,7 @@ def item_edges(rows: Rows, name: str, chunk_rows: int) -> Int64s:
 
     Reads two offsets of each chunk where rows lie together, else those of all rows.
     """
-    key = rows.identity, chunk_rows, name
+    key = rows.key, chunk_rows, name
     edges = EDGES.get(key)
     if edges is None:
         bounds = row_edges(rows, chunk_rows).tolist()
@@ -114,10 +117,20 @@ class LazyArray:
         What else the array is made of.
     shape, dtype
         As those of numpy.
+    masked : bool
+        Whether what it reads are masked arrays.
     """
 
-    def __init__(self, rows: Rows, key: tuple[str, ...], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.rows, self.key, self.shape, self.dtype = rows, key, shape, dtype
+    def __init__(
+        self,
+        rows: Rows,
+        key: tuple[str, ...],
+        shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        *,
+        masked: bool = False,
+    ) -> None:
+        self.rows, self.key, self.shape, self.dtype, self.masked = rows, key, shape, np.dtype(dtype), masked
 
     @property
     def ndim(self) -> int:
@@ -142,40 +155,44 @@ class LazyArray:
         return data[(slice(None), *rest)] if rest and isinstance(first, slice) else data[tuple(rest)] if rest else data
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return type(self).__name__, self.rows.identity, self.key
+        return type(self).__name__, self.rows.key, self.key
 
 
 class FieldArray(LazyArray):
-    """A dense field, or the labels of a category as text."""
+    """A dense field, or the labels of a category as text; masked where it is optional."""
 
     def __init__(self, rows: Rows, name: str) -> None:
         field = rows.schema[name]
-        category = field.kind == "category"
-        dtype = np.array(field.labels or ("",)).dtype if category else field.dtype
-        super().__init__(rows, (name,), (len(rows), *field.shape), dtype)
-        self.name, self.category = name, category
+        dtype = np.array(field.labels or ("",)).dtype if field.kind == "category" else field.dtype
+        super().__init__(rows, (name,), (len(rows), *field.shape), dtype, masked=0 in field.optional)
+        self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        data = self.rows.read(self.name, start, stop)
-        return reader.as_labels(data) if self.category else data.values
+        found: npt.NDArray[Any] = several(self.rows.schema[self.name], self.rows.read(self.name, start, stop))
+        return found
 
 
 class ResultArray(LazyArray):
-    """An expression with one value per row, evaluated in blocks; missing values become `default`."""
+    """An expression with one value per row, evaluated in blocks; what is missing becomes `default`, or masked."""
 
-    def __init__(self, rows: Rows, expression: Expression, default: Any) -> None:
-        super().__init__(rows, (expression.canonical, repr(default)), (len(rows),), expression.dtype)
+    def __init__(self, rows: Rows, expression: Expression, default: Any, *, masked: bool = False) -> None:
+        key = (expression.canonical, repr(default), str(masked))
+        super().__init__(rows, key, (len(rows),), expression.dtype, masked=masked)
         self.expression, self.default = expression, default
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         out = np.empty(stop - start, self.dtype)
+        known = np.ones(stop - start, np.bool_)
         for a in range(start, stop, _BLOCK_ROWS):
             b = min(a + _BLOCK_ROWS, stop)
             result = evaluate(self.expression, self._reader(a, b), b - a, first_row=a)
-            target = out[a - start : b - start]
-            target[:] = result.values
+            out[a - start : b - start] = result.values
             if result.known is not None:
-                target[~result.known] = self.default
+                known[a - start : b - start] = result.known
+        if self.masked:
+            return masked(out, known)
+        if not known.all():
+            out[~known] = self.default
         return out
 
     def _reader(self, start: int, stop: int) -> Any:
@@ -189,7 +206,7 @@ class MaskArray(LazyArray):
     """A cut as one boolean per row: from kept bits where they are, else evaluated for the rows asked for."""
 
     def __init__(self, rows: Rows, leaves: tuple[Expression, ...]) -> None:
-        super().__init__(rows, tuple(leaf.canonical for leaf in leaves), (len(rows),), np.dtype(np.bool_))
+        super().__init__(rows, tuple(leaf.canonical for leaf in leaves), (len(rows),), np.bool_)
         self.leaves = leaves
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -210,21 +227,49 @@ class MaskArray(LazyArray):
 
 
 class CountsArray(LazyArray):
-    """Items per row of a ragged field, or bytes per string, int64 ``(rows,)``; reads offsets only."""
+    """Items per row of a ragged field, or bytes per string, int64 ``(rows,)``; reads offsets only.
+
+    Masked where rows may be missing; reads their validity, too.
+    """
 
     def __init__(self, rows: Rows, name: str) -> None:
-        super().__init__(rows, (name,), (len(rows),), np.dtype(np.int64))
+        optional = 0 in rows.schema[name].optional
+        super().__init__(rows, (name,), (len(rows),), np.int64, masked=optional)
         self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self.rows.read_counts(self.name, start, stop)
+        counts = self.rows.read_counts(self.name, start, stop)
+        return masked(counts, self.rows.read_valid(self.name, start, stop)) if self.masked else counts
+
+
+class ValidArray(LazyArray):
+    """Which rows of a field are not missing, bool ``(rows,)``."""
+
+    def __init__(self, rows: Rows, name: str) -> None:
+        super().__init__(rows, (name,), (len(rows),), np.bool_)
+        self.name = name
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        valid = self.rows.read_valid(self.name, start, stop)
+        return np.ones(stop - start, np.bool_) if valid is None else valid
+
+
+class ShapesArray(LazyArray):
+    """Shapes of the rows of a shaped field, int64 ``(rows, axes)``; reads no items."""
+
+    def __init__(self, rows: Rows, name: str) -> None:
+        super().__init__(rows, (name,), (len(rows), rows.schema[name].axes), np.int64)
+        self.name = name
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        return self.rows.read_shapes(self.name, start, stop)
 
 
 class OffsetsArray(LazyArray):
     """Cumulative offsets of a ragged field over a view: int64 ``(rows + 1,)``."""
 
     def __init__(self, rows: Rows, name: str, chunk_rows: int) -> None:
-        super().__init__(rows, (name, str(chunk_rows)), (len(rows) + 1,), np.dtype(np.int64))
+        super().__init__(rows, (name, str(chunk_rows)), (len(rows) + 1,), np.int64)
         self.name, self.chunk_rows = name, chunk_rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -236,22 +281,28 @@ class OffsetsArray(LazyArray):
 
 
 class ValuesArray(LazyArray):
-    """Items of a ragged field over a view, row after row: ``(items, *shape)``."""
+    """Items of a ragged field over a view, row after row: ``(items, *shape)``; masked where they may be missing."""
 
     def __init__(self, rows: Rows, name: str, chunk_rows: int) -> None:
         field = rows.schema[name]
         n = int(item_edges(rows, name, chunk_rows)[-1])
-        super().__init__(rows, (name, str(chunk_rows)), (n, *field.shape), field.dtype)
+        optional = field.levels == 1 and 1 in field.optional
+        super().__init__(rows, (name, str(chunk_rows)), (n, *field.shape), field.dtype, masked=optional)
         self.name, self.chunk_rows = name, chunk_rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         if start >= stop:
-            return np.empty((0, *self.shape[1:]), self.dtype)
+            none = np.empty((0, *self.shape[1:]), self.dtype)
+            return masked(none, None) if self.masked else none
         edges, items = row_edges(self.rows, self.chunk_rows), item_edges(self.rows, self.name, self.chunk_rows)
         first = int(np.searchsorted(items, start, side="right")) - 1
         last = int(np.searchsorted(items, stop))
-        values = self.rows.read(self.name, int(edges[first]), int(edges[last])).values
-        return values[start - int(items[first]) : stop - int(items[first])]
+        data = self.rows.read(self.name, int(edges[first]), int(edges[last]))
+        wanted = slice(start - int(items[first]), stop - int(items[first]))
+        if not self.masked:
+            return data.values[wanted]
+        valid = data.valid_at(1)
+        return masked(data.values[wanted], None if valid is None else valid[wanted])
 
 
 def to_dask(source: LazyArray, chunks: Sequence[int], prefix: str) -> Any:
@@ -269,6 +320,7 @@ def to_dask(source: LazyArray, chunks: Sequence[int], prefix: str) -> Any:
     import dask.array as da
     from dask.base import tokenize
 
+    empty: Any = np.ma.empty if source.masked else np.empty
     token = tokenize(source, np.array(chunks))  # of an array, because dask walks through tuples
     return da.from_array(
         source,
@@ -276,5 +328,5 @@ def to_dask(source: LazyArray, chunks: Sequence[int], prefix: str) -> Any:
         name=f"{prefix}-{token}",
         asarray=False,
         inline_array=True,
-        meta=np.empty((0,) * source.ndim, source.dtype),
+        meta=empty((0,) * source.ndim, source.dtype),
     )

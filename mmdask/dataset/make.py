@@ -24,6 +24,8 @@ def from_arrays(
     *,
     fields: Iterable[Field] | None = None,
     labels: Mapping[str, Scalar] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    aux: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Write arrays as a new store and open it.
 
@@ -31,7 +33,9 @@ def from_arrays(
     ----------
     data : mapping, or records
         One entry per field, all with the same number of rows: a numpy array (dense), an awkward array or a list of
-        lists (ragged), a list of text (string), a dask array, or a list of numbers. An awkward array of records and a
+        lists (ragged), arrays of differing shape (shaped), text (string), a dask array, a field of another store, or
+        a list of numbers; records, or lists of them, become one field for each member, as ``jets_pt``. None, masked
+        numbers and missing values of awkward arrays make a field optional. An awkward array of records and a
         structured numpy array are taken apart. Arrays are read and converted in pieces of about 64 MiB; pieces of
         dask arrays end where chunks of all of them end, so that each chunk is computed once, unless that takes more
         than 1 GiB.
@@ -41,6 +45,10 @@ def from_arrays(
         What fields must become where that is not what they look like, as ``[mm.Field.category("process")]``.
     labels : mapping, optional
         Values that are the same for all rows; they become fields.
+    attrs : mapping, optional
+        Notes on the store, of anything JSON holds.
+    aux : mapping, optional
+        Arrays that are not per row, as bin edges or lists of names: `Dataset.aux`.
 
     Returns
     -------
@@ -53,7 +61,9 @@ def from_arrays(
         When something is at `path`.
     SchemaError
         When fields differ in length or cannot be stored exactly, or when lists without any item do not say what their
-        items would be and `fields` does not either.
+        items would be and `fields` does not either, or values are missing where a Field of `fields` is not optional.
+    OptionError
+        When `attrs` are not JSON.
 
     Examples
     --------
@@ -62,11 +72,11 @@ def from_arrays(
     >>> ds[1]
     {'x': np.float64(1.5), 'jets': array([2, 3]), 'name': 'b'}
     """
-    write_arrays(data, path, fields=fields, labels=labels, compute=_compute)
+    write_arrays(data, path, fields=fields, labels=labels, attrs=attrs, aux=aux, compute=compute_together)
     return open_dataset(path)
 
 
-def _compute(lazy: Sequence[Any]) -> Sequence[Any]:
+def compute_together(lazy: Sequence[Any]) -> Sequence[Any]:
     """Several collections in one pass, so that what they share is computed once."""
     computed: Sequence[Any] = dask.compute(*lazy, traverse=False)
     return computed

@@ -1,4 +1,4 @@
-"""`Ragged`: rows of differing length, or text, as a lazy collection that dask computes to awkward arrays."""
+"""`Ragged`: rows of differing length or shape, or text, as a lazy collection that dask computes to awkward arrays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import numpy as np
 from dask.base import DaskMethodsMixin, tokenize
 from dask.threaded import get as threaded_get
 
+from mmdask.dataset.layouts import row, rows_of, to_awkward
 from mmdask.dataset.lazy import (
     CountsArray,
     OffsetsArray,
     ResultArray,
+    ShapesArray,
+    ValidArray,
     ValuesArray,
     item_edges,
     row_edges,
@@ -22,21 +25,23 @@ from mmdask.dataset.lazy import (
 )
 from mmdask.display import html_table
 from mmdask.errors import OptionError, SchemaError
-from mmdask.expr import check
-from mmdask.rows.reader import Picker, as_text, decode
+from mmdask.expr import check, spelled_name
+from mmdask.rows.reader import Picker, decode
 from mmdask.rows.rows import Rows
-from mmdask.schema import Field, FieldData
+from mmdask.schema import Field
 
 __all__ = ["Ragged"]
 
-#: rows read together by iteration
+#: rows and bytes read together by iteration
 _PIECE_ROWS = 4096
+_PIECE_NBYTES = 16 << 20
 
 
 class Ragged(DaskMethodsMixin):  # type: ignore[misc]
-    """A ragged or string field of a dataset: lazy, in the dataset's chunks.
+    """A field whose rows differ in length or shape, or text: lazy, in the dataset's chunks.
 
-    Made by ``ds["jet_pt"]``. `compute` gives an awkward array; a row number or iteration gives rows at once.
+    Made by ``ds["jet_pt"]``. `compute` gives an awkward array; a row number or iteration gives rows at once, None where
+    one is missing.
 
     Parameters
     ----------
@@ -63,7 +68,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         self._rows = rows
         self._field: Field = rows.schema[name]
         self._chunk_rows = chunk_rows
-        self._name = f"{name}-{tokenize('Ragged', rows.identity, name, chunk_rows)}"
+        self._name = f"{name}-{tokenize('Ragged', rows.key, name, chunk_rows)}"
         self._graph = graph
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -97,7 +102,10 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
     @property
     def counts(self) -> Any:
-        """Items per row, bytes of text: a lazy dask array int64 ``(rows,)``; reads (outer) offsets only."""
+        """Items per row, bytes of text: a lazy dask array int64 ``(rows,)``; reads (outer) offsets only.
+
+        Masked where rows may be missing.
+        """
         return to_dask(CountsArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-counts")
 
     @property
@@ -114,18 +122,41 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def values(self) -> Any:
         """All items, row after row: a lazy dask array ``(items, *shape)`` with one chunk per chunk of rows.
 
-        Reads the stored offsets at the chunk bounds (of all rows, if a cut selects them).
+        Masked where items may be missing. Reads the stored offsets at the chunk bounds (of all rows, if a cut selects
+        them).
         """
         if self._field.n_offsets > 1:
-            raise OptionError(f"{self._field.name!r} has several levels; its values are in .compute()")
+            raise OptionError(
+                f"{self._field.name!r} has lists in lists; .compute() gives all of it, as an awkward array"
+            )
         edges = item_edges(self._rows, self._field.name, self._chunk_rows)
         lengths = [n for n in np.diff(edges).tolist() if n] or [0]
         return to_dask(self._source(ValuesArray), lengths, f"{self._field.name}-values")
+
+    @property
+    def shapes(self) -> Any:
+        """Shapes of shaped rows: a lazy dask array int64 ``(rows, axes)``; 0 where a row is missing; reads no items.
+
+        Raises
+        ------
+        OptionError
+            When the field is not shaped.
+        """
+        if self._field.kind != "shaped":
+            raise OptionError(f"{self._field.name!r} is {self._field.describe()}, without shapes; it has .counts")
+        return to_dask(ShapesArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-shapes")
+
+    @property
+    def valid(self) -> Any:
+        """Which rows are not missing: a lazy dask array bool ``(rows,)``; reads validity only."""
+        return to_dask(ValidArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-valid")
 
     def _source(self, kind: type[OffsetsArray] | type[ValuesArray]) -> Any:
         return kind(self._rows, self._field.name, self._chunk_rows)
 
     # One value per row ----------------------------------------------------------------------------------------------
+
+    # As in cuts: what is computed from a missing value is missing, unless the others decide. It is masked.
 
     def sum(self) -> Any:
         """Sum of each row, 0 without items: lazy, float64 for floats, int64 or uint64 for integers."""
@@ -148,63 +179,81 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
             )
         return self._reduce("count")
 
-    def mean(self, *, default: Any = np.nan) -> Any:
-        """Mean of each row: lazy, float64; `default` for rows without items."""
+    def mean(self, *, default: Any = None) -> Any:
+        """Mean of each row: lazy, float64; `default` for rows that have none, as for `min`."""
         return self._reduce("mean", default)
 
     def min(self, *, default: Any = None) -> Any:
-        """Least item of each row: lazy; `default` for rows without items, nan by default for floats."""
+        """Least item of each row: lazy.
+
+        Parameters
+        ----------
+        default : number, optional
+            For rows that have none. Without it, rows without items are nan if the items are floats, an error if they
+            are not, and of an optional field they are masked, as are those with something missing.
+        """
         return self._reduce("min", default)
 
     def max(self, *, default: Any = None) -> Any:
-        """Greatest item of each row: lazy; `default` for rows without items, nan by default for floats."""
+        """Greatest item of each row: lazy; `default` for rows that have none, as for `min`."""
         return self._reduce("max", default)
 
     def first(self, *, default: Any = None) -> Any:
-        """First item of each row: lazy; `default` for rows without items, nan by default for floats."""
+        """First item of each row: lazy; `default` for rows that have none, as for `min`."""
         return self._reduce("first", default)
 
     def last(self, *, default: Any = None) -> Any:
-        """Last item of each row: lazy; `default` for rows without items, nan by default for floats."""
+        """Last item of each row: lazy; `default` for rows that have none, as for `min`."""
         return self._reduce("last", default)
 
-    def argmin(self, *, default: int = -1) -> Any:
-        """Number of the least item of each row: lazy, int64; `default` for rows without items."""
-        return self._reduce("argmin", default)
+    def argmin(self, *, default: int | None = None) -> Any:
+        """Number of the least item of each row: lazy, int64.
 
-    def argmax(self, *, default: int = -1) -> Any:
-        """Number of the greatest item of each row: lazy, int64; `default` for rows without items."""
-        return self._reduce("argmax", default)
+        `default` for rows that have none: -1, or masked if the field is optional.
+        """
+        return self._reduce("argmin", default, -1)
 
-    def _reduce(self, function: str, default: Any = None) -> Any:
-        name = self._field.name
-        if self._field.kind != "ragged" or self._field.shape or self._field.levels > 1:
-            raise OptionError(f"{name!r} is {self._field.describe()}: {function} is for numbers in rows of one level")
-        expression = check(f"{function}(`{name}`)", self._rows.schema)
-        if expression.maybe_missing and default is None:
-            if expression.dtype.kind != "f":
+    def argmax(self, *, default: int | None = None) -> Any:
+        """Number of the greatest item of each row: lazy, int64; `default` for rows that have none, as for `argmin`."""
+        return self._reduce("argmax", default, -1)
+
+    def _reduce(self, function: str, default: Any = None, usual: Any = None) -> Any:
+        field = self._field
+        if field.kind != "ragged" or field.shape or field.levels > 1:
+            raise OptionError(
+                f"{field.name!r} is {field.describe()}: {function} is for numbers in rows of one level; "
+                ".compute() gives an awkward array"
+            )
+        expression = check(f"{function}({spelled_name(field.name)})", self._rows.schema)
+        masked = default is None and bool(field.optional)
+        if expression.maybe_missing and not masked:
+            default = usual if default is None else default
+            if default is None and expression.dtype.kind != "f":
                 raise OptionError(
-                    f"{function} of {name!r} ({self._field.describe()}) has no value for rows without items; "
+                    f"{function} of {field.name!r} ({field.describe()}) has no value for rows without items; "
                     f"say which one to use, as in .{function}(default=-1)"
                 )
-            default = np.nan
-        if expression.maybe_missing:
+            default = np.nan if default is None else default
             _check_default(default, expression.dtype, function)
-        return to_dask(ResultArray(self._rows, expression, default), self.chunks[0], f"{name}-{function}")
+        source = ResultArray(self._rows, expression, default, masked=masked)
+        return to_dask(source, self.chunks[0], f"{field.name}-{function}")
 
     # Rows -----------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Any:
-        """A row at once (an array, or text), or a slice of rows, lazy.
+        """A row at once, or a slice of rows, lazy.
 
-        An array is a read-only view of the store where it has one level, an awkward array where it has more.
+        A row of one level is a read-only view of the store, with a mask if an item is missing; of more levels an
+        awkward array; of a shaped field a read-only view in its shape; of text a str, or a list of str. None if it is
+        missing.
         """
-        if isinstance(index, int | np.integer):
+        if isinstance(index, int | np.integer) and not isinstance(index, bool):
             number = self._rows.number(int(index))
-            if self._field.n_offsets > 1:
-                return to_awkward(self._field, self._rows.read_row(self._field.name, number))[0]
+            field = self._field
+            if field.n_offsets > 1 or 1 in field.optional:
+                return row(field, self._rows.read_row(field.name, number))
             items = self._pick(number)
-            return decode(items.tobytes()) if self._field.kind == "string" else items
+            return items if field.kind != "string" or items is None else decode(items.tobytes())
         if isinstance(index, slice):
             return Ragged(self._rows.sliced(index), self._field.name, self._chunk_rows)
         raise OptionError(
@@ -218,21 +267,17 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         n = len(self)
-        for start in range(0, n, _PIECE_ROWS):
-            data = self._rows.read(self._field.name, start, min(start + _PIECE_ROWS, n))
-            if self._field.n_offsets > 1:
-                yield from to_awkward(self._field, data)
-            elif self._field.kind == "string":
-                yield from as_text(data)
-            else:
-                yield from (data.values[a:b] for a, b in itertools.pairwise(data.offsets[0].tolist()))
+        step = min(_PIECE_ROWS, max(int(_PIECE_NBYTES / max(self._rows.row_nbytes, 1)), 1))
+        for start in range(0, n, step):
+            data = self._rows.read(self._field.name, start, min(start + step, n))
+            yield from rows_of(self._field, data)
 
     def to_awkward(self) -> Any:
         """The awkward array, at once: the same as ``compute()``."""
         return self.compute()
 
     def to_list(self) -> list[Any]:
-        """Rows as Python lists, or text as str, at once."""
+        """Rows as Python lists, or text as str, at once; None where something is missing."""
         result: list[Any] = self.compute().to_list()
         return result
 
@@ -268,7 +313,14 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         return self._name
 
     __dask_scheduler__ = staticmethod(threaded_get)
-    __dask_optimize__ = None  # one task per chunk: there is nothing to fuse
+
+    @property
+    def __dask_optimize__(self) -> Any:
+        # That of arrays: dask orders the results of one compute by the optimizers of their collections, so with another
+        # one (array, ragged, array) would come back as (array, array, ragged).
+        from dask.array import Array
+
+        return Array.__dask_optimize__
 
     def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return join_chunks, ()
@@ -317,19 +369,3 @@ def join_chunks(chunks: list[Any]) -> Any:
     import awkward as ak
 
     return chunks[0] if len(chunks) == 1 else ak.concatenate(chunks)
-
-
-def to_awkward(field: Field, data: FieldData) -> Any:
-    """A run of rows as an awkward array that shares memory with it."""
-    import awkward as ak
-    from awkward import contents, index
-
-    values = data.values
-    if field.kind == "string":
-        layout = contents.NumpyArray(np.ascontiguousarray(values), parameters={"__array__": "char"})
-    else:
-        layout = contents.NumpyArray(values)
-    for i, offsets in enumerate(reversed(data.offsets)):
-        text = {"__array__": "string"} if field.kind == "string" and i == 0 else None
-        layout = contents.ListOffsetArray(index.Index64(offsets), layout, parameters=text)
-    return ak.Array(layout)

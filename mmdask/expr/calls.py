@@ -22,6 +22,7 @@ from mmdask.expr.typed import (
     UINT64,
     Range,
     Typed,
+    lists_missing,
     literal,
     range_of,
     whole_dtype,
@@ -53,7 +54,8 @@ def call(checker: Checker, node: Call) -> Typed:
             if (found := thousands(checker.text, a.end, b.start)) is not None:
                 raise error_at(checker.text, *found)
         raise checker.error(node, _arity(function, len(node.args)))
-    args = tuple(checker.visit(a) for a in node.args)
+    visit = checker.asked if function.group == "missing" else checker.visit
+    args = tuple(map(visit, node.args))
     return _GROUPS[function.group](checker, function.name, args, node)
 
 
@@ -103,25 +105,25 @@ def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> 
             node, f"count(...) counts true items, and {checker.what(x)}; write count({source} != 0), or len({source})"
         )
     x = checker.truth(x)
-    tree = _tree(node, (x,))
+    tree, missing = _tree(node, (x,)), x.missing or lists_missing(x)
     if name == "count":
-        return Typed("count", (x,), "int", INT64, 0, x.missing, tree, (0, _MOST_ITEMS))
+        return Typed("count", (x,), "int", INT64, 0, missing, tree, (0, _MOST_ITEMS))
     if name == "none":
-        found = Typed("any", (x,), "bool", BOOL, 0, x.missing, tree, (0, 1))
-        return Typed("not", (found,), "bool", BOOL, 0, x.missing, tree, (0, 1))
-    return Typed(name, (x,), "bool", BOOL, 0, x.missing, tree, (0, 1))
+        found = Typed("any", (x,), "bool", BOOL, 0, missing, tree, (0, 1))
+        return Typed("not", (found,), "bool", BOOL, 0, missing, tree, (0, 1))
+    return Typed(name, (x,), "bool", BOOL, 0, missing, tree, (0, 1))
 
 
 def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = _items(checker, checker.number(args[0]), f"{name}(...)")
     tree = _tree(node, args)
     if name == "len":
-        return Typed("len", (x,), "int", INT64, 0, False, tree, (0, _MOST_ITEMS))
+        return Typed("len", (x,), "int", INT64, 0, lists_missing(x), tree, (0, _MOST_ITEMS))
     if name == "sum":
         return _sum(x, tree)
     if name == "mean":
         total = _sum(x, tree)
-        length = Typed("len", (x,), "int", INT64, 0, False, tree, (0, _MOST_ITEMS))
+        length = Typed("len", (x,), "int", INT64, 0, lists_missing(x), tree, (0, _MOST_ITEMS))
         return Typed("mean", (total, length), "float", FLOAT64, 0, True, tree)
     if name in ("argmin", "argmax"):
         return Typed(name, (x,), "int", INT64, 0, True, tree, (0, _MOST_ITEMS))
@@ -129,14 +131,15 @@ def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
 
 
 def _sum(x: Typed, tree: Node) -> Typed:
+    missing = x.missing or lists_missing(x)
     if x.kind == "float":
-        return Typed("sum", (x,), "float", FLOAT64, 0, x.missing, tree)
+        return Typed("sum", (x,), "float", FLOAT64, 0, missing, tree)
     dtype = UINT64 if x.dtype == UINT64 else INT64
     narrow = x.dtype.itemsize < 8
     values = range_of(dtype)
     if narrow:
         values = (-_FAR_SUM if x.range[0] < 0 else 0, _FAR_SUM)
-    return Typed("sum", (x,), "int", dtype, 0, x.missing, tree, values, "plain" if narrow else "checked")
+    return Typed("sum", (x,), "int", dtype, 0, missing, tree, values, "plain" if narrow else "checked")
 
 
 def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
@@ -151,7 +154,7 @@ def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> T
     checker.number(default)
     element = item(checker, x, int(i.value), Index(node.args[0], 0, start=node.start, end=node.end))
     kind, dtype, values = _common(checker, x, default, node)
-    missing = x.missing or default.missing
+    missing = x.missing or lists_missing(x) or default.missing
     # The index as it was typed, and not as an expression that gave it: equal cuts have equal trees.
     index: Node = Integer(abs(i.value), start=i.tree.start, end=i.tree.end)
     index = Unary("-", index, start=i.tree.start, end=i.tree.end) if i.value < 0 else index
@@ -205,6 +208,13 @@ def _xor(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Ty
     if not a.kind == b.kind == "int":
         raise checker.error(node, f"xor takes two booleans or two integers; {checker.what(a)}, and {checker.what(b)}")
     return checker.bits("^", [a, b], tree)
+
+
+def _missing(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+    x = args[0]
+    if x.op == "literal":
+        raise checker.error(x.tree, f"{name}(...) asks about a field, or what is computed from one")
+    return Typed(name, (x,), "bool", BOOL, x.depth, False, _tree(node, args), (0, 1))
 
 
 def _test(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
@@ -264,6 +274,7 @@ _GROUPS: dict[str, Callable[[Checker, str, tuple[Typed, ...], Call], Typed]] = {
     "where": _where,
     "xor": _xor,
     "test": _test,
+    "missing": _missing,
     "double": _double,
     "keep": _keep,
     "pair": _pair,

@@ -201,21 +201,41 @@ class Checker:
         raise self.error(typed.tree, f"{what} not in this expression{near or '; name it there, or leave it out'}")
 
     def field(self, field: Field, node: Name) -> Typed:
+        missing = 0 in field.optional
         if field.kind == "category":
-            return Typed("field", (), "label", field.dtype, 0, False, node, value=field.name)
+            return Typed("field", (), "label", field.dtype, 0, missing, node, value=field.name)
         if field.kind == "string" and field.levels == 0:
-            return Typed("field", (), "text", field.dtype, 0, False, node, value=field.name)
+            return Typed("field", (), "text", field.dtype, 0, missing, node, value=field.name)
         depth = field.levels + len(field.shape)
-        if depth > 1 or field.kind == "string":
+        if field.kind in ("shaped", "string"):
+            what = "numbers, labels and text, one for each row, and rows of numbers"
+            raise self.error(
+                node,
+                f"{field.name!r} is {field.describe()}, and cuts read {what}; compute what the cut needs, and store it "
+                "as a field",
+            )
+        if depth > 1:
             raise self.error(node, f"{field.name!r} is {field.describe()}, nested more than once; cuts read one level")
         if field.dtype.kind not in "biuf":
             raise self.error(
                 node, f"{field.name!r} is {field.describe()}; cuts read booleans, integers and real numbers"
             )
+        lost = missing and depth > 0
+        missing = depth in field.optional
         if field.dtype.kind == "f":
-            return Typed("field", (), "float", field.dtype, depth, False, node, value=field.name)
+            return Typed("field", (), "float", field.dtype, depth, missing, node, value=field.name, lost=lost)
         kind: Any = "bool" if field.dtype == BOOL else "int"
-        return Typed("field", (), kind, field.dtype, depth, False, node, range_of(field.dtype), field.name)
+        return Typed("field", (), kind, field.dtype, depth, missing, node, range_of(field.dtype), field.name, lost)
+
+    def asked(self, node: Node) -> Typed:
+        """What is asked of whether it is missing: also a field of rows that cuts do not compute with."""
+        field = self.schema.get(node.name) if isinstance(node, Name) and node.name not in self.constants else None
+        if field is not None and (
+            field.kind == "shaped"
+            or (field.kind == "dense" and (len(field.shape) > 1 or field.dtype.kind not in "biuf"))
+        ):
+            return Typed("field", (), "text", field.dtype, 0, 0 in field.optional, node, value=field.name)
+        return self.visit(node)
 
     def index(self, index: int | Name, node: Index) -> int:
         if isinstance(index, int):
@@ -326,8 +346,8 @@ class Checker:
         if op not in ("==", "!="):
             raise self.error(tree, f"text has no order here; compare {self.source(field.tree)} by ==, != or in")
         self.known_label(field, text)
-        found = Typed("in text", (field,), "bool", BOOL, 0, False, tree, (0, 1), (text.value,))
-        return found if op == "==" else Typed("not", (found,), "bool", BOOL, 0, False, tree, (0, 1))
+        found = Typed("in text", (field,), "bool", BOOL, 0, field.missing, tree, (0, 1), (text.value,))
+        return found if op == "==" else Typed("not", (found,), "bool", BOOL, 0, field.missing, tree, (0, 1))
 
     def known_label(self, field: Typed, text: Typed) -> None:
         if field.kind != "label":
@@ -359,7 +379,7 @@ class Checker:
         if x.kind in ("label", "text"):
             for i in items:
                 self.known_label(x, i)
-            found = Typed("in text", (x,), "bool", BOOL, 0, False, tree, (0, 1), values)
+            found = Typed("in text", (x,), "bool", BOOL, 0, x.missing, tree, (0, 1), values)
         else:
             numbers = members(x.dtype, tuple(int(v) if isinstance(v, bool) else v for v in values))
             value = (numbers.dtype.str, numbers.tobytes())

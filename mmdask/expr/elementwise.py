@@ -41,11 +41,11 @@ def _bool(aligned: Aligned, values: Bools) -> Value:
     known = all_known(aligned.known)
     if known is not None:
         values = values & known
-    return Value(values, aligned.offsets, known, aligned.origin)
+    return aligned.value(values, known)
 
 
 def _number(aligned: Aligned, values: Array) -> Value:
-    return Value(values, aligned.offsets, all_known(aligned.known), aligned.origin)
+    return aligned.value(values, all_known(aligned.known))
 
 
 # ------------------------------------------------------------------------------------------------- comparisons
@@ -62,7 +62,7 @@ def _compare_literal(block: Block, node: Typed, args: list[Value]) -> Value:
     values = compare_literal(op, x.array, number, SCRATCH.take(len(x.array), BOOL))
     if x.known is not None:
         values &= x.known
-    return Value(values, x.offsets, x.known, x.origin, scratch=True)
+    return x._replace(array=values, scratch=True)
 
 
 def _in(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -72,15 +72,19 @@ def _in(block: Block, node: Typed, args: list[Value]) -> Value:
 
 
 def _in_text(block: Block, node: Typed, args: list[Value]) -> Value:
-    data = args[0].data
+    data, known = args[0].data, args[0].known
     assert data is not None
     if node.args[0].kind == "label":
         codes = [code for code, label in enumerate(data.labels) if label in node.value]
-        return Value(is_member(args[0].array, np.array(codes, args[0].array.dtype)))
+        return Value(_known(is_member(args[0].array, np.array(codes, args[0].array.dtype)), known), None, known)
     found = np.zeros(block.rows, np.bool_)
     for text in node.value:
         found[_rows_equal(data.values, data.offsets[0], text.encode())] = True
-    return Value(found)
+    return Value(_known(found, known), None, known)
+
+
+def _known(found: Bools, known: Bools | None) -> Bools:
+    return found if known is None else found & known
 
 
 def _rows_equal(text: Array, offsets: Array, wanted: bytes) -> Array:
@@ -105,7 +109,7 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
         # each operand as a double: also for integers, where numpy would have other rules
         out = SCRATCH.take(length(a, b), FLOAT64)
         values = _UFUNC[node.op](a, b, out, dtype=np.float64, casting="unsafe")
-        return Value(values, aligned.offsets, all_known(aligned.known), aligned.origin, scratch=True)
+        return aligned.value(values, all_known(aligned.known), scratch=True)
     if node.op in ("//", "%") and node.missing:
         divides = b != 0
         aligned.known.append(np.broadcast_to(divides, np.broadcast_shapes(a.shape, b.shape)))
@@ -122,7 +126,7 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
             wrong = _overflows(node.op, _as(a, node), _as(b, node), values)
             _check(block, node, a, b, wrong, known, aligned)
     scratch = node.value != "exact" and node.op != "**"
-    return Value(values, aligned.offsets, known, aligned.origin, scratch=scratch)
+    return aligned.value(values, known, scratch=scratch)
 
 
 def _as(a: Array, node: Typed) -> Array:
@@ -195,17 +199,17 @@ def _exact(block: Block, node: Typed, a: Array, b: Array, known: Bools | None, a
 def _negative(block: Block, node: Typed, args: list[Value]) -> Value:
     x = args[0]
     if node.kind == "float":
-        return Value(-x.array, x.offsets, x.known, x.origin)
+        return x._replace(array=-x.array, scratch=False)
     _check_sign_change(block, node, x)
-    return Value(np.negative(x.array.astype(INT64)), x.offsets, x.known, x.origin)
+    return x._replace(array=np.negative(x.array.astype(INT64)), scratch=False)
 
 
 def _absolute(block: Block, node: Typed, args: list[Value]) -> Value:
     x = args[0]
     if node.kind == "float":
-        return Value(np.abs(x.array), x.offsets, x.known, x.origin)
+        return x._replace(array=np.abs(x.array), scratch=False)
     _check_sign_change(block, node, x)
-    return Value(np.abs(x.array.astype(INT64)), x.offsets, x.known, x.origin)
+    return x._replace(array=np.abs(x.array.astype(INT64)), scratch=False)
 
 
 def _check_sign_change(block: Block, node: Typed, x: Value) -> None:
@@ -271,7 +275,14 @@ def _where(block: Block, node: Typed, args: list[Value]) -> Value:
         known = all_known([known, chosen])
     if known is not None and node.kind == "bool":
         values = values & known
-    return Value(values, aligned.offsets, known, aligned.origin)
+    return aligned.value(values, known)
+
+
+def _missing(block: Block, node: Typed, args: list[Value]) -> Value:
+    x = args[0]
+    n = 1 if x.offsets is None else len(x.array)  # one value stands for all rows
+    missing = np.zeros(n, np.bool_) if x.known is None else ~x.known
+    return Value(missing, x.offsets, None, x.origin, there=x.there)
 
 
 def _test(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -342,6 +353,7 @@ OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     **dict.fromkeys(("bits &", "bits |", "bits ^"), _bits),
     "xor": _xor,
     "where": _where,
+    "ismissing": _missing,
     **dict.fromkeys(("isnan", "isfinite"), _test),
     **dict.fromkeys(_DOUBLE, _double),
     **dict.fromkeys(_ROUNDING, _rounded),

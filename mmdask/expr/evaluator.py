@@ -7,7 +7,7 @@ Booleans are False where they are missing: so a cut's values are its answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -38,11 +38,14 @@ class Result:
         int64 ``(rows + 1,)`` for depth 1.
     known : numpy.ndarray or None
         Where there is a value, bool of the shape of `values`; None if everywhere.
+    there : numpy.ndarray or None
+        For depth 1, which rows have a list at all, bool ``(rows,)``; None if every row has. Others have no items.
     """
 
     values: npt.NDArray[Any]
     offsets: Offsets | None = None
     known: Bools | None = None
+    there: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def evaluate_many(
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
         values = _run(tuple(expressions), block)
-    return tuple(_result(value, rows) for value in values)
+    return tuple(_result(block, value, rows) for value in values)
 
 
 def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
@@ -172,14 +175,17 @@ def _program(expressions: tuple[Expression, ...]) -> tuple[tuple[_Step, ...], tu
     return tuple(steps), results
 
 
-def _result(value: Value, rows: int) -> Result:
+def _result(block: Block, value: Value, rows: int) -> Result:
+    if value.there is not None:
+        value = block.without_lost(value)
+        value = value._replace(known=_not_all(value.known))
     values, known = value.array, value.known
     if value.offsets is None and len(values) != rows:
         values = np.broadcast_to(values, rows)
     if known is not None:
         known = np.broadcast_to(known, values.shape)
         values = np.where(known, values, values.dtype.type(0))
-    return Result(values, value.offsets, known)
+    return Result(values, value.offsets, known, value.there)
 
 
 def _field(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -190,17 +196,29 @@ def _field(block: Block, node: Typed, args: list[Value]) -> Value:
     if data.values.dtype != node.dtype:
         if data.values.dtype.newbyteorder("=") != node.dtype:
             raise SchemaError(f"field {name!r} is {data.values.dtype}, and the cut was checked for {node.dtype}")
-        data = FieldData(data.values.astype(node.dtype), data.offsets, data.labels)
+        data = replace(data, values=data.values.astype(node.dtype))
+    there, known = _not_all(data.valid_at(0)), _not_all(data.valid_at(1))
     if node.kind == "text":
-        return Value(data.values, None, None, name, data)
+        return Value(data.values, None, there, name, data)
     if node.depth == 0:
         values = data.values
         # a constant of the block: one value is enough
-        values = values[:1] if len(values) > 1 and values.strides == (0,) else values
-        return Value(values, None, None, name, data if node.kind == "label" else None)
+        values = values[:1] if len(values) > 1 and values.strides == (0,) and there is None else values
+        return Value(_false(node, values, there), None, there, name, data if node.kind == "label" else None)
     if data.values.ndim == 2:  # rows of a fixed number of items
-        return Value(data.values.reshape(-1), block.regular(data.values.shape[1]), None, name)
-    return Value(data.values, data.offsets[0], None, name)
+        n = data.values.shape[1]
+        known = None if there is None else np.repeat(there, n)
+        return Value(_false(node, data.values.reshape(-1), known), block.regular(n), known, name, there=there)
+    return Value(_false(node, data.values, known), data.offsets[0], known, name, there=there)
+
+
+def _not_all(valid: Bools | None) -> Bools | None:
+    return None if valid is None or valid.all() else valid
+
+
+def _false(node: Typed, values: npt.NDArray[Any], known: Bools | None) -> npt.NDArray[Any]:
+    """Booleans are False where they are missing."""
+    return values if known is None or node.kind != "bool" else values & known
 
 
 def _literal(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -212,7 +230,7 @@ def _not(block: Block, node: Typed, args: list[Value]) -> Value:
     values = ~x.array
     if x.known is not None:
         values &= x.known
-    return Value(values, x.offsets, x.known, x.origin)
+    return x._replace(array=values, scratch=False)
 
 
 def _and(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -231,7 +249,7 @@ def _kleene(block: Block, args: list[Value], ufunc: np.ufunc) -> Value:
     if a_known is not None or b_known is not None:
         known = _decided(a, a_known, b, b_known, ufunc)
     values = ufunc(a, b, out=SCRATCH.take(length(a, b), BOOL))
-    return Value(values, aligned.offsets, known, aligned.origin, scratch=True)
+    return aligned.value(values, known, scratch=True)
 
 
 def _decided(a: Bools, a_known: Bools | None, b: Bools, b_known: Bools | None, ufunc: np.ufunc) -> Bools:

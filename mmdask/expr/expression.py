@@ -12,7 +12,7 @@ from mmdask.errors import ExpressionError
 from mmdask.expr.checker import Checker, field_names
 from mmdask.expr.parser import MAX_DEPTH, depth_of, parse
 from mmdask.expr.tree import Logic, Node, Not, canonical, error_at
-from mmdask.expr.typed import BOOL, TOO_LARGE, Typed
+from mmdask.expr.typed import BOOL, TOO_LARGE, Typed, lists_missing
 from mmdask.schema import Schema
 
 __all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate"]
@@ -66,7 +66,13 @@ class Expression:
     @property
     def maybe_missing(self) -> bool:
         """Whether some rows or items may have no value, as ``jet_pt[3]`` in rows with three items."""
-        return self.typed.missing
+        return bool(self.optional)
+
+    @property
+    def optional(self) -> tuple[int, ...]:
+        """Depths at which values may be missing, as those of a `Field`: 0 for rows, 1 for items."""
+        rows = lists_missing(self.typed) if self.depth else self.typed.missing
+        return (0,) * rows + (1,) * (self.depth > 0 and self.typed.missing)
 
     def __hash__(self) -> int:
         return hash(self.canonical)

@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["ALIASES", "FUNCTIONS", "Function"]
 
-Group = Literal["truth", "reduce", "pick", "where", "xor", "test", "double", "keep", "pair"]
+Group = Literal["truth", "reduce", "pick", "where", "xor", "test", "missing", "double", "keep", "pair"]
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Function:
     """A function: how many arguments it takes and how its result is typed.
 
     `group` is "truth" (any all none count), "reduce" (items to one value per row), "pick" (one item per row),
-    "test" (a number to a boolean), "double" (computed in double), "keep" (no rounding, so the dtype stays),
-    "pair" (the smaller or larger of two), "where" or "xor".
+    "test" (a number to a boolean), "missing" (whether there is no value), "double" (computed in double), "keep" (no
+    rounding, so the dtype stays), "pair" (the smaller or larger of two), "where" or "xor".
     """
 
     name: str
@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("xor", "xor", 2, "xor(a, b)"),
         Function("isnan", "test", 1, "isnan(x)"),
         Function("isfinite", "test", 1, "isfinite(x)"),
+        Function("ismissing", "missing", 1, "ismissing(x)"),
         Function("sqrt", "double", 1, "sqrt(x)"),
         Function("exp", "double", 1, "exp(x)"),
         Function("log", "double", 1, "log(x)"),

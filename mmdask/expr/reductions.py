@@ -24,23 +24,27 @@ def _ragged(x: Value) -> tuple[Array, Offsets]:
 def _any(block: Block, node: Typed, args: list[Value]) -> Value:
     values, offsets = _ragged(args[0])
     found = segments.segment_any(values, offsets)
-    if args[0].known is None:
-        return Value(found)
-    return Value(found, None, found | segments.segment_all(args[0].known, offsets))
+    known = None if args[0].known is None else found | segments.segment_all(args[0].known, offsets)
+    return _truth(found, known, args[0])
 
 
 def _all(block: Block, node: Typed, args: list[Value]) -> Value:
     values, offsets = _ragged(args[0])
     if args[0].known is None:
-        return Value(segments.segment_all(values, offsets))
+        return _truth(segments.segment_all(values, offsets), None, args[0])
     wrong = segments.segment_any(args[0].known & ~values, offsets)
     complete = segments.segment_all(args[0].known, offsets)
-    return Value(complete & ~wrong, None, complete | wrong)
+    return _truth(complete & ~wrong, complete | wrong, args[0])
+
+
+def _truth(values: Bools, known: Bools | None, x: Value) -> Value:
+    """A boolean of each row's list, which is missing where the list is."""
+    return Value(values if x.there is None else values & x.there, None, all_known([known, x.there]))
 
 
 def _complete(x: Value, offsets: Offsets) -> Bools | None:
-    """Which rows have no missing item."""
-    return None if x.known is None else segments.segment_all(x.known, offsets)
+    """Which rows have a list, and no missing item in it."""
+    return all_known([None if x.known is None else segments.segment_all(x.known, offsets), x.there])
 
 
 def _count(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -49,7 +53,7 @@ def _count(block: Block, node: Typed, args: list[Value]) -> Value:
 
 
 def _len(block: Block, node: Typed, args: list[Value]) -> Value:
-    return Value(np.diff(_ragged(args[0])[1]))
+    return Value(np.diff(_ragged(args[0])[1]), None, args[0].there)
 
 
 def _sum(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -105,7 +109,7 @@ def _extreme(block: Block, node: Typed, args: list[Value]) -> Value:
 
 def _item(block: Block, node: Typed, args: list[Value]) -> Value:
     values, known, there = _chosen(args[0], int(node.value))
-    known = all_known([known, None if there.all() else there])
+    known = all_known([known, None if there.all() else there, args[0].there])
     if node.kind == "bool" and known is not None:
         values = values & known
     return Value(values, None, known)
@@ -132,7 +136,9 @@ def _get(block: Block, node: Typed, args: list[Value]) -> Value:
     values = np.where(there, chosen.astype(node.dtype, copy=False), default.array.astype(node.dtype, copy=False))
     if known is not None or default.known is not None:
         known = np.where(there, True if known is None else known, True if default.known is None else default.known)
-        values = values & known if node.kind == "bool" else values
+    known = all_known([known, x.there])  # the default is for rows that have a list, and it is short
+    if known is not None and node.kind == "bool":
+        values = values & known
     return Value(values, None, known)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mmdask.expr.tree import Node
 
-__all__ = ["Range", "Typed", "fits", "literal", "range_of", "whole_dtype"]
+__all__ = ["Range", "Typed", "fits", "lists_missing", "literal", "range_of", "whole_dtype"]
 
 Kind = Literal["bool", "int", "float", "label", "text", "list"]
 Range = tuple[int, int]
@@ -43,13 +43,15 @@ class Typed:
     depth : int
         0: one value per row; 1: one per item.
     missing : bool
-        Whether there may be no value.
+        Whether there may be no value; of items, whether one may be missing in a list that is there.
     range : (int, int)
         Smallest and largest value that a bool or int can have.
     value : object
         Of a literal; the name of a field; what else the operation needs.
     tree : Node
         The syntax tree, with constants put in.
+    lost : bool
+        Of a field, whether whole lists may be missing.
     """
 
     op: str
@@ -61,6 +63,12 @@ class Typed:
     tree: Node = field(compare=False)
     range: Range = (0, 0)
     value: Any = None
+    lost: bool = False
+
+
+def lists_missing(x: Typed) -> bool:
+    """Whether whole lists may be missing: those of one of the values of items that it is made of."""
+    return x.depth > 0 and (x.lost or any(map(lists_missing, x.args)))
 
 
 def range_of(dtype: np.dtype[Any]) -> Range:

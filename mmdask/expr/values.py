@@ -24,7 +24,7 @@ class Value(NamedTuple):
 
     `array` holds anything where `known` is False, but booleans are False there. `origin` is the ragged field that the
     offsets came from; `data` is kept for text and categories. `scratch`: the array is from `Scratch`, and no other
-    value shares it.
+    value shares it. `there`: of values of items, which rows have their list at all; None if every row has.
     """
 
     array: Array
@@ -33,15 +33,21 @@ class Value(NamedTuple):
     origin: str = ""
     data: FieldData | None = None
     scratch: bool = False
+    there: Bools | None = None
 
 
 class Aligned(NamedTuple):
-    """Arrays that broadcast to each other, and where each is known."""
+    """Arrays that broadcast to each other, where each is known, and which rows have a list in all of them."""
 
     arrays: list[Array]
     known: list[Bools | None]
     offsets: Offsets | None
     origin: str
+    there: Bools | None = None
+
+    def value(self, values: Array, known: Bools | None, *, scratch: bool = False) -> Value:
+        """What was made of the arrays, element by element."""
+        return Value(values, self.offsets, known, self.origin, scratch=scratch, there=self.there)
 
 
 class Scratch(threading.local):
@@ -94,7 +100,7 @@ class Block:
         self.first_row = first_row
         self._regular: dict[int, Offsets] = {}
         # pairs of arrays found equal; holding them keeps their ids their own
-        self._equal: dict[tuple[int, int], tuple[Offsets, Offsets]] = {}
+        self._pairs: dict[tuple[int, int], tuple[Offsets, Offsets]] = {}
 
     def regular(self, n_items: int) -> Offsets:
         """The offsets of rows that all have the same number of items."""
@@ -107,32 +113,65 @@ class Block:
         ragged = [a for a in args if a.offsets is not None]
         if not ragged:
             return Aligned([a.array for a in args], [a.known for a in args], None, "")
-        first = ragged[0]
+        there = all_known([a.there for a in ragged])
+        if not all(self._equal(ragged[0], other) for other in ragged[1:]):
+            args = self._common(args, there)
+        first = next(a for a in args if a.offsets is not None)
         offsets = first.offsets
         assert offsets is not None
-        for other in ragged[1:]:
-            self._check_equal(first, other)
         if len(ragged) == len(args):
-            return Aligned([a.array for a in args], [a.known for a in args], offsets, first.origin)
+            return Aligned([a.array for a in args], [a.known for a in args], offsets, first.origin, there)
         counts = np.diff(offsets)
         arrays = [a.array if a.offsets is not None else _repeated(a.array, counts) for a in args]
         known = [a.known if a.offsets is not None or a.known is None else _repeated(a.known, counts) for a in args]
-        return Aligned(arrays, known, offsets, first.origin)
+        return Aligned(arrays, known, offsets, first.origin, there)
 
-    def _check_equal(self, a: Value, b: Value) -> None:
+    def _equal(self, a: Value, b: Value) -> bool:
+        """Whether two values have equal offsets."""
         assert a.offsets is not None
         assert b.offsets is not None
         pair = (id(a.offsets), id(b.offsets))
-        if a.offsets is b.offsets or pair in self._equal:
-            return
+        if a.offsets is b.offsets or pair in self._pairs:
+            return True
         if not np.array_equal(a.offsets, b.offsets):
-            counts_a, counts_b = np.diff(a.offsets), np.diff(b.offsets)
-            row = int(np.flatnonzero(counts_a != counts_b)[0])
-            raise ExpressionError(
-                f"{a.origin!r} and {b.origin!r} have different numbers of items, so they cannot be combined item by "
-                f"item: row {self.first_row + row} has {counts_a[row]} and {counts_b[row]}"
-            )
-        self._equal[pair] = (a.offsets, b.offsets)
+            return False
+        self._pairs[pair] = (a.offsets, b.offsets)
+        return True
+
+    def _common(self, args: Sequence[Value], there: Bools | None) -> list[Value]:
+        """Values of items with those alone whose rows have a list in all of them: there the counts must be equal."""
+        first: Value | None = None
+        expected: Any = None
+        offsets = np.zeros(self.rows + 1, np.int64)
+        found = []
+        for a in args:
+            if a.offsets is None:
+                found.append(a)
+                continue
+            all_counts = np.diff(a.offsets)
+            counts = all_counts if there is None else np.where(there, all_counts, 0)
+            if first is None:
+                first, expected = a, counts
+                np.cumsum(counts, out=offsets[1:])
+            elif (counts != expected).any():
+                row = int(np.argmax(counts != expected))
+                raise ExpressionError(
+                    f"{first.origin!r} and {a.origin!r} have different numbers of items, so they cannot be combined "
+                    f"item by item: row {self.first_row + row} has {expected[row]} and {counts[row]}"
+                )
+            kept = slice(None) if there is None else np.repeat(there, all_counts)
+            known = None if a.known is None else a.known[kept]
+            found.append(a._replace(array=a.array[kept], offsets=offsets, known=known, scratch=False))
+        return found
+
+    def without_lost(self, value: Value) -> Value:
+        """A value of items without those of rows that have no list: rows of a fixed length store some."""
+        assert value.offsets is not None
+        assert value.there is not None
+        if not (np.diff(value.offsets)[~value.there]).any():
+            return value
+        [kept] = self._common([value], value.there)
+        return kept
 
     def row_of(self, place: int, offsets: Offsets | None) -> int:
         """The number of the row that a value or an item belongs to."""

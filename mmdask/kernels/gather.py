@@ -6,6 +6,7 @@ dtypes, since it moves bytes between addresses. Every row number is checked befo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
 from mmdask.kernels.jit import Kernel
 
-__all__ = ["pad_ragged", "take_nested", "take_ragged", "take_rows", "view_of"]
+__all__ = ["Runs", "pad_ragged", "take_nested", "take_ragged", "take_rows", "view_of"]
 
 Parts = Sequence["npt.NDArray[Any] | None"]
 Int64s = npt.NDArray[np.int64]
@@ -116,19 +117,11 @@ def take_nested(
     like: npt.NDArray[Any] | None = None,
 ) -> tuple[tuple[Int64s, ...], npt.NDArray[Any]]:
     """Copy rows of a field with any number of levels of offsets, outermost first; else as `take_ragged`."""
-    rows = _checked(rows, starts, len(values))
     like = _like(values, like)
-    runs = _Runs(starts, rows)
-    deepest = len(levels) - 1
-    out_offsets = tuple(
-        runs.follow(offsets, values if i == deepest else levels[i + 1], i < deepest) for i, offsets in enumerate(levels)
-    )
-    addresses = runs.addresses(values, like.dtype, like.shape[1:])
-    out = np.empty((runs.total, *like.shape[1:]), like.dtype)
-    if out.nbytes:
-        width = _width(out.dtype, out.shape[1:])
-        COPY_RUNS(addresses, runs.part, runs.first, runs.count, _address(out), width)
-    return out_offsets, out
+    runs = Runs(starts, rows, len(values))
+    taken = [runs.follow(level, below, offsets=True) for level, below in itertools.pairwise(levels)]
+    taken.append(runs.follow(levels[-1], values))
+    return tuple(taken), runs.copy(values, like)
 
 
 def pad_ragged(
@@ -173,25 +166,32 @@ def pad_ragged(
            [-1, -1, -1],
            [ 0,  1, -1]])
     """
-    rows = _checked(rows, starts, len(values))
-    _check_out(out, len(rows), axes=2)
-    if mask is None:
-        mask = np.empty(out.shape[:2], np.bool_)
-    _check_out(mask, len(rows), axes=2)
-    if mask.dtype != np.bool_ or mask.shape != out.shape[:2]:
-        raise OptionError(f"the mask is bool {out.shape[:2]}, got {mask.dtype} {mask.shape}")
-    runs = _Runs(starts, rows)
-    runs.follow(offsets, values, False)
-    addresses = runs.addresses(values, out.dtype, out.shape[2:])
-    width = _width(out.dtype, out.shape[2:])
-    PAD_RUNS(addresses, runs.part, runs.first, runs.count, _address(out), width, mask, bool(left))
+    runs = Runs(starts, rows, len(values))
+    runs.follow(offsets, values)
+    runs.pad(values, out, np.empty(out.shape[:2], np.bool_) if mask is None else mask, left)
     return runs.count
 
 
-class _Runs:
-    """Where the items of each row lie: a run of `count` elements from `first` of its part, level after level."""
+class Runs:
+    """Where the elements of each row lie: a run of `count` from `first` of its part, level after level.
 
-    def __init__(self, starts: Int64s, rows: Int64s) -> None:
+    At first they are the rows themselves; each call of `follow` goes on to what these hold.
+
+    Parameters
+    ----------
+    starts, rows : numpy.ndarray
+        As for `take_rows`.
+    n_parts : int
+        How many there are.
+
+    Raises
+    ------
+    RowNotFoundError
+        When a row is negative or past the end.
+    """
+
+    def __init__(self, starts: Int64s, rows: Int64s, n_parts: int) -> None:
+        rows = _checked(rows, starts, n_parts)
         self.starts = starts
         self.rows = rows
         self.part = np.empty(len(rows), np.int64)
@@ -202,10 +202,23 @@ class _Runs:
         if len(rows):
             LOCATE(starts, rows, self.part, self.first)
 
-    def follow(self, offsets: Parts, below: Parts, below_is_offsets: bool) -> Int64s:
-        """Go from the elements of this level to those of the next; return the offsets."""
-        table = _Table(offsets, np.dtype(np.int64), (), self.elements + 1)
-        limits = np.array([_UNKNOWN if b is None else len(b) - below_is_offsets for b in below], np.int64)
+    def follow(self, levels: Parts, below: Parts, *, offsets: bool = False) -> Int64s:
+        """Go on from the elements of this level to those of the next, and return the offsets, int64 ``(total + 1,)``.
+
+        Parameters
+        ----------
+        levels : sequence of numpy.ndarray or None
+            Per part the offsets of this level.
+        below : sequence of numpy.ndarray or None
+            What they index: the values, or with `offsets` the offsets of the next level.
+
+        Raises
+        ------
+        CorruptStoreError, OptionError
+            As `take_ragged`.
+        """
+        table = _Table(levels, np.dtype(np.int64), (), self.elements + 1)
+        limits = np.array([_UNKNOWN if b is None else len(b) - offsets for b in below], np.int64)
         out = np.zeros(self.total + 1, np.int64)
         if len(self.rows):
             bad = FOLLOW(table.addresses, limits, self.part, self.first, self.count, out)
@@ -219,6 +232,39 @@ class _Runs:
         self.total = int(out[-1])
         self.elements = limits
         return out
+
+    def copy(self, values: Parts, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The values of the elements, one after the other: a new array of the dtype and item shape of `like`."""
+        addresses = self.addresses(values, like.dtype, like.shape[1:])
+        out = np.empty((self.total, *like.shape[1:]), like.dtype)
+        if out.nbytes:
+            width = _width(out.dtype, out.shape[1:])
+            COPY_RUNS(addresses, self.part, self.first, self.count, _address(out), width)
+        return out
+
+    def flags(self, flags: Parts) -> npt.NDArray[np.bool_]:
+        """A flag of each element, bool ``(total,)``: of its part, or True where the part has None."""
+        out = np.ones(self.total, np.bool_)
+        table = _Table(flags, out.dtype, (), self.elements)
+        if len(out):
+            COPY_RUNS(table.addresses, self.part, self.first, self.count, _address(out), 1)
+        return out
+
+    def pad(self, values: Parts, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool = False) -> None:
+        """Copy the elements of each row into `out`, as `pad_ragged` does."""
+        _check_padded(out, mask, len(self.rows))
+        addresses = self.addresses(values, out.dtype, out.shape[2:])
+        self._pad(addresses, out, mask, left)
+
+    def pad_flags(self, flags: Parts, out: npt.NDArray[np.bool_], left: bool = False) -> None:
+        """Copy a flag of each element into `out`, bool ``(n, length)``, but none from a part that has None."""
+        _check_padded(out, out, len(self.rows))
+        table = _Table(flags, out.dtype, (), self.elements)
+        self._pad(table.addresses, out, np.empty_like(out), left)
+
+    def _pad(self, addresses: Int64s, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool) -> None:
+        width = _width(out.dtype, out.shape[2:])
+        PAD_RUNS(addresses, self.part, self.first, self.count, _address(out), width, mask, bool(left))
 
     def addresses(self, values: Parts, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Int64s:
         """The addresses of the values of the parts, every one that is needed."""
@@ -292,6 +338,13 @@ def _checked(rows: Int64s, starts: Int64s, n_parts: int) -> Int64s:
 def _check_out(out: npt.NDArray[Any], n: int, axes: int = 1) -> None:
     if out.ndim < axes or len(out) != n or not out.flags.c_contiguous or not out.flags.writeable:
         raise OptionError(f"out has {n} rows, is C-contiguous and writeable; got shape {out.shape}, {out.flags}")
+
+
+def _check_padded(out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], n: int) -> None:
+    _check_out(out, n, axes=2)
+    _check_out(mask, n, axes=2)
+    if mask.dtype != np.bool_ or mask.shape != out.shape[:2]:
+        raise OptionError(f"the mask is bool {out.shape[:2]}, got {mask.dtype} {mask.shape}")
 
 
 def _missing(starts: Int64s, row: int) -> OptionError:
@@ -391,6 +444,8 @@ def _move(
     run, element = _expand(first, count)
     p_of = part[run]
     for p in np.unique(p_of):
+        if not addresses[p]:
+            continue
         here = np.flatnonzero(p_of == p)
         j = element[here]
         target[place[here]] = np.take(view_of(int(addresses[p]), int(j.max()) + 1, width), j, axis=0, mode="clip")

@@ -8,6 +8,7 @@ kernel meets given dtypes. The loops release the interpreter lock.
 from __future__ import annotations
 
 import atexit
+import logging  # noqa: F401  its fork hook must be registered before ours: a fork runs them in reverse
 import os
 import queue
 import threading

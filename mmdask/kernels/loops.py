@@ -177,7 +177,8 @@ def copy_runs(addresses, part, first, count, out, width):
             _prefetch(addresses[part[i + AHEAD]] + width * first[i + AHEAD])
         nbytes = count[i] * width
         if nbytes > 0:
-            _copy(out, addresses[part[i]] + first[i] * width, nbytes)
+            if addresses[part[i]] != 0:
+                _copy(out, addresses[part[i]] + first[i] * width, nbytes)
             out += nbytes
 
 
@@ -189,7 +190,7 @@ def pad_runs(addresses, part, first, count, out, width, mask, left):
             _prefetch(addresses[part[i + AHEAD]] + width * first[i + AHEAD])
         kept = min(count[i], length)
         begin = length - kept if left else np.int64(0)
-        if kept * width > 0:
+        if kept * width > 0 and addresses[part[i]] != 0:
             _copy(out + begin * width, addresses[part[i]] + first[i] * width, kept * width)
         for j in range(length):
             mask[i, j] = j >= begin and j < begin + kept

@@ -8,6 +8,8 @@ so that processes which compute the same cut at once do no harm; nothing here is
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import warnings
@@ -24,16 +26,20 @@ from mmdask.rows.bits import Bits, PartBits, and_bits, unpack
 from mmdask.rows.reader import constant_in_part, read_part
 from mmdask.schema import FieldData
 from mmdask.store.cache import Cache
+from mmdask.store.files import is_own_folder, open_file
 from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "passing", "run_serially"]
+__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "mask_layers", "passing", "run_serially"]
 
 #: rows of one task; a multiple of 8, so that the bits of tasks join
 TASK_ROWS = 1 << 20
 #: rows evaluated at once, so that temporaries stay in cache
 BLOCK_ROWS = 1 << 18
 _MAGIC = b"mmdask-mask 1\n"
+#: bytes of the line of a mask that says what it is
+_MAX_HEAD = 16 << 20
 _NO_BITS = np.zeros(0, np.uint8)
 #: masks that were read, by path: each chunk of a cut needs a piece of one
 LOADED: Cache[Bits] = Cache(128 << 20)
@@ -189,38 +195,59 @@ class _MaskFiles:
         return bits
 
     def _read(self, path: str, text: str, rows: int) -> Bits | None:
+        head = _head(text, rows).encode() + b"\n"
+        start = len(_MAGIC) + 17
+        size = start + len(head) + -(-rows // 8)
+        folder, name = os.path.split(path)
         try:
-            with open(path, "rb") as file:
-                data = file.read()
+            with open(open_file(self.folder, os.path.basename(folder), name), "rb") as file:
+                data = file.read(size) if os.fstat(file.fileno()).st_size == size else b""
         except OSError:
             return None
-        head = len(_MAGIC) + 17
-        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : head] != checksum(data[head:]).encode() + b"\n":
+        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != checksum(data[start:]).encode() + b"\n":
             return None
-        line, _, bits = data[head:].partition(b"\n")
-        if line.decode() != _head(text, rows) or len(bits) != -(-rows // 8):
+        if not data.startswith(head, start) or (rows % 8 and data[-1] >> rows % 8):
             return None
-        if rows % 8 and bits[-1] >> rows % 8:
-            return None
-        return np.frombuffer(bits, np.uint8)
+        return np.frombuffer(data, np.uint8, offset=start + len(head))
 
     def save(self, part: int, cut: Expression, bits: Bits) -> None:
         """Keep a mask. A disk that takes nothing is a warning: the cut is computed, and works."""
         text = self._text(part, cut)
         path = self._path(text)
         rest = _head(text, self.snapshot.parts[part].rows).encode() + b"\n" + bits.tobytes()
-        temporary = f"{path}.tmp-{os.urandom(8).hex()}"
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(temporary, "xb") as file:
-                file.write(_MAGIC + checksum(rest).encode() + b"\n" + rest)
-            os.replace(temporary, path)
+            if not is_own_folder(self.folder, os.path.basename(os.path.dirname(path))):
+                raise OSError(errno.ELOOP, "a link, which is not followed in a store")
+            _make_folder(os.path.dirname(path))
+            # What a power loss makes of it is found by its checksum, and computed again.
+            write_atomically(path, _MAGIC + checksum(rest).encode() + b"\n" + rest, durable=False)
         except OSError as error:
             warnings.warn(f"a computed cut could not be kept in {self.folder}: {error}", RuntimeWarning, stacklevel=2)
 
 
+def _make_folder(path: str) -> None:
+    """Make a folder and those above it, unless they are there."""
+    if not os.path.isdir(path):
+        _make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            SYSTEM.mkdir(path)
+
+
 def _head(text: str, rows: int) -> str:
     return json.dumps({"rows": rows, "text": text})
+
+
+def mask_layers(path: str) -> set[str] | None:
+    """The layers that a kept mask was computed from; None when it is none, or damaged. No link is followed."""
+    try:
+        with open(open_file(os.path.dirname(path), os.path.basename(path)), "rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return None
+            file.readline(18)
+            text = json.loads(json.loads(file.readline(_MAX_HEAD))["text"])
+            return set(map(str, text["layers"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def cache_folder(snapshot: Snapshot) -> str:
@@ -234,7 +261,7 @@ def cache_folder(snapshot: Snapshot) -> str:
         mine = os.stat(owner, follow_symlinks=False).st_uid == os.getuid() and os.access(owner, os.W_OK)
     except OSError:
         mine = False
-    if mine:
+    if mine and is_own_folder(snapshot.path, "cache", "masks"):
         return inside
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(home, "mmdask", snapshot.manifest.uuid)

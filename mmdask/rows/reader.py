@@ -1,22 +1,43 @@
-"""Fields over parts: contiguous runs of rows as views of the mapped files, and any rows by number.
+"""Fields over parts: contiguous runs of rows, and any rows by number.
 
-A run inside one part is a view; one that crosses parts is copied together. Constants are arrays of stride zero.
+Where arrays are mapped, a run inside one part is a view, and rows are gathered from the maps. Where they are not, what
+is wanted is read in runs (`spans`), from which rows are gathered in the same way. A run that crosses parts is copied
+together. Constants are arrays of stride zero.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import CorruptStoreError, RowNotFoundError
+from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
 from mmdask.kernels import gather
 from mmdask.rows.bits import groups
-from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData, empty
-from mmdask.store.layer import Layer, StoredField
+from mmdask.rows.part import (
+    bad_offsets,
+    bad_shape,
+    check_flags,
+    check_shapes,
+    checked_counts,
+    constant_in_part,
+    constant_of,
+    elements_at,
+    outer_offsets,
+    pairs_at,
+    read_aux,
+    read_part,
+    row_nbytes,
+    store_codes,
+    whole_part,
+)
+from mmdask.rows.shapes import in_shape
+from mmdask.rows.spans import spans_of
+from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, TEXT_DTYPE, VALID_DTYPE, Field, FieldData, empty
 from mmdask.store.snapshot import Snapshot
 
 __all__ = [
@@ -26,8 +47,10 @@ __all__ = [
     "concatenate",
     "constant_in_part",
     "counts",
+    "elements_at",
     "item_count",
     "read",
+    "read_aux",
     "read_counts",
     "read_part",
     "runs",
@@ -36,79 +59,7 @@ __all__ = [
 ]
 
 Int64s = npt.NDArray[np.int64]
-
-
-def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -> FieldData:
-    """Rows `start` to `stop` of a part, lazily paged in.
-
-    Raises
-    ------
-    CorruptStoreError
-        When a file is missing, has the wrong size, or its offsets do not ascend within the values.
-    """
-    field = snapshot.schema[name]
-    layer, stored = snapshot.stored(part, name)
-    if stored.values is None:
-        return FieldData(np.broadcast_to(_constant(snapshot, field, layer, stored), stop - start), labels=field.labels)
-    values = snapshot.array(layer, stored.values)
-    bounds, offsets = [(start, stop)], []
-    for i, number in enumerate(stored.offsets):
-        length = len(values) if i + 1 == len(stored.offsets) else layer.arrays[stored.offsets[i + 1]].shape[0] - 1
-        o = snapshot.array(layer, number)[start : stop + 1]
-        start, stop = int(o[0]), int(o[-1])
-        if start < 0 or stop > length or (o[1:] < o[:-1]).any():
-            raise _bad_offsets(layer, name, length)
-        offsets.append(o - start if start else o)
-        bounds.append((start, stop))
-    valid = tuple(
-        None if number is None else snapshot.array(layer, number)[a:b]
-        for number, (a, b) in zip(stored.valid, bounds, strict=False)
-    )
-    if field.kind == "category":
-        codes = _store_codes(snapshot, layer, name, values[start:stop])
-        return FieldData(codes, labels=field.labels, valid=valid)
-    shapes = None
-    if stored.shapes is not None:
-        shapes = snapshot.array(layer, stored.shapes)[slice(*bounds[0])]
-        check_shapes(layer, name, shapes, np.diff(offsets[0]))
-    return FieldData(values[start:stop], tuple(offsets), shapes=shapes, valid=valid)
-
-
-def check_shapes(layer: Layer, name: str, shapes: Int64s, counts: Int64s) -> None:
-    """Raise `CorruptStoreError` unless rows have as many items as their shapes say."""
-    # In floats no product of hostile lengths overflows, and those of real ones are exact.
-    wrong = (shapes < 0).any(axis=1) | (np.prod(shapes.astype(np.float64), axis=1) != counts)
-    if wrong.any():
-        raise CorruptStoreError(
-            f"{layer.path}: a shape of {name!r} does not fit its number of items; the store is damaged: "
-            "`mmdask verify` lists all damage"
-        )
-
-
-def _bad_offsets(layer: Layer, name: str, length: int) -> CorruptStoreError:
-    return CorruptStoreError(
-        f"{layer.path}: offsets of {name!r} do not ascend from 0 to {length}; the store is damaged: "
-        "`mmdask verify` lists all damage"
-    )
-
-
-def _constant(snapshot: Snapshot, field: Field, layer: Layer, stored: StoredField) -> npt.NDArray[Any]:
-    if field.kind == "category":
-        return snapshot.codes(layer, field.name).reshape(())  # of its one label
-    return np.array(stored.constant, field.dtype)
-
-
-def _store_codes(snapshot: Snapshot, layer: Layer, name: str, codes: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
-    """Codes of a layer's own labels as codes of the store's."""
-    table = snapshot.codes(layer, name)
-    if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(table):
-        raise CorruptStoreError(f"{layer.path}: a code of {name!r} is beyond its {len(table)} labels")
-    return table.take(codes) if codes.size else np.empty(0, CODE_DTYPE)
-
-
-def constant_in_part(snapshot: Snapshot, part: int, name: str) -> bool:
-    """Whether a field has one value for all rows of a part, so that reading it reads no data."""
-    return snapshot.stored(part, name)[1].constant is not None
+Flags = npt.NDArray[np.bool_]
 
 
 def runs(snapshot: Snapshot, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -142,13 +93,21 @@ def concatenate(field: Field, runs: list[FieldData]) -> FieldData:
             pieces.append(run.offsets[level][1:] + end)
             end += int(run.offsets[level][-1])
         offsets.append(np.concatenate(pieces))
-    valid: list[npt.NDArray[np.bool_] | None] = []
+    valid: list[Flags | None] = []
     for depth in range(max(len(run.valid) for run in runs)):
         flags = [run.valid_at(depth) for run in runs]
-        whole = [np.ones(run.length(depth), np.bool_) if v is None else v for run, v in zip(runs, flags, strict=True)]
+        whole = [
+            np.ones(run.length(depth), VALID_DTYPE) if v is None else v for run, v in zip(runs, flags, strict=True)
+        ]
         valid.append(None if all(v is None for v in flags) else np.concatenate(whole))
     shapes = np.concatenate([r.shapes for r in runs if r.shapes is not None]) if field.kind == "shaped" else None
-    return FieldData(np.concatenate([r.values for r in runs]), tuple(offsets), field.labels, shapes, tuple(valid))
+    values = np.concatenate([r.values for r in runs])
+    return FieldData(values, tuple(offsets), field.labels, shapes, _valid(valid))
+
+
+def _valid(flags: Sequence[Flags | None]) -> tuple[Flags | None, ...]:
+    """Flags by depth; none at all where nothing is missing at any."""
+    return () if all(v is None for v in flags) else tuple(flags)
 
 
 def _parts_between(snapshot: Snapshot, rows: Int64s) -> tuple[int, int]:
@@ -168,6 +127,8 @@ def _needed(snapshot: Snapshot, rows: Int64s) -> tuple[Int64s, list[int]]:
     if not len(rows):
         return np.array([0, snapshot.rows]), [-1]
     first, last = _parts_between(snapshot, rows)
+    if len(snapshot.parts) == 1:
+        return snapshot.starts, [0]
     needed = np.zeros(len(snapshot.parts), np.bool_)
     # Giving the kernel a part takes as long as finding that of 200 rows.
     if last - first <= 4 + len(rows) // 200:
@@ -181,26 +142,72 @@ def _needed(snapshot: Snapshot, rows: Int64s) -> tuple[Int64s, list[int]]:
     return np.append(snapshot.starts[parts], snapshot.rows), np.where(needed[parts], parts, -1).tolist()
 
 
-def _sources(
-    snapshot: Snapshot, field: Field, parts: Sequence[int]
-) -> tuple[list[npt.NDArray[Any] | None], list[list[Int64s | None]]]:
-    """Values and offsets of a field in some parts; None for -1."""
-    values: list[npt.NDArray[Any] | None] = []
-    offsets: list[list[Int64s | None]] = [[] for _ in range(field.n_offsets)]
-    for p in parts:
-        if p < 0:
-            values.append(None)
-            for level in offsets:
-                level.append(None)
-            continue
-        layer, stored = snapshot.stored(p, field.name)
+class _Sources:
+    """Runs of rows from which the kernels gather: where each begins, which of the rows, and their arrays.
+
+    The arrays of a run of which no row is wanted are None.
+    """
+
+    def __init__(self, field: Field, starts: Int64s, rows: Int64s) -> None:
+        self.field, self.starts, self.rows = field, starts, rows
+        self.values: list[npt.NDArray[Any] | None] = []
+        self.offsets: list[list[Int64s | None]] = [[] for _ in range(field.n_offsets)]
+        self.shapes: list[Int64s | None] = []
+        self.valid: list[tuple[Flags | None, ...]] = []
+
+    def add(self, run: FieldData | None) -> None:
+        """One more run."""
+        self.values.append(None if run is None else run.values)
+        for level, offsets in enumerate(self.offsets):
+            offsets.append(None if run is None else run.offsets[level])
+        if self.field.axes:
+            self.shapes.append(None if run is None else run.shapes)
+        if self.field.optional:
+            self.valid.append(() if run is None else run.valid)
+
+    def add_part(self, snapshot: Snapshot, part: int) -> None:
+        """One more run: all rows of a part, of which nothing is checked yet."""
+        layer, stored = snapshot.stored(part, self.field.name)
         if stored.values is None:
-            values.append(np.broadcast_to(_constant(snapshot, field, layer, stored), layer.rows))
+            self.values.append(np.broadcast_to(constant_of(snapshot, self.field, layer, stored), layer.rows))
         else:
-            values.append(snapshot.array(layer, stored.values))
-        for level, number in zip(offsets, stored.offsets, strict=True):
-            level.append(snapshot.array(layer, number))
-    return values, offsets
+            self.values.append(snapshot.array(layer, stored.values))
+        for offsets, number in zip(self.offsets, stored.offsets, strict=True):
+            offsets.append(snapshot.array(layer, number))
+        if stored.shapes is not None:
+            self.shapes.append(snapshot.array(layer, stored.shapes))
+        if self.field.optional:
+            self.valid.append(tuple([None if n is None else snapshot.array(layer, n) for n in stored.valid]))
+
+    def flags(self, depth: int) -> list[Flags | None] | None:
+        """Which elements of a depth are there; None where all are."""
+        flags = [valid[depth] if depth < len(valid) else None for valid in self.valid]
+        return None if all(v is None for v in flags) else flags
+
+
+def _sources(snapshot: Snapshot, field: Field, rows: Int64s) -> _Sources:
+    """From where to gather rows of a field: whole parts where they have an address, else what is wanted of them."""
+    if snapshot.addressable:
+        starts, parts = _needed(snapshot, rows)
+        sources = _Sources(field, starts, rows)
+        for part in parts:
+            if part < 0:
+                sources.add(None)
+            else:
+                sources.add_part(snapshot, part)
+        return sources
+    if len(rows):
+        _parts_between(snapshot, rows)
+    spans, where = spans_of(snapshot.starts, rows, lambda part: row_nbytes(snapshot, part, field.name))
+    sources = _Sources(field, np.cumsum([0, *(len(span.wanted) for span in spans)]), where)
+    for span in spans:
+        run = read_part(snapshot, span.part, field.name, span.start, span.stop)
+        if len(span.wanted) < len(run):  # what was read along is given up before more is read
+            whole = _Sources(field, np.array([0, len(run)]), span.wanted)
+            whole.add(run)
+            run = _gather(field, whole)
+        sources.add(run)
+    return sources
 
 
 def take(snapshot: Snapshot, name: str, rows: Int64s) -> FieldData:
@@ -211,22 +218,48 @@ def take(snapshot: Snapshot, name: str, rows: Int64s) -> FieldData:
     RowNotFoundError
         When a row is negative or past the end.
     CorruptStoreError
-        When offsets of one of the rows lead out of its part.
+        When offsets of one of the rows lead out of its part, or its shape does not fit its items.
     """
     field = snapshot.schema[name]
-    if field.kind == "category":
+    if field.kind == "category" and snapshot.addressable:
         return _take_codes(snapshot, field, rows)
-    starts, parts = _needed(snapshot, rows)
-    values, offsets = _sources(snapshot, field, parts)
-    if not offsets:
-        out = np.empty((len(rows), *field.shape), field.dtype)
-        return FieldData(gather.take_rows(values, starts, rows, out))
-    like = np.empty((0, *field.shape), field.dtype)
-    taken, packed = gather.take_nested(values, offsets, starts, rows, like=like)
-    return FieldData(packed, taken)
+    return _gather(field, _sources(snapshot, field, rows))
 
 
-def _by_part(snapshot: Snapshot, rows: Int64s) -> Iterator[tuple[int, Any, Int64s]]:
+def _gather(field: Field, sources: _Sources) -> FieldData:
+    """The rows that are wanted of some runs, together."""
+    starts, rows = sources.starts, sources.rows
+    depths = max(map(len, sources.valid), default=0)
+    if not field.n_offsets:
+        values = gather.take_rows(sources.values, starts, rows, np.empty((len(rows), *field.shape), field.dtype))
+        if not depths:
+            return FieldData(values, labels=field.labels)
+    found = gather.Runs(starts, rows, len(sources.values))
+    offsets: list[Int64s] = []
+    valid: list[Flags | None] = []
+    for depth, below in enumerate([*sources.offsets[1:], sources.values] if sources.offsets else []):
+        valid.append(_take_flags(field, sources, found, depth) if depth < depths else None)
+        offsets.append(found.follow(sources.offsets[depth], below, offsets=below is not sources.values))
+    if field.n_offsets < depths:
+        valid.append(_take_flags(field, sources, found, field.n_offsets))
+    if field.n_offsets:
+        values = found.copy(sources.values, np.empty((0, *field.shape), field.dtype))
+    if field.kind != "shaped":
+        return FieldData(values, tuple(offsets), field.labels, valid=_valid(valid))
+    shapes = gather.take_rows(sources.shapes, starts, rows, np.empty((len(rows), field.axes), SHAPE_DTYPE))
+    check_shapes(_THESE, field.name, shapes, np.diff(offsets[0]))
+    return FieldData(values, tuple(offsets), shapes=shapes, valid=_valid(valid))
+
+
+def _take_flags(field: Field, sources: _Sources, found: gather.Runs, depth: int) -> Flags | None:
+    flags = sources.flags(depth)
+    return None if flags is None else check_flags(_THESE, field.name, found.flags(flags))
+
+
+_THESE = "one of these rows"
+
+
+def by_part(snapshot: Snapshot, rows: Int64s) -> Iterator[tuple[int, Any, Int64s]]:
     """The parts that some rows are in, each with an index of its rows among them, and their numbers within it."""
     if not len(rows):
         return
@@ -240,62 +273,74 @@ def _by_part(snapshot: Snapshot, rows: Int64s) -> Iterator[tuple[int, Any, Int64
 
 def _take_codes(snapshot: Snapshot, field: Field, rows: Int64s) -> FieldData:
     """Codes of a category: each part has labels of its own."""
-    out = np.empty(len(rows), CODE_DTYPE)
-    for part, here, local in _by_part(snapshot, rows):
+    out, valid = np.empty(len(rows), CODE_DTYPE), None
+    for part, here, local in by_part(snapshot, rows):
         layer, stored = snapshot.stored(part, field.name)
         if stored.values is None:
-            out[here] = _constant(snapshot, field, layer, stored)
-        else:
-            codes = snapshot.array(layer, stored.values).take(local)
-            out[here] = _store_codes(snapshot, layer, field.name, codes)
-    return FieldData(out, labels=field.labels)
+            out[here] = constant_of(snapshot, field, layer, stored)
+            continue
+        out[here] = store_codes(snapshot, layer, field, elements_at(snapshot, layer, stored.values, local))
+        if stored.valid and stored.valid[0] is not None:
+            valid = np.ones(len(rows), VALID_DTYPE) if valid is None else valid
+            flags = elements_at(snapshot, layer, stored.valid[0], local)
+            valid[here] = check_flags(layer.path, field.name, flags)
+    return FieldData(out, labels=field.labels, valid=_valid([valid]))
 
 
 def take_padded(
     snapshot: Snapshot, name: str, rows: Int64s, length: int, fill: Any, side: str = "right"
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Rows of a ragged field cut or filled up to `length` items.
+    """Rows of a field of one level cut or filled up to `length` items; missing items are filled, too.
 
     Returns
     -------
     values : ``(rows, length, *shape)`` of the field's dtype
     mask : bool ``(rows, length)``
-        True where an item is real.
+        True where there is an item that is not missing.
+
+    Raises
+    ------
+    OptionError
+        When the field has no items, or more than one level.
+    RowNotFoundError, CorruptStoreError
+        As `take`.
     """
     field = snapshot.schema[name]
-    starts, parts = _needed(snapshot, rows)
-    values, offsets = _sources(snapshot, field, parts)
+    if field.n_offsets != 1:
+        raise OptionError(f"field {name!r} is {field.describe()}; rows are padded where they are lists of one level")
+    sources = _sources(snapshot, field, rows)
     out = np.full((len(rows), length, *field.shape), fill, field.dtype)
     mask = np.zeros((len(rows), length), np.bool_)
-    gather.pad_ragged(values, offsets[0], starts, rows, out, mask, side == "left")
+    found = gather.Runs(sources.starts, sources.rows, len(sources.values))
+    found.follow(sources.offsets[0], sources.values)
+    found.pad(sources.values, out, mask, side == "left")
+    flags = sources.flags(1)
+    if flags is not None:
+        there = np.ones_like(mask)
+        found.pad_flags(flags, there, side == "left")
+        check_flags(_THESE, name, there)
+        out[~there] = fill
+        mask &= there
     return out, mask
-
-
-def _outer(snapshot: Snapshot, part: int, name: str) -> tuple[Layer, Int64s, int]:
-    """The offsets of the rows of a part, and how many items there are."""
-    layer, stored = snapshot.stored(part, name)
-    below = layer.arrays[stored.values if len(stored.offsets) == 1 else stored.offsets[1]]  # type: ignore[index]
-    return layer, snapshot.array(layer, stored.offsets[0]), below.shape[0] - (len(stored.offsets) > 1)
 
 
 def item_count(snapshot: Snapshot, name: str, start: int, stop: int) -> int:
     """Items of a ragged field in store rows `start` to `stop`: the difference of two offsets per part."""
     total = 0
     for part, a, b in runs(snapshot, start, stop):
-        layer, offsets, length = _outer(snapshot, part, name)
-        begin, end = int(offsets[a]), int(offsets[b])
-        if not 0 <= begin <= end <= length:
-            raise _bad_offsets(layer, name, length)
-        total += end - begin
+        layer, number, length = outer_offsets(snapshot, part, name)
+        begin, end = (snapshot.read(layer, number, i, i + 1) for i in (a, b))
+        total += int(checked_counts(layer, name, length, begin, end)[0])
     return total
 
 
 def counts(snapshot: Snapshot, name: str, rows: Int64s) -> Int64s:
     """Items of a ragged field in each of these store rows, int64; reads offsets only."""
     out = np.empty(len(rows), np.int64)
-    for part, here, local in _by_part(snapshot, rows):
-        layer, offsets, length = _outer(snapshot, part, name)
-        out[here] = _checked_counts(layer, name, length, offsets.take(local + 1) - offsets.take(local))
+    for part, here, local in by_part(snapshot, rows):
+        layer, number, length = outer_offsets(snapshot, part, name)
+        begins, ends = pairs_at(snapshot, layer, number, local)
+        out[here] = checked_counts(layer, name, length, begins, ends)
     return out
 
 
@@ -303,51 +348,63 @@ def read_counts(snapshot: Snapshot, name: str, start: int, stop: int) -> Int64s:
     """Items of a ragged field in each of the store rows `start` to `stop`, int64; reads offsets only."""
     pieces = [np.zeros(0, np.int64)]
     for part, a, b in runs(snapshot, start, stop):
-        layer, offsets, length = _outer(snapshot, part, name)
-        pieces.append(_checked_counts(layer, name, length, np.diff(offsets[a : b + 1])))
+        layer, number, length = outer_offsets(snapshot, part, name)
+        offsets = snapshot.read(layer, number, a, b + 1)
+        pieces.append(checked_counts(layer, name, length, offsets[:-1], offsets[1:]))
     return np.concatenate(pieces)
 
 
-def _checked_counts(layer: Layer, name: str, length: int, counts: Int64s) -> Int64s:
-    if counts.size and not 0 <= int(counts.min()) <= int(counts.max()) <= length:
-        raise _bad_offsets(layer, name, length)
-    return counts
-
-
 class Picker:
-    """Single rows of a field with one level of offsets, each a view; quick while they are in the same part.
+    """Single rows of a field with one level of offsets; quick while they are in the same part.
 
     Parameters
     ----------
     snapshot : Snapshot
         The store.
     name : str
-        A ragged field of one level, or a string field.
+        A ragged field of one level, a shaped field, or a string field without levels.
     """
 
     def __init__(self, snapshot: Snapshot, name: str) -> None:
         self.snapshot, self.name = snapshot, name
-        self._part: tuple[int, int, Int64s, npt.NDArray[Any]] = (0, 0, np.zeros(1, np.int64), np.zeros(0))
+        self.field = snapshot.schema[name]
+        self._part = 0, 0, empty(self.field)  # one value, which threads change as a whole
 
-    def __call__(self, row: int) -> npt.NDArray[Any]:
-        """The items of a store row, which must exist."""
-        first, end, offsets, values = self._part
+    def __call__(self, row: int) -> npt.NDArray[Any] | None:
+        """The items of a store row, which must exist: a view where arrays are mapped; None for a missing row.
+
+        A row of a shaped field has its shape, any other is ``(items, *shape)``.
+        """
+        first, end, run = self._part
         if not first <= row < end:
-            part = self.snapshot.part_of(row)
-            first, end = self.snapshot.starts[part : part + 2].tolist()
-            layer, stored = self.snapshot.stored(part, self.name)
-            assert stored.values is not None
-            offsets, values = self.snapshot.array(layer, stored.offsets[0]), self.snapshot.array(layer, stored.values)
-            self._part = first, end, offsets, values
-        begin, stop = offsets.item(row - first), offsets.item(row - first + 1)
-        if not 0 <= begin <= stop <= len(values):
+            first, end, run = self._part = self._part_of(row)
+        i = row - first
+        if run.valid and run.valid[0] is not None and not run.valid[0][i]:
+            return None
+        offsets = run.offsets[0]
+        begin, stop = offsets.item(i), offsets.item(i + 1)
+        if not 0 <= begin <= stop <= len(run.values):
             layer, _ = self.snapshot.stored(self.snapshot.part_of(row), self.name)
-            raise _bad_offsets(layer, self.name, len(values))
-        return values[begin:stop]
+            raise bad_offsets(layer, self.name, len(run.values))
+        items = run.values[begin:stop]
+        if run.shapes is None:
+            return items
+        shape = run.shapes[i].tolist()
+        if min(shape) < 0 or math.prod(shape) != len(items):
+            raise bad_shape(_THESE, self.name)
+        return in_shape(self.field, items, shape)
+
+    def _part_of(self, row: int) -> tuple[int, int, FieldData]:
+        """The rows at hand from now on, from one to another: those of a part, or the row alone where none is mapped."""
+        part = self.snapshot.part_of(row)
+        first, end = self.snapshot.starts[part : part + 2].tolist()
+        if self.snapshot.addressable:
+            return first, end, whole_part(self.snapshot, self.field, part)
+        return row, row + 1, read_part(self.snapshot, part, self.name, row - first, row - first + 1)
 
 
 def as_text(data: FieldData) -> list[Any]:
-    """The text of a string field: a list of str, nested once for every level.
+    """The text of a string field: a list of str, nested once for every level; None where one is missing.
 
     Raises
     ------
@@ -361,9 +418,14 @@ def as_text(data: FieldData) -> list[Any]:
         found: list[Any] = [text[a:b] for a, b in itertools.pairwise(bounds)]
     else:
         found = [decode(raw[a:b]) for a, b in itertools.pairwise(bounds)]
-    for level in reversed(outer):
-        found = [found[a:b] for a, b in itertools.pairwise(level)]
+    found = _or_none(found, data.valid_at(len(outer)))
+    for depth, level in reversed(list(enumerate(outer))):
+        found = _or_none([found[a:b] for a, b in itertools.pairwise(level)], data.valid_at(depth))
     return found
+
+
+def _or_none(found: list[Any], valid: npt.NDArray[np.bool_] | None) -> list[Any]:
+    return found if valid is None else [x if ok else None for x, ok in zip(found, valid.tolist(), strict=True)]
 
 
 def decode(raw: bytes) -> str:

@@ -17,20 +17,23 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.errors import OptionError, RowNotFoundError
-from mmdask.expr import SEMANTICS, Expression, conjuncts
-from mmdask.rows import reader
+from mmdask.errors import LimitError, OptionError, RowNotFoundError
+from mmdask.expr import SEMANTICS, Expression, check_cut, conjuncts
+from mmdask.rows import marks, reader
 from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
 from mmdask.rows.masks import BLOCK_ROWS, Runner, kept_bits, run_serially
-from mmdask.rows.splits import SPLIT_VERSION, Fold, hash_rows
+from mmdask.rows.splits import SPLIT_VERSION, Fold, check_key, check_keys, hash_rows
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.cache import Cache
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Rows"]
 
-#: selections found so far, by identity: whatever refers to the same rows in this process shares them
+#: selections found so far, by key: whatever refers to the same rows in this process shares them
 RESOLVED: Cache[RowBits] = Cache(256 << 20)
+#: blocks, and rows in a split: of them there are arrays of 8 bytes, and of a bit
+_MAX_BLOCKS = 1 << 27
+_MAX_FOLDED = 1 << 36
 _ROW_NUMBER = Field.dense("row number", "i8")
 
 
@@ -45,6 +48,9 @@ class _Slice:
     def text(self) -> list[Any]:
         return ["slice", self.start, self.stop, self.step]
 
+    def on(self, snapshot: Snapshot) -> _Slice:
+        return self
+
 
 @dataclass(frozen=True)
 class _Cut:
@@ -55,6 +61,9 @@ class _Cut:
     def text(self) -> list[Any]:
         return ["cut", SEMANTICS, self.expression.canonical]
 
+    def on(self, snapshot: Snapshot) -> _Cut:
+        return _Cut(check_cut(self.expression.canonical, snapshot.schema))
+
 
 @dataclass(frozen=True)
 class _Split:
@@ -64,6 +73,11 @@ class _Split:
 
     def text(self) -> list[Any]:
         return ["fold", SPLIT_VERSION, self.fold.by, self.fold.seed, self.fold.low, self.fold.high]
+
+    def on(self, snapshot: Snapshot) -> _Split:
+        if self.fold.by is not None:
+            check_key(snapshot.schema[self.fold.by])
+        return self
 
 
 _Step = _Slice | _Cut | _Split
@@ -113,6 +127,11 @@ class Rows:
         text = json.dumps([self.snapshot.identity, [s.text() for s in self.steps]])
         return str(xxhash.xxh3_128_hexdigest(text.encode()))
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells these rows from all others in caches, also from those of a store with a borrowed uuid."""
+        return self.snapshot.path, self.identity
+
     # Selecting ------------------------------------------------------------------------------------------------------
 
     def sliced(self, rows: slice) -> Rows:
@@ -136,6 +155,16 @@ class Rows:
         """The rows that are also in a fold; lazy."""
         return Rows(self.snapshot, (*self.steps, _Split(fold)))
 
+    def on(self, snapshot: Snapshot) -> Rows:
+        """What the same steps select in another generation of the store; slices go on meaning the same row numbers.
+
+        Raises
+        ------
+        ExpressionError, FieldNotFoundError
+            When a cut or split does not fit the fields of that generation.
+        """
+        return Rows(snapshot, [step.on(snapshot) for step in self.steps])
+
     @cached_property
     def span(self) -> range | None:
         """The selected store rows, when slices alone select them."""
@@ -143,7 +172,7 @@ class Rows:
             return range(self.n_store)
         if len(self.steps) == 1 and isinstance(self.steps[0], _Slice):
             s = self.steps[0]
-            return range(s.start, s.stop, s.step)
+            return range(s.start, s.stop, s.step)[: len(range(s.start, min(s.stop, self.n_store), s.step))]
         return None
 
     @property
@@ -155,7 +184,7 @@ class Rows:
         """The bits, if they were found before in this process."""
         bits: RowBits | None = self.__dict__.get("bits")
         if bits is None:
-            bits = RESOLVED.get(self.identity)
+            bits = RESOLVED.get(self.key)
             if bits is not None:
                 self.__dict__["bits"] = bits
         return bits
@@ -170,14 +199,14 @@ class Rows:
         bits = self._known()
         if bits is None:
             bits = RowBits(self.snapshot.starts, self._find(run))
-            self.__dict__["bits"] = RESOLVED.put(self.identity, bits, bits.nbytes)
+            self.__dict__["bits"] = RESOLVED.put(self.key, bits, bits.nbytes)
         return bits
 
     def _find(self, run: Runner) -> list[PartBits]:
         parts: list[PartBits] = [bool(p.rows) for p in self.snapshot.parts]
         left = self.steps
         for n in range(len(self.steps) - 1, 0, -1):
-            before = RESOLVED.get(Rows(self.snapshot, self.steps[:n]).identity)
+            before = RESOLVED.get(Rows(self.snapshot, self.steps[:n]).key)
             if before is not None:
                 parts, left = list(before.parts), self.steps[n:]
                 break
@@ -195,9 +224,17 @@ class Rows:
                 parts = [self._in_fold(fold, p, bits) for p, bits in enumerate(parts)]
         return parts
 
+    def _too_many(self, what: str) -> LimitError:
+        return LimitError(
+            f"{self.snapshot.path}: {self.n_store:,} rows are too many {what}; do not trust the store if it cannot be "
+            "so large, for rows of constants take no space"
+        )
+
     def _in_fold(self, fold: Fold, part: int, bits: PartBits) -> PartBits:
         if bits is False:
             return False
+        if self.n_store > _MAX_FOLDED:
+            raise self._too_many("to be split")
         base, rows = int(self.snapshot.starts[part]), self.snapshot.parts[part].rows
         pieces = []
         for a in range(0, rows, BLOCK_ROWS):
@@ -206,6 +243,7 @@ class Rows:
                 field, data = _ROW_NUMBER, FieldData(np.arange(base + a, base + b, dtype=np.int64))
             else:
                 field, data = self.schema[fold.by], reader.read_part(self.snapshot, part, fold.by, a, b)
+                check_keys(field, data, None if bits is True else unpack(bits, a, b))
             pieces.append(pack(fold.holds(hash_rows(field, data, fold.seed))))
         return and_bits(bits, np.concatenate(pieces))
 
@@ -238,7 +276,15 @@ class Rows:
         return len(self.span) if self.span is not None else len(self.bits)
 
     def block_counts(self, block_rows: int) -> npt.NDArray[np.int64]:
-        """Selected rows in each block of `block_rows` store rows, int64 ``(ceil(n_store / block_rows),)``."""
+        """Selected rows in each block of `block_rows` store rows, int64 ``(ceil(n_store / block_rows),)``.
+
+        Raises
+        ------
+        LimitError
+            When there are more than 2**27 blocks.
+        """
+        if self.n_store // block_rows > _MAX_BLOCKS:
+            raise self._too_many(f"in blocks of {block_rows:,} for a shuffle")
         if self.span is not None and self.span.step == 1:
             edges = np.arange(0, self.n_store + block_rows, block_rows, dtype=np.int64)
             inside = np.clip(edges, self.span.start, self.span.stop)
@@ -322,6 +368,18 @@ class Rows:
         if self.span is not None and self.span.step == 1:
             return reader.read_counts(self.snapshot, name, self.span.start + start, self.span.start + stop)
         return self.counts(name, self.numbers(start, stop))
+
+    def read_valid(self, name: str, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
+        """Which of the selected rows number `start` to `stop` are not missing; None where all are there."""
+        if self.span is not None and self.span.step == 1:
+            return marks.read_valid(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        return marks.take_valid(self.snapshot, name, self.numbers(start, stop))
+
+    def read_shapes(self, name: str, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Shapes of the selected rows number `start` to `stop` of a shaped field, int64 ``(rows, axes)``."""
+        if self.span is not None and self.span.step == 1:
+            return marks.read_shapes(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        return marks.take_shapes(self.snapshot, name, self.numbers(start, stop))
 
     def item_count(self, name: str, start: int, stop: int) -> int:
         """Items in the selected rows number `start` to `stop` of a ragged field; reads offsets only."""

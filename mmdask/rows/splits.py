@@ -15,10 +15,11 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.errors import OptionError
+from mmdask.expr import spelled_name
 from mmdask.kernels.hashing import hash_key, mix
 from mmdask.schema import Field, FieldData
 
-__all__ = ["SPLIT_VERSION", "Fold", "check_key", "folds", "hash_rows"]
+__all__ = ["SPLIT_VERSION", "Fold", "check_key", "check_keys", "folds", "hash_rows"]
 
 #: of the assignment of rows to folds
 SPLIT_VERSION = 1
@@ -71,6 +72,17 @@ def folds(fractions: Mapping[str, float], by: str | None, seed: int) -> dict[str
         result[name] = Fold(by, seed, edge, end)
         edge = end
     return result
+
+
+def check_keys(field: Field, data: FieldData, selected: npt.NDArray[np.bool_] | None = None) -> None:
+    """Raise `OptionError` if a selected row has no key: it would belong with no other, or with all that have none."""
+    valid = data.valid_at(0)
+    if valid is not None and not (valid if selected is None else valid | ~selected).all():
+        name = field.name
+        raise OptionError(
+            f"{name!r} is missing in some of these rows, so they cannot be split by it; split by another field, or "
+            f"only the rows that have it: ds[ds.cut({f'not ismissing({spelled_name(name)})'!r})].split(...)"
+        )
 
 
 def hash_rows(field: Field, data: FieldData, seed: int) -> npt.NDArray[np.uint32]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmdask.errors import SchemaError, did_you_mean
 from mmdask.schema import Field, Schema
-from mmdask.store.layer import Layer
+from mmdask.store.layer import Layer, Source
 
-__all__ = ["Known", "agreed_fields", "join_schema", "known_layer"]
+__all__ = ["Known", "agreed_fields", "join_schema", "known_layer", "known_merged", "unreadable_fields"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,31 @@ class Known:
 
 def known_layer(layer: Layer, unreadable: str) -> Known:
     """The fields of a finished layer; `unreadable` is how the reason begins when reading failed."""
-    skipped = layer.source.skipped if layer.source else ()
-    name = f"{layer.source.uri}:{layer.source.tree}" if layer.source else layer.path
-    return Known(
-        name,
-        {name: stored_field(layer, name) for name in layer.fields},
-        frozenset(n for n, why in skipped if why.startswith(unreadable)),
-        {n: why for n, why in skipped if not why.startswith(unreadable)},
-    )
+    source = layer.source or Source("")
+    fields = {name: stored_field(layer, name) for name in layer.fields}
+    return _known(layer, source, fields, unreadable_fields(source, unreadable))
+
+
+def known_merged(
+    layer: Layer, source: Source, names: Iterable[str], replaced: Collection[str], unreadable: str
+) -> Known:
+    """The fields of an input whose rows were merged into a layer.
+
+    `names` are those that its own layer had, `replaced` those that were added to the store, or took the place of one.
+    A field that is no longer there as it was is as one that could not be read: inputs may have it or not.
+    """
+    fields = {n: stored_field(layer, n) for n in names if n in layer.fields and n not in replaced}
+    return _known(layer, source, fields, unreadable_fields(source, unreadable) | (set(names) - set(fields)))
+
+
+def unreadable_fields(source: Source, unreadable: str) -> frozenset[str]:
+    """The fields of an input of which reading failed."""
+    return frozenset(n for n, why in source.skipped if why.startswith(unreadable))
+
+
+def _known(layer: Layer, source: Source, fields: Mapping[str, Field], unreadable: frozenset[str]) -> Known:
+    name = f"{source.uri}:{source.tree}" if source.uri else layer.path
+    return Known(name, fields, unreadable, {n: why for n, why in source.skipped if n not in unreadable})
 
 
 def stored_field(layer: Layer, name: str) -> Field:
@@ -90,13 +107,17 @@ def _differences(first: str, agreed: Mapping[str, Field], unreadable: set[str], 
     return found
 
 
-def join_schema(fields: Sequence[Field], labels: Sequence[Field], old: Schema | None, appended: bool) -> Schema:
+def join_schema(
+    fields: Sequence[Field], labels: Sequence[Field], old: Schema | None, appended: bool, *, keep_labels: bool = False
+) -> Schema:
     """The schema of fields and labels; what people added to it (unit, doc, attrs) and the order of labels stay.
 
     Parameters
     ----------
     appended : bool
         Whether the store keeps rows that no conversion wrote: they must have every field.
+    keep_labels : bool
+        Whether labels of categories stay that no input has any more, since expressions name them.
 
     Raises
     ------
@@ -117,7 +138,7 @@ def join_schema(fields: Sequence[Field], labels: Sequence[Field], old: Schema | 
                 "cannot be converted again; convert to a new store"
             )
         if before is not None and before.same_layout(f):
-            kept = [label for label in before.labels if appended or label in f.labels]
+            kept = [label for label in before.labels if appended or keep_labels or label in f.labels]
             more = [label for label in f.labels if label not in before.labels]
             f = replace(before, labels=(*kept, *more))
         joined.append(f)

@@ -6,15 +6,18 @@ import bisect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmdask.errors import SchemaError
 from mmdask.schema import Field
-from mmdask.sources.coerce import by_field, to_field_data
+from mmdask.sources.coerce import Converted, to_field_data, with_records
+from mmdask.sources.lists import ready
+from mmdask.sources.records import members
 from mmdask.sources.writer import create
 from mmdask.store.layer import Scalar
 
-__all__ = ["write_arrays"]
+__all__ = ["Compute", "edges", "ready_to_slice", "write_arrays"]
 
 #: bytes that are converted at once, where chunks allow
 PIECE_NBYTES = 64 << 20
@@ -32,6 +35,8 @@ def write_arrays(
     *,
     fields: Iterable[Field] | None = None,
     labels: Mapping[str, Scalar] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+    aux: Mapping[str, Any] | None = None,
     compute: Compute,
 ) -> None:
     """Write one entry per field, all with the same number of rows, as a new store; see `mmdask.from_arrays`.
@@ -39,34 +44,69 @@ def write_arrays(
     `compute` is given rows of all lazy fields at once, so that what they share is computed once.
     """
     declared = {f.name: f for f in fields or ()}
-    ready: dict[str, Any] = {}
+    aux = {name: ready(value) for name, value in (aux or {}).items()}
+    create(path, labels=labels, attrs=attrs, aux=aux)  # raises now what it would raise after a long computation
+    parts = members(data, declared)
+    known, values = ready_to_slice({part.name: part.rows for part in parts}, declared)
+    for name in declared:
+        if name not in values:
+            raise SchemaError(f"no data for the field {name!r}")
+    lengths = {name: len(value) for name, value in values.items()}
+    if len(set(lengths.values())) > 1:
+        raise SchemaError("fields differ in length: " + ", ".join(f"{k} has {n} rows" for k, n in lengths.items()))
+    lazy = [name for name, value in values.items() if hasattr(value, "compute")]
+
+    def convert(start: int, stop: int) -> dict[str, Converted]:
+        piece = {name: value[start:stop] for name, value in values.items()}
+        if lazy:
+            piece.update(zip(lazy, compute([piece[name] for name in lazy]), strict=True))
+        try:
+            return {name: to_field_data(name, value, known.get(name)) for name, value in piece.items()}
+        except SchemaError as error:
+            if start:
+                error.add_note(f"rows are counted from row {start:,} on")
+            raise
+
+    pieces = itertools.pairwise(edges(values.values(), max(lengths.values(), default=0)))
+    first = with_records(parts, convert(*next(pieces)))
+    known = {name: field for name, (field, _) in first.items()}
+    with create(path, fields=known.values(), labels=labels, attrs=attrs, aux=aux) as writer:
+        writer.extend({name: rows for name, (_, rows) in first.items()})
+        del first
+        for a, b in pieces:
+            writer.extend({name: rows for name, (_, rows) in convert(a, b).items()})
+
+
+def ready_to_slice(data: Mapping[str, Any], declared: Mapping[str, Field]) -> tuple[dict[str, Field], dict[str, Any]]:
+    """The fields of some arrays, as far as they are known before anything is computed, and what gives their rows.
+
+    Arrays that say what all their rows are, and lazy ones, stay as they are, to be converted piece by piece; lists are
+    converted whole.
+
+    Raises
+    ------
+    SchemaError
+        When rows do not fit, or their number is not known.
+    """
+    values: dict[str, Any] = {}
     known: dict[str, Field] = {}
-    for name, value in by_field(data).items():
+    for name, value in data.items():
         field = declared.get(name)
         if hasattr(value, "compute"):
-            ready[name] = value
+            values[name] = value
+            if field is None and isinstance(of := getattr(value, "field", None), Field):
+                # A lazy field of a store, as it is there; computed and by itself.
+                field = replace(of, name=name, record="", expression="")
             if field is not None:
                 known[name] = field
         elif _has_type(value):
-            known[name], ready[name] = to_field_data(name, value[:0], field)[0], value
+            known[name], values[name] = to_field_data(name, value[:0], field)[0], value
         elif isinstance(value, Sequence) and not value and field is None:
             raise SchemaError(f"field {name!r}: no rows, and no type; declare the field, as in fields=[mm.Field...]")
         else:
-            known[name], ready[name] = to_field_data(name, value, field)
-    for name in declared:
-        if name not in ready:
-            raise SchemaError(f"no data for the field {name!r}")
-    lengths = {name: _length(name, value) for name, value in ready.items()}
-    if len(set(lengths.values())) > 1:
-        raise SchemaError("fields differ in length: " + ", ".join(f"{k} has {n} rows" for k, n in lengths.items()))
-    rows = max(lengths.values(), default=0)
-    lazy = [name for name, value in ready.items() if hasattr(value, "compute")]
-    with create(path, fields=known.values(), labels=labels) as writer:
-        for a, b in itertools.pairwise(_edges(ready.values(), rows)):
-            piece = {name: value[a:b] for name, value in ready.items()}
-            if lazy:
-                piece.update(zip(lazy, compute([piece[name] for name in lazy]), strict=True))
-            writer.extend(piece)
+            known[name], values[name] = to_field_data(name, value, field)
+        _length(name, values[name])
+    return known, values
 
 
 def _has_type(value: Any) -> bool:
@@ -84,7 +124,7 @@ def _length(name: str, value: Any) -> int:
         raise SchemaError(f"field {name!r}: rows whose number is not known: {error}") from None
 
 
-def _edges(values: Iterable[Any], rows: int) -> Iterator[int]:
+def edges(values: Iterable[Any], rows: int) -> Iterator[int]:
     """Where to cut rows into pieces: of about `PIECE_NBYTES`, and at ends of chunks, so that each is computed once."""
     values = list(values)
     row_nbytes = sum(int(getattr(v, "nbytes", _ROW_NBYTES * rows)) for v in values) / max(rows, 1)

@@ -8,104 +8,29 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from mmdask import display
-from mmdask.errors import (
-    MmdaskError,
-    OptionError,
-    SchemaError,
-    SkippedFieldsWarning,
-    SourceError,
-    SourceNotFoundError,
-    StoreExistsError,
-)
+from mmdask.errors import MmdaskError, OptionError, SkippedFieldsWarning, SourceError
+from mmdask.rows.derived import with_derived
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.sources.agree import Known, agreed_fields, join_schema, known_layer
 from mmdask.sources.inputs import Absent, Input, label_fields
-from mmdask.sources.plan import (
-    arrange,
-    complete_groups,
-    data_layer,
-    extra_layers,
-    group_id,
-    group_of,
-    label_layer,
-    labels_id,
-    layer_ids,
-)
-from mmdask.sources.target import Target, begin, check_options, look
-from mmdask.store.commit import block_rows_for, commit
+from mmdask.sources.plan import arrange, data_layer, group_id, label_id, labels_id, layer_ids
+from mmdask.sources.survey import Found, agree, expressions, find, is_done, match_stale, schema_of
+from mmdask.sources.table import UNREADABLE, Reader, Table, UnreadableError
+from mmdask.sources.target import begin, check_options, look
+from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
 from mmdask.store.layer_writer import LayerWriter
-from mmdask.store.manifest import Manifest, Part
+from mmdask.store.manifest import Manifest, Part, read_manifest
 
-__all__ = ["Reader", "Rows", "Table", "UnreadableError", "convert"]
-
-#: ``rows(field, start, stop)`` yields the rows of one field, run by run
-Rows = Callable[[Field, int, int], Iterator[FieldData]]
-#: how the reason begins when a field could be stored but not read
-UNREADABLE = "cannot be read: "
+__all__ = ["convert"]
 
 
-class UnreadableError(Exception):
-    """The rows of one field cannot be read; the other fields can."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """What the metadata of one input say: its fields, and the row ranges that become parts.
-
-    `nbytes` are decoded bytes per field, about. `required` fields were asked for by name: not to read one is an error.
-    """
-
-    source: Input
-    tree: str
-    fields: tuple[Field, ...]
-    skipped: tuple[tuple[str, str], ...]
-    ranges: tuple[tuple[int, int], ...]
-    nbytes: Mapping[str, int]
-    required: frozenset[str]
-    fingerprint: str
-
-    @property
-    def rows(self) -> int:
-        return self.ranges[-1][1]
-
-
-class Reader(Protocol):
-    """How inputs of one format are read. `kind` is its name, `options` all that decides what is read, as JSON."""
-
-    kind: str
-
-    @property
-    def options(self) -> Mapping[str, Any]: ...
-
-    def inspect(self, source: Input) -> Table: ...
-
-    def open(self, table: Table) -> AbstractContextManager[Rows]: ...
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What there is: inputs by group, and per group how far it is.
-
-    `kept` are the groups that the manifest has, with their number of parts; `finished` those whose layers a dead
-    conversion left; `tables` those to be made. `stale` are converted parts in the manifest of no kept group.
-    `like` is a kept data layer, which all new ones must resemble; `old_labels` are the labels of kept parts.
-    """
-
-    target: Target
-    sources: Mapping[str, Input]
-    kept: Mapping[str, int]
-    finished: Mapping[str, Sequence[Layer]]
-    tables: Mapping[str, Table]
-    stale: Mapping[str, Layer]
-    like: Layer | None
-    old_labels: frozenset[str]
+class _BehindError(Exception):
+    """Another process changed what is computed."""
 
 
 def convert(
@@ -126,12 +51,12 @@ def convert(
     if absent and (missing == "error" or target.manifest is None):
         raise absent[0].error
     groups = {group_id(s, reader.options): s for s in sources}
-    if target.options == reader.options and not absent and _is_done(target, groups):
+    if target.options == reader.options and not absent and is_done(target, groups):
         return
-    found = _find(target, groups, reader)
-    replaced, dropped = _match(found, absent, missing)
-    agreed = _agree(found)
-    _schema(found, agreed, target.manifest, [])
+    found = find(target, groups, reader)
+    replaced, dropped = match_stale(found, absent, missing)
+    agreed = agree(found)
+    schema_of(found, agreed, target.manifest, [])
 
     with _writing(target.root):
         new = _write(found, agreed, reader, replaced, dropped, progress)
@@ -139,7 +64,7 @@ def convert(
 
 
 def _write(
-    found: _Found,
+    found: Found,
     agreed: Mapping[str, Field],
     reader: Reader,
     replaced: Mapping[str, str],
@@ -154,15 +79,51 @@ def _write(
     new = [layer for of_group in layers.values() for layer in of_group]
     made = {layer.id: Part(layer.rows, (layer.id,), layer.nbytes) for layer in new}
 
-    def change(newest: Manifest | None) -> Manifest:
-        parts = arrange(newest.parts if newest else (), wanted, made, replaced, dropped)
-        schema = _schema(found, agreed, newest, new)
-        if newest is None:
-            return Manifest(os.urandom(16).hex(), 0, block_rows_for(new), schema, parts)
-        return replace(newest, schema=schema, parts=parts)
+    def planned(newest: Manifest | None) -> tuple[Schema, tuple[Part, ...]]:
+        parts = arrange(newest.parts if newest else (), wanted, made, replaced, dropped, found.merged)
+        return schema_of(found, agreed, newest, new), parts
 
-    commit(target.root, change)
-    return new
+    rows = amount(sum(layer.rows for layer in new), "new row")
+    action = f"convert {amount(len(found.sources), 'input')}, {rows}"
+    while True:
+        before = read_manifest(target.root) if target.manifest else None
+        schema, parts = planned(before)
+        computed = _compute(target.root, schema, parts, made, before)
+
+        def change(
+            newest: Manifest | None, expected: Schema = schema, computed: Mapping[str, Part] = computed
+        ) -> Manifest:
+            schema, parts = planned(newest)
+            if expressions(schema) != expressions(expected):
+                raise _BehindError
+            parts = tuple(computed.get(data_layer(p) or "", p) for p in parts)
+            if newest is None:
+                return Manifest(os.urandom(16).hex(), 0, block_rows_for(new), schema, parts)
+            return replace(newest, schema=schema, parts=parts)
+
+        try:
+            commit(target.root, change, action=action)
+        except BaseException as error:
+            discard_layers(target.root, [p.layers[-1] for p in computed.values()])
+            if isinstance(error, _BehindError):
+                continue
+            raise
+        return new
+
+
+def _compute(
+    root: str, schema: Schema, parts: Sequence[Part], made: Mapping[str, Part], before: Manifest | None
+) -> dict[str, Part]:
+    """The parts whose rows or labels are new, with what is computed from them, by data layer."""
+    if not expressions(schema):
+        return {}
+    labels = {data_layer(p): label_id(p.layers) for p in (before.parts if before else ())}
+    fresh = {
+        data: p
+        for p in parts
+        if (data := data_layer(p)) is not None and (data in made or labels.get(data) != label_id(p.layers))
+    }
+    return dict(zip(fresh, with_derived(root, schema, fresh.values()), strict=True))
 
 
 @contextmanager
@@ -181,148 +142,7 @@ def _writing(root: str) -> Iterator[None]:
         raise
 
 
-def _is_done(target: Target, groups: Mapping[str, Input]) -> bool:
-    """Whether the manifest holds exactly these inputs with these labels; nothing is opened to see it."""
-    parts = _converted(target.manifest)
-    kept = complete_groups(parts)
-    return set(kept) == set(groups) == {group_of(data) for data in parts} and all(
-        label_layer(part) == labels_id(groups[group_of(data)].labels, data) for data, part in parts.items()
-    )
-
-
-def _converted(manifest: Manifest | None) -> dict[str, Part]:
-    """The parts that a conversion wrote, by data layer."""
-    return {data: p for p in (manifest.parts if manifest else ()) if (data := data_layer(p)) is not None}
-
-
-def _find(target: Target, groups: Mapping[str, Input], reader: Reader) -> _Found:
-    parts = _converted(target.manifest)
-    kept = {group: n for group, n in complete_groups(parts).items() if group in groups}
-    stale = {data: read_layer(target.root, data) for data in parts if group_of(data) not in kept}
-    folder = os.path.join(target.root, "parts")
-    left = complete_groups(os.listdir(folder) if os.path.isdir(folder) else ())
-    finished: dict[str, list[Layer]] = {}
-    tables: dict[str, Table] = {}
-    for group, source in groups.items():
-        if group in kept:
-            continue
-        ids = layer_ids(group, left.get(group, 0))
-        if ids and all(layer_exists(target.root, i) for i in ids):
-            finished[group] = [read_layer(target.root, i) for i in ids]
-        else:
-            tables[group] = reader.inspect(source)
-    like, old_labels = None, frozenset[str]()
-    first = next((p for data, p in parts.items() if group_of(data) in kept), None)
-    if first is not None:
-        like = read_layer(target.root, str(data_layer(first)))
-        if (label_id := label_layer(first)) is not None:
-            old_labels = frozenset(read_layer(target.root, label_id).fields)
-    return _Found(target, groups, kept, finished, tables, stale, like, old_labels)
-
-
-def _match(found: _Found, absent: Sequence[Absent], missing: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Which group each stale part gives way to, and which stale parts go."""
-    root = found.target.root
-    named = _by_tree(found)
-    replaced: dict[str, str] = {}
-    vanished: dict[str, Source] = {}
-    for data, layer in found.stale.items():
-        source = layer.source or Source("")
-        group = named.get((source.uri, source.tree))
-        if group is None:
-            vanished[data] = source
-        else:
-            replaced[data] = group
-    if found.stale and not found.kept and not replaced:
-        some = ", ".join(dict.fromkeys(s.uri for s in list(vanished.values())[:3]))
-        raise StoreExistsError(f"{root} was converted from other sources ({some}, ...); choose another path")
-    for a in absent:
-        if not any(a.was(s.uri) for s in vanished.values()):
-            raise a.error
-    if vanished and missing == "error":
-        s = next(iter(vanished.values()))
-        why = "is no longer among the sources" if os.path.exists(s.uri) else "is no longer there"
-        more = len({(v.uri, v.tree) for v in vanished.values()}) - 1
-        raise SourceNotFoundError(
-            f"{s.uri}:{s.tree}, which {root} holds, {why}{f' ({more} more like it)' if more else ''}; "
-            "pass missing='drop' (--missing drop) to take its rows out"
-        )
-    return replaced, frozenset(vanished)
-
-
-def _by_tree(found: _Found) -> dict[tuple[str, str], str]:
-    """The groups that are made or finished by file and tree, of which no two may be the same."""
-    trees: list[tuple[str, str]] = []
-    for group in found.sources:
-        source = found.sources[group]
-        if group in found.tables:
-            trees.append((group, found.tables[group].tree))
-        elif group in found.finished:
-            trees.append((group, _tree_of(found.finished[group][0])))
-        elif any(s.path == source.path for g, s in found.sources.items() if g != group):
-            first = layer_ids(group, found.kept[group])[0]
-            trees.append((group, _tree_of(read_layer(found.target.root, first))))
-    named: dict[tuple[str, str], str] = {}
-    for group, tree in trees:
-        key = (found.sources[group].path, tree)
-        if key in named:
-            raise OptionError(f"{key[0]}:{tree} is named twice, with and without its tree")
-        named[key] = group
-    return {key: group for key, group in named.items() if group not in found.kept}
-
-
-def _tree_of(layer: Layer) -> str:
-    return layer.source.tree if layer.source else ""
-
-
-def _agree(found: _Found) -> dict[str, Field]:
-    """The fields of everything new, which all inputs must have alike."""
-    if not found.tables and not found.finished:
-        return {}
-    known = [known_layer(found.like, UNREADABLE)] if found.like else []
-    for group, source in found.sources.items():
-        if group in found.tables:
-            t = found.tables[group]
-            known.append(Known(source.name, {f.name: f for f in t.fields}, frozenset(), dict(t.skipped)))
-        elif group in found.finished:
-            known += [known_layer(layer, UNREADABLE) for layer in found.finished[group]]
-    return agreed_fields(known)
-
-
-def _schema(found: _Found, agreed: Mapping[str, Field], newest: Manifest | None, new: Sequence[Layer]) -> Schema:
-    """The schema of kept and new parts: the fields that all of them could be read for, and the labels."""
-    root = found.target.root
-    parts = newest.parts if newest else ()
-    extra = next((extra_layers(p)[0] for p in _converted(newest).values() if extra_layers(p)), None)
-    if extra is not None and (found.tables or found.finished):
-        names = ", ".join(map(repr, read_layer(root, extra).fields))
-        raise SchemaError(
-            f"{root}: the fields {names} were added to the store as arrays, and rows that are converted now would lack "
-            "them; drop them first and add them again afterwards, or convert to a new store"
-        )
-    if newest is None or not found.kept:
-        fields = list(agreed.values())
-    else:
-        fields = [f for f in newest.schema.values() if f.name not in found.old_labels]
-        fields += _readable_again(found, newest)
-    fields = [f for f in fields if all(f.name in layer.fields for layer in new)]
-    appended = any(data_layer(p) is None for p in parts)
-    return join_schema(fields, label_fields(found.sources.values()), newest.schema if newest else None, appended)
-
-
-def _readable_again(found: _Found, newest: Manifest) -> list[Field]:
-    """Fields that were left out because a part that goes could not be read, and that all kept parts have."""
-    lost = {n for layer in found.stale.values() for n in known_layer(layer, UNREADABLE).unreadable}
-    lost -= set(newest.schema)
-    if not lost or found.like is None:
-        return []
-    kept = [i for group, n in found.kept.items() for i in layer_ids(group, n)]
-    for data in kept:
-        lost &= set(read_layer(found.target.root, data).fields)
-    return [f for name, f in known_layer(found.like, UNREADABLE).fields.items() if name in lost]
-
-
-def _make_layers(found: _Found, reader: Reader, progress: bool) -> dict[str, list[Layer]]:
+def _make_layers(found: Found, reader: Reader, progress: bool) -> dict[str, list[Layer]]:
     """Convert every table, in the order of the sources; layers that are there already are not made again."""
     layers = {group: list(of_group) for group, of_group in found.finished.items()}
     total = sum(sum(t.nbytes.values()) for t in found.tables.values())
@@ -387,25 +207,25 @@ def _provenance(table: Table, start: int, stop: int, unreadable: Mapping[str, st
     return Source(s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint, skipped)
 
 
-def _make_labels(found: _Found, layers: Mapping[str, Sequence[Layer]]) -> dict[str, list[tuple[str, str | None]]]:
+def _make_labels(found: Found, layers: Mapping[str, Sequence[Layer]]) -> dict[str, list[tuple[str, str | None]]]:
     """Per group its data layers with their label layers, which are written where they are not there yet."""
     fields = {f.name: f for f in label_fields(found.sources.values())}
-    rows = {data: part.rows for data, part in _converted(found.target.manifest).items()}
     wanted: dict[str, list[tuple[str, str | None]]] = {}
     for group, source in found.sources.items():
         if group in found.kept:
-            of_group = [(i, rows[i]) for i in layer_ids(group, found.kept[group])]
+            kept = [found.pieces[i] for i in layer_ids(group, found.kept[group])]
+            of_group = [(p.data, p.rows) for p in kept if p.merged is None]
         else:
             of_group = [(layer.id, layer.rows) for layer in layers[group]]
         wanted[group] = []
         for data, n in of_group:
-            label_id = labels_id(source.labels, data)
-            if label_id is not None and not layer_exists(found.target.root, label_id):
-                with LayerWriter(found.target.root, label_id) as w:
+            labels = labels_id(source.labels, data)
+            if labels is not None and not layer_exists(found.target.root, labels):
+                with LayerWriter(found.target.root, labels) as w:
                     for name, value in source.labels:
                         w.constant(fields[name], value)
                     w.finish(n)
-            wanted[group].append((data, label_id))
+            wanted[group].append((data, labels))
     return wanted
 
 

@@ -11,19 +11,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mmdask.errors import ConflictError
+from mmdask.rows.compact import MERGED
 from mmdask.sources.inputs import Input, Label, digest
 from mmdask.store.manifest import Part
 
 __all__ = [
     "arrange",
     "complete_groups",
+    "data_id",
     "data_layer",
     "extra_layers",
     "group_id",
     "group_of",
-    "label_layer",
+    "label_id",
     "labels_id",
     "layer_ids",
+    "merged_layer",
 ]
 
 _DATA = re.compile(r"([0-9a-f]{32})-(\d+)-of-(\d+)")
@@ -56,19 +59,30 @@ def group_of(data_id: str) -> str:
     return data_id.partition("-")[0]
 
 
+def data_id(layers: Iterable[str]) -> str | None:
+    """The one of some layers that a conversion wrote the rows of an input to; None if there is none."""
+    return next((i for i in layers if _DATA.fullmatch(i)), None)
+
+
+def label_id(layers: Iterable[str]) -> str | None:
+    """The one of some layers that holds labels."""
+    return next((i for i in layers if i.endswith(_LABELS)), None)
+
+
 def data_layer(part: Part) -> str | None:
     """The layer of a part that a conversion wrote; None for rows that came otherwise."""
-    return next((i for i in part.layers if _DATA.fullmatch(i)), None)
+    return data_id(part.layers)
 
 
-def label_layer(part: Part) -> str | None:
-    """The layer of a part that holds its labels."""
-    return next((i for i in part.layers if i.endswith(_LABELS)), None)
+def merged_layer(part: Part) -> str | None:
+    """The layer of a part that was merged from several."""
+    return next((i for i in part.layers if i.endswith(MERGED)), None)
 
 
 def extra_layers(part: Part) -> tuple[str, ...]:
     """Layers that were added to a converted part later."""
-    return tuple(i for i in part.layers if i not in (data_layer(part), label_layer(part)))
+    first = (data_id(part.layers), label_id(part.layers), merged_layer(part))
+    return tuple(i for i in part.layers if i not in first)
 
 
 def complete_groups(ids: Iterable[str]) -> dict[str, int]:
@@ -93,6 +107,7 @@ def arrange(
     made: Mapping[str, Part],
     replaced: Mapping[str, str],
     dropped: Collection[str],
+    merged: Mapping[str, Sequence[str] | None] | None = None,
 ) -> tuple[Part, ...]:
     """The parts of the next manifest: inputs stay in their place, new ones come last.
 
@@ -101,19 +116,24 @@ def arrange(
     parts : sequence of Part
         Of the newest manifest.
     wanted : mapping
-        Per group, in the order in which new ones are appended: the data layer and the label layer of each part.
+        Per group, in the order in which new ones are appended: the data layer and the label layer of each part that
+        is not within a merged one.
     made : mapping
         Rows and bytes of data layers that are not in `parts`.
     replaced : mapping
         Data layers in `parts` that give way to the group of their input.
     dropped : collection
         Data layers in `parts` that go.
+    merged : mapping, optional
+        Merged layers in `parts` of converted rows: None for one that stays, else the data layers that come back in
+        its place.
 
     Raises
     ------
     ConflictError
         When `parts` hold converted rows that the plan did not see, or miss some that it kept.
     """
+    merged = merged or {}
     known = {data: part for part in parts if (data := data_layer(part)) is not None}
     ours = {data for pairs in wanted.values() for data, _ in pairs}
 
@@ -127,19 +147,32 @@ def arrange(
 
     result: list[Part] = []
     placed: set[str] = set()
-    for part in parts:
-        data = data_layer(part)
-        if data is None:
-            result.append(part)
-            continue
+
+    def place(data: str) -> None:
         if data in dropped:
-            continue
+            return
         if data not in replaced and data not in ours:
             raise ConflictError("another process converted other inputs into the store meanwhile; call again")
         group = replaced.get(data, group_of(data))
         if group not in placed:
             placed.add(group)
-            result += [part_of(*pair) for pair in wanted[group]]
+            result.extend(part_of(*pair) for pair in wanted[group])
+
+    there = set()
+    for part in parts:
+        data, whole = data_layer(part), merged_layer(part)
+        if data is not None:
+            place(data)
+        elif whole is None or merged.get(whole, ()) is None:
+            result.append(part)
+            there.add(whole)
+        elif whole in merged:
+            for piece in merged[whole] or ():
+                place(piece)
+        else:
+            raise ConflictError("another process merged parts of the store meanwhile; call again")
+    if any(inside is None and whole not in there for whole, inside in merged.items()):
+        raise ConflictError("another process took converted parts out of the store; call again")
     for group, pairs in wanted.items():
         if group not in placed:
             result += [part_of(*pair) for pair in pairs]

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
 from mmdask.schema import Field, FieldData
-from mmdask.sources.conversion import Rows, Table, UnreadableError
 from mmdask.sources.inputs import Input, digest
+from mmdask.sources.table import Rows, Table, UnreadableError
 
 __all__ = ["RUN_NBYTES", "RootFiles", "part_ranges", "runs"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mmdask.errors import OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
+from mmdask.errors import CorruptStoreError, OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
 from mmdask.store import document
 from mmdask.store.manifest import CONVERSION, Manifest, read_manifest, store_root
 from mmdask.store.system import SYSTEM, write_atomically
@@ -80,10 +80,11 @@ def check_options(target: Target, options: Mapping[str, Any], update: bool) -> N
 def _read_options(root: str, kind: str) -> dict[str, Any] | None:
     path = os.path.join(root, CONVERSION)
     try:
-        with open(path, "rb") as file:
-            data = document.read(file, path)
+        data = document.read_file(root, CONVERSION)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
     r = document.Reader(document.parse(data, path), path)
     r.text("format", "mmdask-conversion")
     if r.integer("version") != 1:

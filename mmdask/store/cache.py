@@ -42,6 +42,11 @@ class Cache(Generic[V]):
             self._values.move_to_end(key)
             return found[0]
 
+    def discard(self, key: Hashable) -> None:
+        """Give up the value of a key, if there is one."""
+        with self._lock:
+            self._cost -= self._values.pop(key, (None, 0))[1]
+
     def put(self, key: Hashable, value: V, cost: int) -> V:
         """Keep a value, and return it."""
         with self._lock:

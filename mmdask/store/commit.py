@@ -7,22 +7,47 @@ by rename. Whatever happens before the rename leaves the last commit as it was; 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from mmdask.errors import ConflictError, SchemaError, StoreNotFoundError
+from mmdask.display import count_text
+from mmdask.errors import ConflictError, FormatError, MmdaskError, SchemaError, StoreNotFoundError
 from mmdask.schema import Field, Schema
-from mmdask.store.layer import Layer
-from mmdask.store.manifest import MANIFEST, Manifest, Part, dump_manifest, history_path, read_manifest, store_root
+from mmdask.store.files import is_own_folder
+from mmdask.store.layer import Layer, layer_exists, layer_path
+from mmdask.store.manifest import (
+    MANIFEST,
+    Manifest,
+    Part,
+    dump_manifest,
+    generations,
+    history_path,
+    read_manifest,
+    read_past,
+    store_root,
+)
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["add_parts", "block_rows_for", "commit", "merge_schemas"]
+__all__ = [
+    "add_parts",
+    "amount",
+    "block_rows_for",
+    "commit",
+    "discard_layers",
+    "locked",
+    "merge_schemas",
+    "remove_layer",
+]
 
 LOCK_SECONDS = 120.0
+#: characters of the line that says what a commit did; every generation has one
+MAX_ACTION = 200
 #: a block of the widest field has at most this many bytes
 BLOCK_NBYTES = 64 << 10
 
@@ -30,8 +55,26 @@ BLOCK_NBYTES = 64 << 10
 class _Lock:
     """An flock that a forked child does not keep alive."""
 
+    #: bytes of the line that says who took it last; written over each time, so that no moment has half of one
+    NBYTES = 128
+
     def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            self.fd = SYSTEM.open_or_create(path)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise FormatError(f"{path} is a link, which a store has none of; nothing is written through it") from None
+
+    def sign(self) -> None:
+        """Say who holds it; for people, so that a full disk is no reason to stop."""
+        text = f"process {os.getpid()} on {socket.gethostname()}"[: self.NBYTES - 1]
+        with contextlib.suppress(OSError):
+            SYSTEM.write(self.fd, text.encode("ascii", "replace").ljust(self.NBYTES - 1) + b"\n", 0)
+
+    def holder(self) -> str:
+        """Who took it last, in words; empty if it does not say."""
+        return os.pread(self.fd, self.NBYTES, 0).decode("ascii", "replace").strip()
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -64,10 +107,11 @@ def locked(root: str) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ConflictError(
-                        f"{root}: another process has been committing for {LOCK_SECONDS:.0f} s; if none is, "
-                        "a process is stopped inside a commit: end it"
+                        f"{root}: another process has been committing for {LOCK_SECONDS:.0f} s "
+                        f"({lock.holder() or 'it does not say which'}); if it is stopped inside a commit, end it"
                     ) from None
                 time.sleep(0.005)
+        lock.sign()
         yield
     finally:
         if lock.fd >= 0:
@@ -77,7 +121,9 @@ def locked(root: str) -> Iterator[None]:
         _HELD.discard(lock)
 
 
-def commit(store_path: str | os.PathLike[str], change: Callable[[Manifest | None], Manifest]) -> Manifest:
+def commit(
+    store_path: str | os.PathLike[str], change: Callable[[Manifest | None], Manifest], *, action: str
+) -> Manifest:
     """Replace the manifest by what `change` makes of the newest one.
 
     Parameters
@@ -85,13 +131,22 @@ def commit(store_path: str | os.PathLike[str], change: Callable[[Manifest | None
     store_path : path
         The store's folder, which exists.
     change : callable
-        Gets the newest manifest, or None when there is none yet, and returns the next; its generation is set here.
-        It may be called while other processes wait: it must not wait for them.
+        Gets the newest manifest, or None when there is none yet, and returns the next; its generation, time and
+        action are set here. It is called while other processes wait: it must not wait for them.
+    action : str
+        What is done, in a line for the history, ``"append 3 parts, 1,200 rows"``; a long one is cut.
 
     Returns
     -------
     Manifest
         As committed: when this returns it is durable.
+
+    Raises
+    ------
+    ConflictError
+        When a layer that the next manifest names, and the newest did not, is not there.
+    OSError
+        When the system refuses a call. Nothing is committed then, unless a note of the error says otherwise.
     """
     root = store_root(store_path)
     with locked(root):
@@ -102,15 +157,94 @@ def commit(store_path: str | os.PathLike[str], change: Callable[[Manifest | None
         new = change(base)
         if new == base:
             return new
-        new = replace(new, generation=base.generation + 1 if base else 1)
+        _check_layers(root, base, new)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        new = replace(new, generation=base.generation + 1 if base else 1, time=now, action=_one_line(action))
         data = dump_manifest(new)
         history = os.path.join(root, "history")
         with contextlib.suppress(FileExistsError):
             SYSTEM.mkdir(history)
+        if not is_own_folder(root, "history"):
+            raise FormatError(f"{history} is a link or a file, which it cannot be in a store; nothing is written")
+        if base is None:
+            # The folders are there before the manifest that needs them, also those that a dead process made.
+            SYSTEM.fsync_folder(os.path.dirname(root))
+            SYSTEM.fsync_folder(root)
         # One that is already there belongs to a writer that died before its commit point.
         write_atomically(history_path(root, new.generation), data)
-        write_atomically(os.path.join(root, MANIFEST), data)
+        try:
+            write_atomically(os.path.join(root, MANIFEST), data)
+        except BaseException as error:
+            _note_if_visible(root, new, error)
+            raise
     return new
+
+
+def _one_line(text: str) -> str:
+    # names of files may hold what is no text
+    line = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return line if len(line) <= MAX_ACTION else line[: MAX_ACTION - 3] + "..."
+
+
+def _check_layers(root: str, base: Manifest | None, new: Manifest) -> None:
+    """Raise `ConflictError` when layers that are named newly are not there."""
+    named = new.layers - (base.layers if base else set())
+    if not named:
+        return
+    # They may have been put in place by a process that died before their names were durable.
+    with contextlib.suppress(FileNotFoundError):
+        SYSTEM.fsync_folder(os.path.join(root, "parts"))
+    gone = sorted(layer for layer in named if not layer_exists(root, layer))
+    if gone:
+        raise ConflictError(
+            f"{root}: {len(gone)} of the layers to be committed ({gone[0]}, ...) are gone; removed meanwhile by "
+            "vacuum, or by hand. Nothing was committed: write them again (a longer grace= of mm.vacuum leaves slow "
+            "writers more time)"
+        )
+
+
+def _note_if_visible(root: str, new: Manifest, error: BaseException) -> None:
+    """Say of an error behind the commit point that readers see the commit."""
+    with contextlib.suppress(MmdaskError):
+        if read_manifest(root).generation == new.generation:
+            error.add_note(
+                f"{root}: the commit may have happened: readers see generation {new.generation}, but the system did "
+                "not confirm that it is on the disk, so that a power loss may undo it. mm.open(path).generation tells: "
+                f"{new.generation} if it is there"
+            )
+
+
+def discard_layers(store_path: str | os.PathLike[str], layer_ids: Iterable[str]) -> None:
+    """Remove finished layers that were not committed, which the manifests of the store decide.
+
+    For what is left when a commit failed. When a manifest cannot be read they stay, and `vacuum` finds out.
+    """
+    root, left = store_root(store_path), set(layer_ids)
+    if not left:
+        return
+    try:
+        newest = read_manifest(root)
+        left -= newest.layers
+        # A commit whose sync failed may be followed by others already.
+        for generation in generations(root, newest.generation - 1):
+            past = read_past(root, newest, generation)
+            left -= past.layers if past else set()
+    except StoreNotFoundError:
+        pass
+    except MmdaskError:
+        return
+    for layer in left:
+        remove_layer(root, layer)
+
+
+def remove_layer(root: str, layer_id: str) -> None:
+    """Remove a layer that no manifest names; under another name, so that no moment shows half of it as a layer."""
+    path = layer_path(root, layer_id)
+    aside = f"{path}.tmp-{os.urandom(8).hex()}"
+    with contextlib.suppress(OSError):
+        SYSTEM.rename(path, aside)
+        SYSTEM.fsync_folder(os.path.dirname(path))
+        SYSTEM.remove_tree(aside)
 
 
 def block_rows_for(layers: Iterable[Layer]) -> int:
@@ -132,20 +266,49 @@ def block_rows_for(layers: Iterable[Layer]) -> int:
     return 1 << max(0, fitting.bit_length() - 1)
 
 
-def merge_schemas(old: Schema, new: Schema, where: str = "") -> Schema:
+def amount(n: int, noun: str) -> str:
+    """A count with its noun, for the one line that says what a commit did.
+
+    Examples
+    --------
+    >>> amount(1, "part"), amount(1200, "row")
+    ('1 part', '1,200 rows')
+    """
+    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def merge_schemas(old: Schema, new: Schema, where: str = "", *, base: Schema | None = None) -> Schema:
     """The old schema with the labels of both; fields must agree in everything that is stored.
+
+    Parameters
+    ----------
+    old, new : Schema
+        Of the store as it is, and of the rows to be added.
+    where : str
+        What the rows are, for messages.
+    base : Schema, optional
+        What the store was when the rows were begun, if other processes may have changed it since. Fields that were
+        dropped meanwhile are left out.
 
     Raises
     ------
     SchemaError
         Naming the first field that is missing, unknown or of another type.
+    ConflictError
+        When it is so because another process added or replaced a field since `base`.
     """
     at = f"{where}: " if where else ""
     for name in new:
-        if name not in old:
+        if name not in old and (base is None or name not in base):
             raise SchemaError(f"{at}{old.unknown(name, ' in the store')}")
     merged = []
     for name, field in old.items():
+        if base is not None and _changed(base.get(name), field, new.get(name)):
+            how = "replaced" if name in base else "added"
+            raise ConflictError(
+                f"{at}another process {how} the field {name!r} ({field.describe()}) while these rows were written, so "
+                "they do not fit; nothing was committed: write them again"
+            )
         if name not in new:
             raise SchemaError(f"{at}field {name!r} ({field.describe()}) is missing")
         other = new[name]
@@ -155,14 +318,51 @@ def merge_schemas(old: Schema, new: Schema, where: str = "") -> Schema:
     return Schema(merged)
 
 
+def _changed(before: Field | None, now: Field, rows: Field | None) -> bool:
+    """Whether rows do not fit a field because it is another than it was."""
+    if rows is None:
+        return before is None or before.expression != now.expression
+    if before is None:
+        return False
+    same = before.same_layout(now) and before.expression == now.expression
+    return not same or not set(rows.optional) <= set(now.optional)
+
+
 def _merge_labels(field: Field, other: Field) -> Field:
     known = set(field.labels)
     more = tuple(label for label in other.labels if label not in known)
     return field.with_labels(field.labels + more) if more else field
 
 
-def add_parts(manifest: Manifest | None, schema: Schema, parts: Iterable[Part], *, block_rows: int) -> Manifest:
-    """The manifest with more parts at its end; a new one when there is none. `block_rows` is for a new one only."""
+def add_parts(
+    manifest: Manifest | None,
+    schema: Schema,
+    parts: Iterable[Part],
+    *,
+    block_rows: int,
+    base: Schema | None = None,
+) -> Manifest:
+    """The manifest with more parts at its end; a new one when there is none.
+
+    Parameters
+    ----------
+    manifest : Manifest or None
+        The newest.
+    schema : Schema
+        Of the parts.
+    parts : iterable of Part
+        In their order.
+    block_rows : int
+        For a new manifest only.
+    base : Schema, optional
+        What the store's was when the parts were begun.
+
+    Raises
+    ------
+    SchemaError, ConflictError
+        See `merge_schemas`.
+    """
     if manifest is None:
         return Manifest(os.urandom(16).hex(), 0, block_rows, schema, tuple(parts))
-    return replace(manifest, schema=merge_schemas(manifest.schema, schema), parts=(*manifest.parts, *parts))
+    merged = merge_schemas(manifest.schema, schema, base=base)
+    return replace(manifest, schema=merged, parts=(*manifest.parts, *parts))

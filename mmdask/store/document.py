@@ -1,31 +1,56 @@
 """JSON documents of a store: the first line carries a checksum of every byte after it.
 
-So any changed byte is found, and what is parsed is what was written. Documents may come from strangers: size, nesting,
-duplicate keys and numbers that JSON does not know are refused, and `Reader` checks each value as it is taken out.
+So any changed byte is found, and what is parsed is what was written. Documents may come from strangers: size, number
+of values, nesting, duplicate keys and numbers that JSON does not know are refused, and `Reader` checks each value as it
+is taken out. What is written is held to the same limits, so that nothing is committed that no reader takes.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NoReturn
 
-from mmdask.errors import CorruptStoreError, FormatError
+from mmdask.errors import CorruptStoreError, FormatError, SchemaError
+from mmdask.store.files import open_file
 from mmdask.store.npy import checksum
 
-__all__ = ["MAX_NBYTES", "Reader", "dump", "parse", "read"]
+__all__ = ["MAX_DEPTH", "MAX_NBYTES", "MAX_TEXT", "MAX_VALUES", "Reader", "dump", "parse", "read", "read_file"]
 
-MAX_NBYTES = 256 << 20
+MAX_NBYTES = 64 << 20
+#: a value takes up to some hundred bytes of memory, and as little as two in a document
+MAX_VALUES = 1 << 22
+#: characters of one text
+MAX_TEXT = 1 << 20
+#: objects and lists within each other, in what a document holds for its writer (`attrs`)
+MAX_DEPTH = 64
 _FIRST_LINE = re.compile(rb'\{"checksum": "xxh3_64:([0-9a-f]{16})",\n')
 
 
 def dump(document: Mapping[str, Any]) -> bytes:
-    """The bytes of a document: one line per top-level key, behind the line with the checksum."""
-    lines = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in document.items()]
-    rest = (",\n".join(lines) + "\n}\n").encode()
-    return b'{"checksum": "xxh3_64:' + checksum(rest).encode() + b'",\n' + rest
+    """The bytes of a document: one line per top-level key, behind the line with the checksum.
+
+    Raises
+    ------
+    SchemaError
+        When it holds what JSON cannot, or more than readers take.
+    """
+    lines = []
+    for key, value in document.items():
+        try:
+            lines.append(f'"{key}": {json.dumps(value, allow_nan=False)}')
+        except (TypeError, ValueError, RecursionError) as error:
+            raise SchemaError(f"{key!r} cannot be kept as JSON: {error}") from None
+    rest = ",\n".join(lines) + "\n}\n"
+    _check_surrogates(rest, "what is to be written", SchemaError)
+    raw = rest.encode()
+    whole = b'{"checksum": "xxh3_64:' + checksum(raw).encode() + b'",\n' + raw
+    _check_size(whole, "what is to be written", SchemaError)
+    return whole
 
 
 def read(file: BinaryIO, where: str) -> bytes:
@@ -34,6 +59,20 @@ def read(file: BinaryIO, where: str) -> bytes:
     if size > MAX_NBYTES:
         raise FormatError(f"{where}: {size} bytes, more than the limit of {MAX_NBYTES}")
     return file.read(size)
+
+
+def read_file(parent: str, *names: str) -> bytes:
+    """The bytes of a document in a store; see `open_file`.
+
+    Raises
+    ------
+    OSError
+        When it cannot be opened, or is no regular file of the store.
+    FormatError
+        When it is too large.
+    """
+    with open(open_file(parent, *names), "rb") as file:
+        return read(file, os.path.join(parent, *names))
 
 
 def parse(data: bytes, where: str) -> dict[str, Any]:
@@ -51,6 +90,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         raise CorruptStoreError(
             f"{where}: the checksum in its first line does not fit the rest; the file is damaged, or was edited by hand"
         )
+    _check_size(data, where, FormatError)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         d = dict(pairs)
@@ -61,14 +101,41 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     def constant(text: str) -> NoReturn:
         raise FormatError(f"{where}: {text} is not JSON")
 
+    def finite(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise FormatError(f"{where}: {_short(text)} is more than a float holds")
+        return value
+
     try:
-        document = json.loads(data, object_pairs_hook=unique, parse_constant=constant)
+        text = data.decode()
+        document = json.loads(text, object_pairs_hook=unique, parse_constant=constant, parse_float=finite)
     except (ValueError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{where}: not JSON within the limits: {error}") from None
+    _check_surrogates(text, where, FormatError)
     assert isinstance(document, dict)  # the first line opened an object
     return document
+
+
+def _check_size(data: bytes, where: str, error: type[Exception]) -> None:
+    if len(data) > MAX_NBYTES:
+        raise error(f"{where}: {len(data)} bytes, more than the limit of {MAX_NBYTES}")
+    if len(data) > MAX_VALUES:  # a value takes a byte or more
+        n = data.count(b",") + data.count(b"[") + data.count(b"{")
+        if n > MAX_VALUES:
+            raise error(f"{where}: about {n} values, more than the limit of {MAX_VALUES}")
+
+
+#: escapes that are whole characters; halves of one only where both stand together
+_WHOLE = re.compile(r"\\(?:[^u]|u(?![dD][89a-fA-F])[0-9a-fA-F]{4}|u[dD][89abAB]..\\u[dD][c-fC-F]..)")
+
+
+def _check_surrogates(text: str, where: str, error: type[Exception]) -> None:
+    """No text may have half a character of UTF-16: it is not Unicode, and cannot be printed or hashed."""
+    if "\\" in text and ("\\ud" in text or "\\uD" in text) and "\\" in _WHOLE.sub("", text):
+        raise error(f"{where}: a text with a lone surrogate, which is not Unicode")
 
 
 class Reader:
@@ -81,12 +148,13 @@ class Reader:
         self.where = where
 
     def fail(self, key: str, expected: str) -> NoReturn:
-        raise FormatError(f"{self.where}: {key!r} must be {expected}, got {_short(self.value.get(key))}")
+        got = _short(self.value[key]) if key in self.value else "nothing"
+        raise FormatError(f"{self.where}: {key!r} must be {expected}, got {got}")
 
     def text(self, key: str, pattern: str = ".*", default: str | None = None) -> str:
         v = self.value.get(key, default)
-        if not isinstance(v, str) or len(v) > 1 << 20 or not re.fullmatch(pattern, v, re.DOTALL):
-            self.fail(key, "text" if pattern == ".*" else f"text like {pattern}")
+        if not isinstance(v, str) or len(v) > MAX_TEXT or not _matches(pattern)(v):
+            self.fail(key, f"text of up to {MAX_TEXT} characters" if pattern == ".*" else f"text like {pattern}")
         return v
 
     def integer(self, key: str, default: int | None = None) -> int:
@@ -97,13 +165,13 @@ class Reader:
 
     def integers(self, key: str, default: list[int] | None = None) -> list[int]:
         v = self.value.get(key, default)
-        if not isinstance(v, list) or not all(map(_is_size, v)):
+        if not isinstance(v, list) or (v and (set(map(type, v)) != {int} or min(v) < 0 or max(v) >= 1 << 63)):
             self.fail(key, "a list of integers from 0 to 2**63 - 1")
         return v
 
     def texts(self, key: str, pattern: str = ".*", default: list[str] | None = None) -> list[str]:
         v = self.value.get(key, default)
-        match = re.compile(pattern, re.DOTALL).fullmatch
+        match = _matches(pattern)
         if not isinstance(v, list) or not all(isinstance(t, str) and match(t) for t in v):
             self.fail(key, "a list of texts" if pattern == ".*" else f"a list of texts like {pattern}")
         return v
@@ -120,12 +188,49 @@ class Reader:
             self.fail(key, "an object")
         return v
 
+    def attrs(self, key: str, default: dict[str, Any] | None = None) -> dict[str, Any]:
+        """An object of anything that is not too deep, and whose integers are numbers of 64 bits."""
+        v = self.object(key, default)
+        _check_attrs(v, f"{self.where}, {key!r}")
+        return v
+
+
+def _check_attrs(attrs: dict[str, Any], where: str) -> None:
+    """The limits of `mmdask.store.attrs.check_attrs`, for what was read."""
+    level: list[Any] = [attrs]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for v in level:
+            if isinstance(v, dict):
+                below.extend(v.values())
+            elif isinstance(v, list):
+                below.extend(v)
+            elif type(v) is int and not -(1 << 64) < v < 1 << 64:
+                raise FormatError(f"{where}: an integer of more than 64 bits")
+        if not below:
+            return
+        level = below
+    raise FormatError(f"{where}: lists and objects more than {MAX_DEPTH} deep")
+
+
+@functools.cache
+def _matches(pattern: str) -> Callable[[str], re.Match[str] | None]:
+    """Whether all of a text is like a pattern; `re` looks for it in its own cache more slowly than it matches."""
+    return re.compile(pattern, re.DOTALL).fullmatch
+
 
 def _is_size(v: Any) -> bool:
     # bool is an int to Python and to isinstance, not to JSON
     return type(v) is int and 0 <= v < 1 << 63
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def _short(value: Any, depth: int = 2) -> str:
+    """A value for a message, whatever its size: values of a stranger's document may be as large as that."""
+    if isinstance(value, dict):
+        return f"an object of {len(value)} keys" if value else "{}"
+    if isinstance(value, list):
+        if len(value) > 8 or (value and not depth):
+            return f"a list of {len(value)}"
+        return f"[{', '.join(_short(v, depth - 1) for v in value)}]"
+    text = repr(value[:80] if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -8,25 +8,44 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mmdask import __version__
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.schema import OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData, Kind, check_name, dtype_from_store
+from mmdask.schema import (
+    CODE_DTYPE,
+    KINDS,
+    MAX_AXES,
+    MAX_LABEL,
+    MAX_LEVELS,
+    OFFSET_DTYPE,
+    SHAPE_DTYPE,
+    TEXT_DTYPE,
+    VALID_DTYPE,
+    Field,
+    FieldData,
+    Kind,
+    check_name,
+    dtype_from_store,
+)
 from mmdask.store import document
 from mmdask.store.npy import EXTENT, ArraySpec
 
-__all__ = ["Layer", "Source", "StoredField", "layer_exists", "new_id", "read_layer"]
+__all__ = ["Layer", "Merged", "OldLayer", "Source", "StoredField", "layer_exists", "new_id", "read_layer"]
 
 #: what a layer folder may be called
 ID_PATTERN = r"[a-z0-9][a-z0-9-]{0,79}"
 #: what an array file may be called: a number, and a courtesy
-FILE_PATTERN = r"\d{1,6}-[a-z0-9_.-]{0,80}\.npy"
+FILE_PATTERN = r"[0-9]{1,6}-[a-z0-9_.-]{0,80}\.npy"
+#: rows that a layer may have without a byte of data for each: constants claim any number for nothing
+FREE_ROWS = 1 << 32
 
 _MAX_ARRAYS = 100_000
+_CODE_DTYPES = (np.dtype("|u1"), np.dtype("<u2"), CODE_DTYPE)
 Scalar = bool | int | float | str
 
 
@@ -42,6 +61,21 @@ class Source:
     mtime_ns: int = 0
     fingerprint: str = ""
     skipped: tuple[tuple[str, str], ...] = ()
+
+
+class OldLayer(NamedTuple):
+    """A layer of a part that was merged into another. It may be gone, and is never opened."""
+
+    id: str
+    fields: tuple[str, ...]
+    source: Source | None
+
+
+class Merged(NamedTuple):
+    """A part that was merged into a larger one: its rows, and the layers that it had."""
+
+    rows: int
+    layers: tuple[OldLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +102,10 @@ class StoredField:
 
 @dataclass(frozen=True)
 class Layer:
-    """What part.json says: immutable, like the folder."""
+    """What part.json says: immutable, like the folder.
+
+    `merged` are the parts, in row order, that it was made of, if it was made of others.
+    """
 
     id: str
     rows: int
@@ -76,6 +113,13 @@ class Layer:
     arrays: tuple[ArraySpec, ...] = ()
     source: Source | None = None
     path: str = field(default="", compare=False)
+    merged: tuple[Merged, ...] = ()
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Where its rows came from, in their order."""
+        old = [layer.source for part in self.merged for layer in part.layers]
+        return tuple(s for s in (self.source, *old) if s is not None)
 
     @property
     def nbytes(self) -> int:
@@ -98,7 +142,11 @@ def layer_path(store_path: str, layer_id: str) -> str:
 
 def layer_exists(store_path: str | os.PathLike[str], layer_id: str) -> bool:
     """Whether a complete layer of this name is there."""
-    return os.path.isfile(os.path.join(layer_path(os.fspath(store_path), layer_id), "part.json"))
+    try:
+        info = os.lstat(os.path.join(layer_path(os.fspath(store_path), layer_id), "part.json"))
+    except OSError:
+        return False
+    return stat.S_ISREG(info.st_mode)
 
 
 def check_text(name: str, data: FieldData) -> None:
@@ -124,13 +172,13 @@ def check_text(name: str, data: FieldData) -> None:
 def check_constant(field: Field, value: object) -> None:
     """Raise `SchemaError` unless `value` can stand for all rows of a field."""
     if field.kind == "category":
-        ok = isinstance(value, str)
+        ok = isinstance(value, str) and len(value) <= MAX_LABEL
     elif field.kind != "dense" or field.shape:
         ok = False
     elif field.dtype.kind in "iu" and type(value) is int:
         ok = np.iinfo(field.dtype).min <= value <= np.iinfo(field.dtype).max
     elif field.dtype.kind == "f" and isinstance(value, int | float):
-        ok = type(value) is not bool and math.isfinite(value)
+        ok = type(value) is not bool and abs(value) <= float(np.finfo(field.dtype).max)
     else:
         ok = field.dtype.kind == "b" and isinstance(value, bool)
     if not ok:
@@ -142,22 +190,6 @@ def check_constant(field: Field, value: object) -> None:
 
 def dump_layer(layer: Layer) -> bytes:
     """part.json of a layer."""
-    fields = {}
-    for name, s in layer.fields.items():
-        entry: dict[str, Any] = {"kind": s.kind}
-        if s.constant is not None:
-            entry["constant"] = s.constant
-        else:
-            entry["values"] = s.values
-            if s.offsets:
-                entry["offsets"] = list(s.offsets)
-            if s.shapes is not None:
-                entry["shapes"] = s.shapes
-            if s.valid:
-                entry["valid"] = list(s.valid)
-            if s.kind == "category":
-                entry["labels"] = list(s.labels)
-        fields[name] = entry
     arrays = [
         {"file": a.file, "dtype": a.dtype.str, "shape": list(a.shape), "checksums": list(a.checksums)}
         for a in layer.arrays
@@ -168,12 +200,48 @@ def dump_layer(layer: Layer) -> bytes:
         "id": layer.id,
         "writer": f"mmdask {__version__}",
         "rows": layer.rows,
-        "fields": fields,
+        "fields": {name: _dump_field(stored) for name, stored in layer.fields.items()},
         "arrays": arrays,
     }
     if layer.source is not None:
-        text["source"] = {**vars(layer.source), "skipped": [list(s) for s in layer.source.skipped]}
+        text["source"] = _dump_source(layer.source)
+    if layer.merged:
+        text["merged"] = _dump_merged(layer.merged)
     return document.dump(text)
+
+
+def _dump_field(s: StoredField) -> dict[str, Any]:
+    if s.constant is not None:
+        return {"kind": s.kind, "constant": s.constant}
+    entry: dict[str, Any] = {"kind": s.kind, "values": s.values}
+    if s.offsets:
+        entry["offsets"] = list(s.offsets)
+    if s.shapes is not None:
+        entry["shapes"] = s.shapes
+    if s.valid:
+        entry["valid"] = list(s.valid)
+    if s.kind == "category":
+        entry["labels"] = list(s.labels)
+    return entry
+
+
+def _dump_source(source: Source) -> dict[str, Any]:
+    return {**vars(source), "skipped": [list(s) for s in source.skipped]}
+
+
+def _dump_merged(merged: tuple[Merged, ...]) -> dict[str, Any]:
+    # Lists of names stand there once: hundreds of inputs have the same hundreds of fields.
+    names: dict[tuple[str, ...], int] = {}
+    parts = []
+    for part in merged:
+        layers = []
+        for old in part.layers:
+            entry: dict[str, Any] = {"id": old.id, "fields": names.setdefault(old.fields, len(names))}
+            if old.source is not None:
+                entry["source"] = _dump_source(old.source)
+            layers.append(entry)
+        parts.append({"rows": part.rows, "layers": layers})
+    return {"fields": list(map(list, names)), "parts": parts}
 
 
 def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
@@ -186,16 +254,16 @@ def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
     FormatError
         When it breaks the format.
     """
+    root = os.fspath(store_path)
     if not re.fullmatch(ID_PATTERN, layer_id):
-        raise FormatError(f"{os.fspath(store_path)}: {layer_id!r} cannot be the id of a layer")
-    folder = layer_path(os.fspath(store_path), layer_id)
-    path = os.path.join(folder, "part.json")
+        raise FormatError(f"{root}: {layer_id!r} cannot be the id of a layer")
+    folder = layer_path(root, layer_id)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with open(fd, "rb") as file:
-            data = document.read(file, path)
+        data = document.read_file(root, "parts", layer_id, "part.json")
     except OSError as error:
-        raise CorruptStoreError(f"{path}: a part that the manifest names cannot be read: {error.strerror}") from None
+        raise CorruptStoreError(
+            f"{folder}/part.json: a part that the manifest names cannot be read: {error.strerror}"
+        ) from None
     return parse_layer(data, layer_id, folder)
 
 
@@ -207,19 +275,29 @@ def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
         raise FormatError(f"{path}: not a part.json of version 1, which is what this version of mmdask reads")
     if r.text("id", ID_PATTERN) != layer_id:
         raise FormatError(f"{path}: the id inside is {r.value['id']!r}, the folder is called {layer_id!r}")
+    r.text("writer", default="")
     rows = r.integer("rows")
-    arrays = tuple(_parse_array(a, f"{path}, array {i}") for i, a in enumerate(r.list("arrays")))
-    if len(arrays) > _MAX_ARRAYS:
-        raise FormatError(f"{path}: {len(arrays)} arrays, more than the limit of {_MAX_ARRAYS}")
+    entries = r.list("arrays")
+    if len(entries) > _MAX_ARRAYS:
+        r.fail("arrays", f"a list of at most {_MAX_ARRAYS}")
+    arrays = tuple(_parse_array(a, f"{path}, array {i}") for i, a in enumerate(entries))
+    if len({a.file for a in arrays}) != len(arrays):
+        r.fail("arrays", "a list of files that differ from each other")
     fields = {
-        name: _parse_field(entry, arrays, rows, f"{path}, field {name!r}") for name, entry in r.object("fields").items()
+        name: _FieldParser(entry, arrays, rows, f"{path}, field {name!r}").stored()
+        for name, entry in r.object("fields").items()
     }
     for name in fields:
         try:
             check_name(name)
         except SchemaError as error:
             raise FormatError(f"{path}: {error}") from None
-    return Layer(layer_id, rows, fields, arrays, _parse_source(r, path), folder)
+    layer = Layer(layer_id, rows, fields, arrays, _parse_source(r), folder, _parse_merged(r, rows))
+    if layer.source is not None and layer.merged:
+        raise FormatError(f"{path}: a layer has 'source' or 'merged', not both")
+    if rows > max(FREE_ROWS, layer.nbytes):
+        r.fail("rows", f"at most {FREE_ROWS}, or as many as there are bytes of data ({layer.nbytes})")
+    return layer
 
 
 def _parse_array(entry: Any, where: str) -> ArraySpec:
@@ -233,63 +311,116 @@ def _parse_array(entry: Any, where: str) -> ArraySpec:
         tuple(r.integers("shape")),
         tuple(r.texts("checksums", "[0-9a-f]{16}")),
     )
-    if not 1 <= len(spec.shape) <= 32 or spec.nbytes >= 1 << 63:
-        r.fail("shape", "1 to 32 lengths of less than 2**63 bytes together")
+    # numpy counts bytes as if no length were 0
+    most = dtype.itemsize * math.prod(max(length, 1) for length in spec.shape)
+    if not 1 <= len(spec.shape) <= 1 + MAX_AXES or most >= 1 << 63:
+        r.fail("shape", f"1 to {1 + MAX_AXES} lengths of less than 2**63 bytes together")
     if len(spec.checksums) != -(-spec.nbytes // EXTENT):
-        r.fail("checksums", f"one for each {EXTENT} bytes of data")
+        r.fail("checksums", f"one for each {EXTENT} bytes of data, {-(-spec.nbytes // EXTENT)} in all")
     return spec
 
 
-def _parse_field(entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str) -> StoredField:
-    r = document.Reader(entry, where)
-    kind: Kind = r.text("kind")  # type: ignore[assignment]
-    if kind not in get_args(Kind):
-        r.fail("kind", "one of " + ", ".join(get_args(Kind)))
-    labels = tuple(r.texts("labels", default=[]))
-    if "constant" in r.value:
-        constant = r.value["constant"]
-        if not isinstance(constant, bool | int | float | str) or (kind == "category") != isinstance(constant, str):
-            r.fail("constant", "text for a category, else a bool, an int or a float")
-        return StoredField(kind, labels=(constant,) if isinstance(constant, str) else (), constant=constant)
-    offsets, values = r.integers("offsets", default=[]), r.integer("values")
-    shapes = r.integer("shapes") if "shapes" in r.value else None
-    valid = r.value.get("valid", [])
-    if not isinstance(valid, list) or not all(v is None or type(v) is int for v in valid):
-        r.fail("valid", "a list of numbers of arrays, or null")
-    stored = StoredField(kind, values, tuple(offsets), labels, None, shapes, tuple(valid))
-    if not all(0 <= number < len(arrays) for number in stored.arrays):
-        r.fail("values", f"like offsets, shapes and valid, numbers of arrays, less than {len(arrays)}")
-    # How many elements there are at each depth; only the data say how many items lie below offsets.
-    lengths: list[int | None] = [rows]
-    for number in offsets:
-        spec = arrays[number]
-        if spec.dtype != OFFSET_DTYPE or len(spec.shape) != 1 or not spec.shape[0]:
-            r.fail("offsets", "int64 arrays of one axis, one longer than their rows")
-        if lengths[-1] is not None and spec.shape[0] != lengths[-1] + 1:
-            r.fail("offsets", f"an array of {lengths[-1] + 1} entries, got one of {spec.shape[0]}")
-        lengths[-1] = spec.shape[0] - 1
-        lengths.append(None)
-    if lengths[-1] is not None and arrays[values].shape[0] != lengths[-1]:
-        r.fail("values", f"an array of {lengths[-1]} rows, got one of {arrays[values].shape[0]}")
-    lengths[-1] = arrays[values].shape[0]
-    if (shapes is not None) != (kind == "shaped"):
-        r.fail("shapes", "the number of an array for a shaped field, and for no other")
-    if shapes is not None and (arrays[shapes].dtype != SHAPE_DTYPE or arrays[shapes].shape[0] != rows):
-        r.fail("shapes", f"an int64 array ({rows}, axes)")
-    if shapes is not None and (len(arrays[shapes].shape) != 2 or len(offsets) != 1):
-        r.fail("shapes", f"an int64 array ({rows}, axes) beside one array of offsets")
-    for number, length in zip(valid, lengths, strict=False):
-        if number is not None and (arrays[number].dtype != VALID_DTYPE or arrays[number].shape != (length,)):
-            r.fail("valid", f"a bool array of {length} elements, got {arrays[number].dtype} {arrays[number].shape}")
-    if len(valid) > len(lengths) - (kind in ("string", "shaped")):
-        r.fail("valid", "a list of one entry per depth")
-    return stored
+class _FieldParser:
+    """Check how a layer stores one field: numbers of arrays that fit each other and the number of rows."""
+
+    def __init__(self, entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str) -> None:
+        self.r, self.arrays, self.rows = document.Reader(entry, where), arrays, rows
+        kind = self.r.text("kind")
+        if kind not in KINDS:
+            self.r.fail("kind", "one of " + ", ".join(KINDS))
+        self.kind: Kind = kind  # type: ignore[assignment]
+
+    def stored(self) -> StoredField:
+        r = self.r
+        if "constant" in r.value:
+            return self._constant(r.value["constant"])
+        labels = tuple(r.texts("labels", default=[]))
+        if labels and self.kind != "category":
+            r.fail("labels", "absent, but for a category")
+        if any(len(label) > MAX_LABEL for label in labels):
+            r.fail("labels", f"texts of up to {MAX_LABEL} characters")
+        values, offsets = self._array("values", r.integer("values")), tuple(r.integers("offsets", default=[]))
+        lengths = self._lengths(offsets, values)
+        self._check_values(values)
+        shapes = self._shapes()
+        valid = self._valid(lengths)
+        return StoredField(self.kind, r.value["values"], offsets, labels, None, shapes, valid)
+
+    def _constant(self, value: Any) -> StoredField:
+        r = self.r
+        if self.kind not in ("dense", "category"):
+            r.fail("constant", f"absent: a {self.kind} field has no constants")
+        is_text = isinstance(value, str) and len(value) <= MAX_LABEL
+        is_number = isinstance(value, bool | float) or (type(value) is int and -(1 << 63) <= value < 1 << 64)
+        if not (is_text if self.kind == "category" else is_number):
+            r.fail("constant", f"text of up to {MAX_LABEL} characters for a category, else a bool, an int or a float")
+        return StoredField(self.kind, labels=(value,) if is_text else (), constant=value)
+
+    def _array(self, key: str, number: Any) -> ArraySpec:
+        if type(number) is not int or not 0 <= number < len(self.arrays):
+            self.r.fail(key, f"the number of an array, less than {len(self.arrays)}")
+        return self.arrays[number]
+
+    def _lengths(self, offsets: tuple[int, ...], values: ArraySpec) -> list[int]:
+        """How many elements there are at each depth: what the data below have, as part.json says."""
+        r = self.r
+        fewest, most = {"ragged": (1, MAX_LEVELS), "string": (1, MAX_LEVELS + 1), "shaped": (1, 1)}.get(
+            self.kind, (0, 0)
+        )
+        if not fewest <= len(offsets) <= most:
+            n = str(most) if fewest == most else f"{fewest} to {most}"
+            r.fail("offsets", f"{n} numbers of arrays for a {self.kind} field")
+        lengths = [self.rows]
+        for i, number in enumerate(offsets):
+            spec = self._array("offsets", number)
+            if spec.dtype != OFFSET_DTYPE or len(spec.shape) != 1 or not spec.shape[0]:
+                r.fail("offsets", "int64 arrays of one axis and one entry or more")
+            if i == 0 and spec.shape[0] != self.rows + 1:
+                r.fail("offsets", f"first an array of {self.rows + 1} entries, one more than rows; {spec.file} is not")
+            below = self._array("offsets", offsets[i + 1]).shape[0] - 1 if i + 1 < len(offsets) else values.shape[0]
+            lengths.append(below)
+        if not offsets and values.shape[0] != self.rows:
+            r.fail("values", f"an array of {self.rows} rows; {values.file} has {values.shape[0]}")
+        return lengths
+
+    def _check_values(self, values: ArraySpec) -> None:
+        one_axis = len(values.shape) == 1
+        if self.kind == "string" and not (values.dtype == TEXT_DTYPE and one_axis):
+            self.r.fail("values", f"an array |u1 of one axis for a string; {values.file} is not")
+        if self.kind == "category" and not (values.dtype in _CODE_DTYPES and one_axis):
+            self.r.fail("values", f"an array |u1, <u2 or <i4 of one axis for a category; {values.file} is not")
+
+    def _shapes(self) -> int | None:
+        r = self.r
+        if (self.kind == "shaped") != ("shapes" in r.value):
+            r.fail("shapes", "the number of an array for a shaped field, and for no other")
+        if self.kind != "shaped":
+            return None
+        number = r.integer("shapes")
+        spec = self._array("shapes", number)
+        if spec.dtype != SHAPE_DTYPE or len(spec.shape) != 2 or spec.shape[0] != self.rows:
+            r.fail("shapes", f"an int64 array ({self.rows}, axes); {spec.file} is not")
+        return number
+
+    def _valid(self, lengths: list[int]) -> tuple[int | None, ...]:
+        r = self.r
+        valid = r.value.get("valid", [])
+        depths = len(lengths) - (self.kind in ("string", "shaped"))
+        if not isinstance(valid, list) or len(valid) > depths:
+            r.fail("valid", f"a list of one number of an array, or null, for each of up to {depths} depths")
+        for number, length in zip(valid, lengths, strict=False):
+            if number is None:
+                continue
+            spec = self._array("valid", number)
+            if spec.dtype != VALID_DTYPE or spec.shape != (length,):
+                r.fail("valid", f"bool arrays, here of {length} elements; {spec.file} is not")
+        return tuple(valid)
 
 
-def _parse_source(r: document.Reader, where: str) -> Source | None:
+def _parse_source(r: document.Reader) -> Source | None:
     if r.value.get("source") is None:
         return None
-    s = document.Reader(r.object("source"), f"{where}, source")
+    s = document.Reader(r.object("source"), f"{r.where}, source")
     skipped = s.value.get("skipped", [])
     if not isinstance(skipped, list) or not all(
         isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in skipped
@@ -305,3 +436,28 @@ def _parse_source(r: document.Reader, where: str) -> Source | None:
         s.text("fingerprint", default=""),
         tuple((a, b) for a, b in skipped),
     )
+
+
+def _parse_merged(r: document.Reader, rows: int) -> tuple[Merged, ...]:
+    if r.value.get("merged") is None:
+        return ()
+    m = document.Reader(r.object("merged"), f"{r.where}, merged")
+    names = m.list("fields")
+    if not all(isinstance(some, list) and all(isinstance(n, str) for n in some) for some in names):
+        m.fail("fields", "lists of names of fields")
+    fields = list(map(tuple, names))
+    parts = []
+    for i, entry in enumerate(m.list("parts")):
+        p = document.Reader(entry, f"{m.where}, part {i}")
+        layers = (document.Reader(old, f"{p.where}, layer {k}") for k, old in enumerate(p.list("layers")))
+        parts.append(Merged(p.integer("rows"), tuple(_parse_old(old, fields) for old in layers)))
+    if sum(p.rows for p in parts) != rows:
+        m.fail("parts", f"of {rows} rows together, as the layer")
+    return tuple(parts)
+
+
+def _parse_old(r: document.Reader, fields: list[tuple[str, ...]]) -> OldLayer:
+    number = r.integer("fields")
+    if number >= len(fields):
+        r.fail("fields", f"the number of a list of names, less than {len(fields)}")
+    return OldLayer(r.text("id", ID_PATTERN), fields[number], _parse_source(r))

@@ -9,18 +9,21 @@ import contextlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from mmdask.errors import SchemaError
+from mmdask.errors import FormatError, SchemaError
 from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData
+from mmdask.store.files import is_own_folder
 from mmdask.store.layer import (
     ID_PATTERN,
     Layer,
+    Merged,
     Scalar,
     Source,
     StoredField,
@@ -39,11 +42,11 @@ __all__ = ["FieldWriter", "LayerWriter"]
 
 
 class FieldWriter:
-    """Append runs of rows to one field of a layer."""
+    """Append runs of rows to one field of a layer, or, if it is dense, let others fill as many `rows`."""
 
-    def __init__(self, folder: str, field: Field, file: Callable[[str], str]) -> None:
+    def __init__(self, folder: str, field: Field, file: Callable[[str], str], rows: int | None = None) -> None:
         self.field = field
-        self.rows = 0
+        self.rows = rows or 0
         self._folder = folder
         self._new_file = file
         dtype = field.dtype
@@ -51,17 +54,27 @@ class FieldWriter:
         if field.kind == "category":
             dtype = np.dtype("u1")
             self._labels = {label: i for i, label in enumerate(field.labels)}
-        self.offsets = [ArrayWriter(folder, file(f".offsets{i or ''}"), OFFSET_DTYPE) for i in range(field.n_offsets)]
+        self.offsets: list[ArrayWriter] = []
         self.shapes: ArrayWriter | None = None
-        if field.kind == "shaped":
-            self.shapes = ArrayWriter(folder, file(".shapes"), SHAPE_DTYPE, (field.axes,))
         #: by depth; a file begins with the first value that is missing there
         self.valid: dict[int, ArrayWriter] = {}
-        self._file = file("")
-        self.values = ArrayWriter(folder, self._file, dtype, field.shape)
-        for offsets in self.offsets:
-            offsets.append(np.zeros(1, OFFSET_DTYPE))
-        self._ends = [0] * len(self.offsets)
+        self._ends = [0] * field.n_offsets
+        with contextlib.ExitStack() as made:
+
+            def make(file: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), n: int | None = None) -> ArrayWriter:
+                array = ArrayWriter(folder, file, dtype, shape, n)
+                made.callback(array.close)
+                return array
+
+            for i in range(field.n_offsets):
+                self.offsets.append(make(file(f".offsets{i or ''}"), OFFSET_DTYPE))
+            if field.kind == "shaped":
+                self.shapes = make(file(".shapes"), SHAPE_DTYPE, (field.axes,))
+            self._file = file("")
+            self.values = make(self._file, dtype, field.shape, rows)
+            for offsets in self.offsets:
+                offsets.append(np.zeros(1, OFFSET_DTYPE))
+            made.pop_all()
 
     @property
     def arrays(self) -> list[ArrayWriter]:
@@ -148,12 +161,14 @@ class FieldWriter:
     def _widen(self, dtype: np.dtype[Any]) -> None:
         old = self.values
         old.open()  # while it still has its name
-        SYSTEM.rename(old.path, old.path + ".narrow")
-        self.values = ArrayWriter(self._folder, self._file, dtype)
-        for start in range(0, old.nbytes, EXTENT):
-            piece = old.read(start, min(EXTENT, old.nbytes - start))
-            self.values.append(np.frombuffer(piece, old.dtype).astype(dtype))
-        old.close()
+        try:
+            SYSTEM.rename(old.path, old.path + ".narrow")
+            self.values = ArrayWriter(self._folder, self._file, dtype)
+            for start in range(0, old.nbytes, EXTENT):
+                piece = old.read(start, min(EXTENT, old.nbytes - start))
+                self.values.append(np.frombuffer(piece, old.dtype).astype(dtype))
+        finally:
+            old.close()
         SYSTEM.unlink(old.path + ".narrow")
 
     def close(self) -> None:
@@ -192,6 +207,8 @@ class LayerWriter:
         self.folder = os.path.join(self.parts, f"{layer_id}.tmp-{os.urandom(8).hex()}")
         with contextlib.suppress(FileExistsError):
             SYSTEM.mkdir(self.parts)
+        if not is_own_folder(self.store_path, "parts"):
+            raise FormatError(f"{self.parts} is a link or a file, which it cannot be in a store; nothing is written")
         SYSTEM.mkdir(self.folder)
         self._pid = os.getpid()
         self._writers: dict[str, FieldWriter] = {}
@@ -216,10 +233,13 @@ class LayerWriter:
         self._n_files += 1
         return f"{self._n_files - 1}-{slug}{ending}.npy"
 
-    def field(self, field: Field) -> FieldWriter:
-        """Start a field; write to it through what is returned."""
+    def field(self, field: Field, rows: int | None = None) -> FieldWriter:
+        """Start a field; write to it through what is returned.
+
+        With `rows`, a dense field of zeros that others fill: `region.filling` opens the file of its ``values.path``.
+        """
         self._check_new(field.name)
-        writer = FieldWriter(self.folder, field, partial(self._file, field.name))
+        writer = FieldWriter(self.folder, field, partial(self._file, field.name), rows)
         self._writers[field.name] = writer
         return writer
 
@@ -247,13 +267,17 @@ class LayerWriter:
         """Data bytes written so far."""
         return sum(w.nbytes for w in self._writers.values())
 
-    def finish(self, rows: int | None = None, source: Source | None = None) -> Layer:
+    def finish(self, rows: int | None = None, source: Source | None = None, merged: Sequence[Merged] = ()) -> Layer:
         """Make the layer durable and put it in its place.
 
         Parameters
         ----------
         rows : int, optional
             Needed when the layer has constants only.
+        source : Source, optional
+            Where the rows came from.
+        merged : sequence of Merged, optional
+            Or the parts that they were, in their order.
 
         Raises
         ------
@@ -265,7 +289,7 @@ class LayerWriter:
         for name, n in lengths.items():
             if n != rows:
                 raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
-        layer = self._describe(rows, source)
+        layer = replace(self._describe(rows, source), merged=tuple(merged))
         data = dump_layer(layer)
         parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}

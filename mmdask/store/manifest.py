@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
+
+import numpy as np
 
 from mmdask import __version__
 from mmdask.errors import CorruptStoreError, FormatError, OptionError, SchemaError, StoreNotFoundError, UnfinishedError
@@ -17,14 +22,34 @@ from mmdask.schema import Field, Kind, Schema, dtype_from_store
 from mmdask.store import document
 from mmdask.store.layer import ID_PATTERN
 
-__all__ = ["CONVERSION", "MANIFEST", "VERSION", "Manifest", "Part", "read_manifest", "store_root"]
+__all__ = [
+    "CONVERSION",
+    "MANIFEST",
+    "VERSION",
+    "Entry",
+    "Manifest",
+    "Part",
+    "generations",
+    "history",
+    "history_path",
+    "read_manifest",
+    "read_past",
+    "store_root",
+]
 
 #: the version of the format that this package writes, and the newest that it reads
 VERSION = 1
 #: what a store may require of its readers, beyond the fields of the first stores
 FEATURES = ("shaped", "optional")
+#: of a store: what counts blocks or chunks of rows has to end
+MAX_ROWS = 1 << 40
+#: rows that a shuffle moves together
+MAX_BLOCK_ROWS = 1 << 20
 MANIFEST = "manifest.json"
 CONVERSION = "conversion.json"
+#: when a generation was committed: UTC, to the second
+TIME_PATTERN = r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?"
+_HISTORY_NAME = re.compile(r"([0-9]{8}|[1-9][0-9]{8,18})\.json")
 
 
 class Part(NamedTuple):
@@ -37,7 +62,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One generation of a store."""
+    """One generation of a store.
+
+    `aux` are arrays that are not per row: each is the one row of a field, in one of `aux_layers`, of which a later one
+    overrides an earlier one. `time` (UTC, ISO 8601) and `action` say when and by what the generation came to be; they
+    are no part of what it holds, and so not of equality.
+    """
 
     uuid: str
     generation: int
@@ -45,52 +75,88 @@ class Manifest:
     schema: Schema
     parts: tuple[Part, ...]
     attrs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    aux: Schema = Schema()  # noqa: RUF009  (immutable)
+    aux_layers: tuple[str, ...] = ()
+    time: str = field(default="", compare=False)
+    action: str = field(default="", compare=False)
 
     @property
     def rows(self) -> int:
         return sum(p.rows for p in self.parts)
 
+    @property
+    def layers(self) -> set[str]:
+        """Ids of all layers that the generation is made of."""
+        return {i for p in self.parts for i in p.layers} | set(self.aux_layers)
+
+
+class Entry(NamedTuple):
+    """One generation in the history of a store: when it was committed, by what, and how large it was."""
+
+    generation: int
+    time: str
+    action: str
+    n_rows: int
+    n_parts: int
+    n_fields: int
+
 
 def dump_manifest(m: Manifest) -> bytes:
     """The bytes of manifest.json."""
-    fields = []
-    for f in m.schema.values():
-        entry: dict[str, Any] = {"name": f.name, "kind": f.kind, "dtype": f.dtype.str}
-        optional = {
-            "shape": list(f.shape),
-            "levels": f.levels,
-            "labels": list(f.labels),
-            "unit": f.unit,
-            "doc": f.doc,
-            "attrs": dict(f.attrs),
-            "axes": f.axes,
-            "optional": list(f.optional),
-            "record": f.record,
-            "expression": f.expression,
-        }
-        fields.append({**entry, **{k: v for k, v in optional.items() if v}})
-    needs = {"shaped": any(f.kind == "shaped" for f in m.schema.values())}
-    needs["optional"] = any(f.optional for f in m.schema.values())
-    return document.dump(
-        {
-            "format": "mmdask",
-            "version": VERSION,
-            "requires": [name for name in FEATURES if needs[name]],
-            "uuid": m.uuid,
-            "generation": m.generation,
-            "writer": f"mmdask {__version__}",
-            "block_rows": m.block_rows,
-            "fields": fields,
-            "parts": {
-                "rows": [p.rows for p in m.parts],
-                "nbytes": [p.nbytes for p in m.parts],
-                "layers": [list(p.layers) for p in m.parts],
-            },
-            "attrs": dict(m.attrs),
-        }
-    )
+    every = [*m.schema.values(), *m.aux.values()]
+    needs = {"shaped": any(f.kind == "shaped" for f in every), "optional": any(f.optional for f in every)}
+    text: dict[str, Any] = {
+        "format": "mmdask",
+        "version": VERSION,
+        "requires": [name for name in FEATURES if needs[name]],
+        "uuid": m.uuid,
+        "generation": m.generation,
+        "writer": f"mmdask {__version__}",
+        "time": m.time,
+        "action": m.action,
+        "block_rows": m.block_rows,
+        "fields": list(map(_dump_field, m.schema.values())),
+        "parts": {
+            "rows": [p.rows for p in m.parts],
+            "nbytes": [p.nbytes for p in m.parts],
+            "layers": [list(p.layers) for p in m.parts],
+        },
+        "attrs": dict(m.attrs),
+    }
+    if m.aux:
+        text["aux"] = {"fields": list(map(_dump_field, m.aux.values())), "layers": list(m.aux_layers)}
+    return document.dump(text)
 
 
+def _dump_field(f: Field) -> dict[str, Any]:
+    others = {
+        "shape": list(f.shape),
+        "levels": f.levels,
+        "labels": list(f.labels),
+        "unit": f.unit,
+        "doc": f.doc,
+        "attrs": dict(f.attrs),
+        "axes": f.axes,
+        "optional": list(f.optional),
+        "record": f.record,
+        "expression": f.expression,
+    }
+    return {"name": f.name, "kind": f.kind, "dtype": f.dtype.str, **{k: v for k, v in others.items() if v}}
+
+
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Look for no garbage while many objects are made that are all kept: it would take a quarter of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@_no_collections()
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """Read manifest.json back, checking every value.
 
@@ -109,23 +175,39 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"{where}: format version {version}; this mmdask {__version__} reads up to {VERSION}: "
             "install a newer mmdask"
         )
+    if version < 1:
+        r.fail("version", f"1 to {VERSION}")
+    r.text("writer", default="")
     if unknown := [name for name in r.texts("requires") if name not in FEATURES]:
         raise FormatError(f"{where}: needs {', '.join(unknown)}, which mmdask {__version__} does not know")
     block_rows = r.integer("block_rows")
-    if block_rows < 1 or block_rows & (block_rows - 1):
-        r.fail("block_rows", "a power of two")
-    try:
-        schema = Schema(_parse_field(entry, f"{where}, field {i}") for i, entry in enumerate(r.list("fields")))
-    except SchemaError as error:
-        raise FormatError(f"{where}: {error}") from None
+    if not 1 <= block_rows <= MAX_BLOCK_ROWS or block_rows & (block_rows - 1):
+        r.fail("block_rows", f"a power of two up to {MAX_BLOCK_ROWS}")
+    if r.integer("generation") < 1:
+        r.fail("generation", "1 or more")
+    aux = document.Reader(r.object("aux", {"fields": [], "layers": []}), f"{where}, aux")
+    aux_fields, aux_layers = _parse_schema(aux), tuple(aux.texts("layers", ID_PATTERN))
+    if aux_fields and not aux_layers:
+        aux.fail("layers", "one id or more, for there are fields")
     return Manifest(
         r.text("uuid", "[0-9a-f]{32}"),
         r.integer("generation"),
         block_rows,
-        schema,
+        _parse_schema(r),
         _parse_parts(document.Reader(r.object("parts"), f"{where}, parts")),
-        r.object("attrs"),
+        r.attrs("attrs"),
+        aux_fields,
+        aux_layers if aux_fields else (),
+        r.text("time", TIME_PATTERN, ""),
+        r.text("action", default=""),
     )
+
+
+def _parse_schema(r: document.Reader) -> Schema:
+    try:
+        return Schema(_parse_field(entry, f"{r.where}, field {i}") for i, entry in enumerate(r.list("fields")))
+    except SchemaError as error:
+        raise FormatError(f"{r.where}: {error}") from None
 
 
 def _parse_field(entry: Any, where: str) -> Field:
@@ -136,7 +218,7 @@ def _parse_field(entry: Any, where: str) -> Field:
     kind: Kind = r.text("kind")  # type: ignore[assignment]
     if kind not in get_args(Kind):
         r.fail("kind", "one of " + ", ".join(get_args(Kind)))
-    return Field(
+    field = Field(
         r.text("name"),
         kind,
         dtype,
@@ -145,25 +227,53 @@ def _parse_field(entry: Any, where: str) -> Field:
         tuple(r.texts("labels", default=[])),
         r.text("unit", default=""),
         r.text("doc", default=""),
-        r.object("attrs", {}),
+        r.attrs("attrs", {}),
         r.integer("axes", 0),
         tuple(r.integers("optional", [])),
         r.text("record", default=""),
         r.text("expression", default=""),
     )
+    if field.dtype != dtype:
+        r.fail("dtype", f"{field.dtype.str} for a {kind} field")
+    return field
 
 
 def _parse_parts(r: document.Reader) -> tuple[Part, ...]:
     rows, nbytes, layers = r.integers("rows"), r.integers("nbytes"), r.list("layers")
     if not len(rows) == len(nbytes) == len(layers):
         r.fail("layers", "as long as 'rows' and 'nbytes'")
-    is_id = re.compile(ID_PATTERN).fullmatch
-    for ids in layers:
-        if not isinstance(ids, list) or not ids or not all(isinstance(i, str) and is_id(i) for i in ids):
-            r.fail("layers", f"lists of one or more ids like {ID_PATTERN}")
-    if sum(rows) >= 1 << 63:
-        r.fail("rows", "less than 2**63 together")
-    return tuple(map(Part, rows, map(tuple, layers), nbytes))
+    if not _are_ids(layers):
+        r.fail("layers", f"lists of one or more ids like {ID_PATTERN}")
+    if sum(rows) > MAX_ROWS:
+        r.fail("rows", f"at most {MAX_ROWS} together")
+    # `Part(...)` goes through Python, for each of them
+    return tuple(map(tuple.__new__, itertools.repeat(Part), zip(rows, map(tuple, layers), nbytes, strict=True)))
+
+
+_ID_BYTES = b"abcdefghijklmnopqrstuvwxyz0123456789-"
+_ID_LENGTH = 80
+
+
+def _are_ids(layers: list[Any]) -> bool:
+    """Whether these are lists of one or more texts like `ID_PATTERN`.
+
+    They are looked at all together: matching one after the other takes as long as reading JSON.
+    """
+    if not layers:
+        return True
+    if set(map(type, layers)) != {list} or not all(layers):
+        return False
+    try:
+        lines = "\n".join(["", *itertools.chain.from_iterable(layers), ""]).encode("ascii", "replace")
+    except TypeError:  # not of texts
+        return False
+    n = sum(map(len, layers))
+    if lines.translate(None, _ID_BYTES) != b"\n" * (n + 1):
+        return False
+    characters = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(characters == ord("\n"))
+    lengths = np.diff(ends) - 1
+    return bool(lengths.min() >= 1 and lengths.max() <= _ID_LENGTH and (characters[ends[:-1] + 1] != ord("-")).all())
 
 
 def read_manifest(store_path: str | os.PathLike[str], generation: int | None = None) -> Manifest:
@@ -182,14 +292,65 @@ def read_manifest(store_path: str | os.PathLike[str], generation: int | None = N
     if generation is None or (type(generation) is int and generation == newest.generation):
         return newest
     # What history holds beyond the manifest was never committed.
-    path = history_path(root, generation) if type(generation) is int and 0 < generation < newest.generation else ""
-    if not os.path.isfile(path):
-        raise StoreNotFoundError(f"{root}: no generation {generation!r}; it has 1 to {newest.generation}")
-    with open(path, "rb") as file:
-        manifest = parse_manifest(document.read(file, path), path)
-    if manifest.generation != generation or manifest.uuid != newest.uuid:
-        raise CorruptStoreError(f"{path}: holds generation {manifest.generation} of {manifest.uuid}")
-    return manifest
+    past = None
+    if type(generation) is int and 0 < generation < newest.generation:
+        past = read_past(root, newest, generation)
+    if past is None:
+        raise StoreNotFoundError(
+            f"{root}: no generation {generation!r}; the newest is {newest.generation}, and its history says which "
+            "older ones are left (mmdask history)"
+        )
+    return past
+
+
+def read_past(root: str, newest: Manifest, generation: int) -> Manifest | None:
+    """An older generation of a store; None when it was trimmed.
+
+    Raises
+    ------
+    CorruptStoreError, FormatError
+        When its manifest is damaged, breaks the format, or is that of another store.
+    """
+    path = history_path(root, generation)
+    try:
+        past = parse_manifest(document.read_file(root, "history", os.path.basename(path)), path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if isinstance(error, CorruptStoreError):
+            raise
+        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
+    if past.generation != generation or past.uuid != newest.uuid:
+        raise CorruptStoreError(f"{path}: holds generation {past.generation} of {past.uuid}")
+    return past
+
+
+def generations(root: str, newest: int) -> list[int]:
+    """Generations that the history folder holds, ascending; a later one than `newest` was never committed."""
+    try:
+        names = os.listdir(os.path.join(root, "history"))
+    except FileNotFoundError:
+        return []
+    found = sorted(int(match[1]) for match in map(_HISTORY_NAME.fullmatch, names) if match)
+    return [g for g in found if g <= newest]
+
+
+def history(store_path: str | os.PathLike[str]) -> list[Entry]:
+    """The generations of a store that can still be opened, oldest first; the last one is the newest.
+
+    Raises
+    ------
+    StoreNotFoundError, CorruptStoreError, FormatError
+        See `read_manifest`.
+    """
+    root = store_root(store_path)
+    newest = read_manifest(root)
+    past = (read_past(root, newest, g) for g in generations(root, newest.generation - 1))
+    return [
+        Entry(m.generation, m.time, m.action, m.rows, len(m.parts), len(m.schema))
+        for m in (*past, newest)
+        if m is not None
+    ]
 
 
 def store_root(path: str | os.PathLike[str]) -> str:
@@ -206,8 +367,7 @@ def history_path(root: str, generation: int) -> str:
 
 def _read(root: str, path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return document.read(file, path)
+        return document.read_file(root, MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One array, one plain ``.npy`` file, written front to back with checksums while the bytes are hot.
+"""One array, one plain ``.npy`` file, written front to back with checksums while it is hot, or filled by others.
 
 The header takes 4,096 bytes, so that the data are page-aligned and `numpy.load` reads the file without mmdask.
 Lengths are trusted from part.json alone; the header is a courtesy to other tools.
@@ -6,14 +6,18 @@ Lengths are trusted from part.json alone; the header is a courtesy to other tool
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from mmdask.errors import ConflictError
 from mmdask.store.system import SYSTEM
 
 __all__ = ["EXTENT", "HEADER", "ArraySpec", "ArrayWriter", "header"]
@@ -33,7 +37,7 @@ class ArraySpec:
     shape: tuple[int, ...]
     checksums: tuple[str, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Data bytes, without the header."""
         n = self.dtype.itemsize
@@ -49,34 +53,62 @@ def header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return start + text + b" " * (HEADER - 11 - len(text)) + b"\n"
 
 
+def as_stored(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values, bools as 0 and 1: numpy takes every other byte for true, too, where it looks at foreign ones."""
+    if values.dtype.kind != "b" or not values.size or values.view(np.uint8).max() <= 1:
+        return values
+    return np.asarray(values.view(np.uint8) != 0)
+
+
 def checksum(data: Any) -> str:
     """xxh3-64 of a buffer as 16 hex digits."""
     return str(xxhash.xxh3_64_hexdigest(data))
 
 
 class ArrayWriter:
-    """Append rows to one new ``.npy`` file.
+    """One new ``.npy`` file: append rows to it, or let others fill as many `rows` as it was made with.
 
     Plain writes, never a writable map: on a full disk a map kills the process, a write raises.
     """
 
-    def __init__(self, folder: str, file: str, dtype: np.dtype[Any], item_shape: tuple[int, ...] = ()) -> None:
+    def __init__(
+        self,
+        folder: str,
+        file: str,
+        dtype: np.dtype[Any],
+        item_shape: tuple[int, ...] = (),
+        rows: int | None = None,
+    ) -> None:
         self.file = file
         self.dtype = dtype
         self.item_shape = item_shape
-        self.path = os.path.join(folder, file)
         self.rows = 0
         self.nbytes = 0
+        self.path = self._final = os.path.join(folder, file)
+        self._filled_by_others = rows is not None
+        if self._filled_by_others:
+            self.path += ".fill"  # the name under which `region.filling` finds it, until `finish`
         self._fd = SYSTEM.create(self.path)
         self._checksums: list[str] = []
         self._extent = xxhash.xxh3_64()
         self._extent_nbytes = 0
+        if rows is not None:
+            self._allocate(rows)
+
+    def _allocate(self, rows: int) -> None:
+        """Make rows of zeros; they take no space before they are written."""
+        nbytes = ArraySpec(self.file, self.dtype, (rows, *self.item_shape), ()).nbytes
+        try:
+            SYSTEM.truncate(self.fd, HEADER + nbytes)
+        finally:
+            self.close()
+        self.rows, self.nbytes = rows, nbytes
 
     def append(self, values: npt.NDArray[Any]) -> None:
         """Write rows ``(n, *item_shape)`` of this dtype behind those already there."""
         if values.dtype != self.dtype or values.shape[1:] != self.item_shape:
             raise AssertionError(f"{self.file}: {values.dtype}{values.shape} into {self.dtype}{self.item_shape}")
-        data = memoryview(np.ascontiguousarray(values).reshape(-1).view("u1").data)
+        data = memoryview(np.ascontiguousarray(as_stored(values)).reshape(-1).view("u1").data)
         SYSTEM.write(self.fd, data, HEADER + self.nbytes)
         self.rows += len(values)
         self.nbytes += len(data)
@@ -94,12 +126,55 @@ class ArrayWriter:
         self._extent_nbytes = 0
 
     def finish(self) -> ArraySpec:
-        """Write the header; the caller syncs and closes."""
+        """Write the header; the caller syncs and closes.
+
+        Raises
+        ------
+        ConflictError
+            When another process is just writing to rows that others fill, or could not.
+        """
+        shape = (self.rows, *self.item_shape)
+        if self._filled_by_others:
+            self._close_to_others(header(self.dtype, shape))
+        else:
+            SYSTEM.write(self.fd, header(self.dtype, shape), 0)
         if self._extent_nbytes:
             self._close_extent()
-        shape = (self.rows, *self.item_shape)
-        SYSTEM.write(self.fd, header(self.dtype, shape), 0)
         return ArraySpec(self.file, self.dtype, shape, tuple(self._checksums))
+
+    def _close_to_others(self, header: bytes) -> None:
+        """Hash what others wrote, and take away the name by which they find the file, while none of them writes."""
+        try:
+            fd = self.fd
+        except FileNotFoundError:
+            raise ConflictError(f"{self.file}: an assignment to its rows failed; they cannot be committed") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError(
+                f"{self.file}: another process is still assigning to its rows; wait for all of them before these rows "
+                "are committed"
+            ) from None
+        try:
+            SYSTEM.write(fd, header, 0)
+            self._hash_file()
+            SYSTEM.fsync(fd)  # nothing is named before its bytes are durable
+            SYSTEM.rename(self.path, self._final)
+            self.path = self._final
+        finally:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+
+    def _hash_file(self) -> None:
+        buffer = memoryview(bytearray(min(EXTENT, self.nbytes)))
+        for start in range(0, self.nbytes, EXTENT):
+            piece = rest = buffer[: self.nbytes - start]
+            offset = HEADER + start
+            while len(rest):
+                n = os.preadv(self.fd, [rest], offset)
+                if not n:
+                    raise OSError(errno.EIO, "the file is shorter than what was allocated", self.path)
+                rest, offset = rest[n:], offset + n
+            self._checksums.append(checksum(piece))
 
     def read(self, start: int, nbytes: int) -> bytes:
         """Data bytes already written."""

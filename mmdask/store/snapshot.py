@@ -1,105 +1,31 @@
-"""A store as one generation shows it: fields, parts, and their arrays as read-only maps.
+"""A store as one generation shows it: fields, parts, and their arrays, read-only.
 
-A `Snapshot` never changes while it is held, whatever writers do. It pickles as path, generation and uuid.
+A `Snapshot` never changes while it is held, whatever writers do. It pickles as path, generation, uuid and io.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 from collections import OrderedDict
 from functools import cached_property
-from mmap import MAP_SHARED, PROT_READ
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.errors import CorruptStoreError, LimitError, SchemaError, StoreNotFoundError
+from mmdask.errors import CorruptStoreError, OptionError, SchemaError, StoreNotFoundError
 from mmdask.schema import CODE_DTYPE, Field, Schema
+from mmdask.store.arrays import GONE, ArrayReader, MappedArrays, PlainArrays
 from mmdask.store.cache import Cache
-from mmdask.store.layer import Layer, StoredField, check_constant, read_layer
+from mmdask.store.layer import Layer, StoredField, check_constant, layer_path, read_layer
 from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
-from mmdask.store.npy import HEADER, ArraySpec
+from mmdask.store.place import IO, check_io, way_to_read
 
-__all__ = ["Snapshot", "map_array", "open_snapshot"]
+__all__ = ["Snapshot", "open_snapshot"]
 
-#: files of up to so many bytes of data are read whole: a map of them takes longer
-SMALL_NBYTES = 1 << 16
-#: what a kept map counts for in the cache: 16,384 maps are a quarter of what Linux allows a process
-MAP_COST = 1 << 12
-#: arrays of files, by store and file: a bounded number of maps, and of bytes read
-ARRAYS: Cache[npt.NDArray[Any]] = Cache(64 << 20)
 #: codes of a layer as codes of the store, by generation, layer and field
 CODES: Cache[npt.NDArray[np.int32]] = Cache(16 << 20)
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mmap.restype = ctypes.c_void_p
-_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-
-
-class _Map:
-    """A file's bytes as numpy sees memory, read-only, mapped while any array looks at them.
-
-    `mmap.mmap` keeps a descriptor open for each map, and a process may have as few as 1,024.
-    """
-
-    def __init__(self, fd: int, nbytes: int) -> None:
-        address = _libc.mmap(None, nbytes, PROT_READ, MAP_SHARED, fd, 0)
-        if address is None or address == ctypes.c_void_p(-1).value:
-            raise OSError(ctypes.get_errno(), "cannot be mapped")
-        self.__array_interface__ = {"data": (address, True), "shape": (nbytes,), "typestr": "|u1", "version": 3}
-
-    def __del__(self, munmap: Any = _libc.munmap) -> None:
-        if found := self.__dict__.get("__array_interface__"):
-            munmap(found["data"][0], found["shape"][0])
-
-
-def map_array(folder: str, spec: ArraySpec) -> npt.NDArray[Any]:
-    """Map one array of a layer read-only, or read it if it is small, after checking its size.
-
-    A map beyond the end of a file kills the process.
-
-    Raises
-    ------
-    CorruptStoreError
-        When the file is missing or has the wrong size.
-    LimitError
-        When the process has too many maps or open files.
-    """
-    path = os.path.join(folder, spec.file)
-    expected = HEADER + spec.nbytes
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            size = os.fstat(fd).st_size
-            raw: Any = b""
-            if size == expected:
-                small = spec.nbytes <= SMALL_NBYTES
-                raw = os.pread(fd, spec.nbytes, HEADER) if small else np.asarray(_Map(fd, size))[HEADER:]
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise _not_read(path, error) from None
-    if size != expected:
-        raise CorruptStoreError(
-            f"{path}: has {size} bytes, should have {expected}; the store is damaged: `mmdask verify` lists all damage"
-        )
-    return np.frombuffer(raw, spec.dtype, spec.nbytes // spec.dtype.itemsize).reshape(spec.shape)
-
-
-def _not_read(path: str, error: OSError) -> Exception:
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return LimitError(f"{path}: this process has too many open files; close some, or raise `ulimit -n`")
-    if error.errno == errno.ENOMEM:
-        return LimitError(
-            f"{path}: cannot be mapped: a process may have some 65,530 maps (`sysctl vm.max_map_count`) and as much "
-            "address space as `ulimit -v` says; read fewer parts at a time, or raise the limit"
-        )
-    return CorruptStoreError(f"{path}: cannot be read: {error.strerror}")
 
 
 class Snapshot:
@@ -111,17 +37,20 @@ class Snapshot:
         The store's folder, absolute.
     manifest : Manifest
         What it holds.
+    io : {"auto", "mmap", "pread"}
+        How its arrays are read; "auto" is settled in each process, when the first is.
     """
 
-    def __init__(self, path: str, manifest: Manifest) -> None:
+    def __init__(self, path: str, manifest: Manifest, io: IO = "auto") -> None:
         self.path = path
         self.manifest = manifest
+        self.io = io
         self._layers: dict[str, Layer] = {}
         self._stored: dict[tuple[int, str], tuple[Layer, StoredField]] = {}
-        self._labels: dict[str, dict[str, int]] = {}
+        self._labels: dict[Field, dict[str, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_snapshot, (self.path, self.manifest.generation, self.manifest.uuid)
+        return open_snapshot, (self.path, self.manifest.generation, self.manifest.uuid, self.io)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.path!r} generation {self.manifest.generation}>"
@@ -159,7 +88,12 @@ class Snapshot:
         """What a layer's part.json says, read once."""
         layer = self._layers.get(layer_id)
         if layer is None:
-            layer = self._layers[layer_id] = read_layer(self.path, layer_id)
+            try:
+                layer = self._layers[layer_id] = read_layer(self.path, layer_id)
+            except CorruptStoreError:
+                if os.path.lexists(folder := layer_path(self.path, layer_id)):
+                    raise
+                raise CorruptStoreError(f"{folder}: {GONE}") from None
         return layer
 
     def stored(self, part: int, name: str) -> tuple[Layer, StoredField]:
@@ -172,26 +106,33 @@ class Snapshot:
         """
         found = self._stored.get((part, name))
         if found is None:
-            found = self._stored[part, name] = self._find(part, name)
+            p = self.parts[part]
+            found = self._find(self.schema[name], p.layers, p.rows, f"layer of part {part}")
+            self._stored[part, name] = found
         return found
 
-    def _find(self, part: int, name: str) -> tuple[Layer, StoredField]:
-        field, p = self.schema[name], self.parts[part]
-        for layer_id in reversed(p.layers):
+    def stored_aux(self, name: str) -> tuple[Layer, StoredField]:
+        """The layer that holds an auxiliary array, as the one row of a field, and how; raises as `stored`."""
+        return self._find(self.manifest.aux[name], self.manifest.aux_layers, 1, "layer of auxiliary arrays")
+
+    def _find(self, field: Field, layers: tuple[str, ...], rows: int, what: str) -> tuple[Layer, StoredField]:
+        """The last of some layers that has a field, if it has these rows and the field as the manifest says."""
+        for layer_id in reversed(layers):
             layer = self.layer(layer_id)
-            stored = layer.fields.get(name)
+            stored = layer.fields.get(field.name)
             if stored is None:
                 continue
-            if layer.rows != p.rows:
-                raise CorruptStoreError(f"{layer.path}: has {layer.rows} rows, the manifest says {p.rows}")
+            if layer.rows != rows:
+                raise CorruptStoreError(f"{layer.path}: has {layer.rows} rows, the manifest says {rows}")
             if not _fits(field, layer, stored):
                 raise CorruptStoreError(
-                    f"{layer.path}: field {name!r} is not stored as {field.describe()}, which the manifest says it is"
+                    f"{layer.path}: field {field.name!r} is not stored as {field.describe()}, which the manifest says "
+                    "it is"
                 )
             return layer, stored
-        raise CorruptStoreError(f"{self.path}: no layer of part {part} ({', '.join(p.layers)}) has field {name!r}")
+        raise CorruptStoreError(f"{self.path}: no {what} ({', '.join(layers)}) has field {field.name!r}")
 
-    def codes(self, layer: Layer, name: str) -> npt.NDArray[np.int32]:
+    def codes(self, layer: Layer, field: Field) -> npt.NDArray[np.int32]:
         """For each of a layer's own labels of a category, its code in the store.
 
         Raises
@@ -199,34 +140,55 @@ class Snapshot:
         CorruptStoreError
             When a label is not in the manifest.
         """
-        key = self.manifest.uuid, self.manifest.generation, layer.id, name
+        # With the path: a stranger may give a store the uuid of another one.
+        key = self.path, self.manifest.uuid, self.manifest.generation, layer.id, field.name
         table = CODES.get(key)
         if table is None:
-            known = self._labels.get(name)
+            known = self._labels.get(field)
             if known is None:
-                known = self._labels[name] = {label: i for i, label in enumerate(self.schema[name].labels)}
-            labels = layer.fields[name].labels
+                known = self._labels[field] = {label: i for i, label in enumerate(field.labels)}
+            labels = layer.fields[field.name].labels
             table = np.array([known.get(label, -1) for label in labels], CODE_DTYPE)
             if (table < 0).any():
-                unknown = labels[int(np.argmin(table))]
-                raise CorruptStoreError(f"{layer.path}: field {name!r} has the label {unknown!r}, the manifest has not")
+                wrong = f"the label {labels[int(np.argmin(table))]!r}, the manifest has not"
+                raise CorruptStoreError(f"{layer.path}: field {field.name!r} has {wrong}")
             CODES.put(key, table, table.nbytes + 256)
         return table
 
+    @cached_property
+    def _arrays(self) -> ArrayReader:
+        """The way in which this process reads arrays."""
+        way = way_to_read(self.path) if self.io == "auto" else self.io
+        return (MappedArrays if way == "mmap" else PlainArrays)(self.manifest.uuid)
+
+    @property
+    def addressable(self) -> bool:
+        """Whether there are whole arrays, as `array` gives them."""
+        return isinstance(self._arrays, MappedArrays)
+
     def array(self, layer: Layer, number: int) -> npt.NDArray[Any]:
-        """One array of a layer, read-only: a view of the mapped file, or of its bytes if it is small.
+        """One whole array of a layer, read-only: a view of the mapped file, or of its bytes if it is small.
+
+        Raises
+        ------
+        OptionError
+            When this snapshot maps nothing: see `addressable`.
+        CorruptStoreError, LimitError
+            See `ArrayReader.read`.
+        """
+        if not isinstance(self._arrays, MappedArrays):
+            raise OptionError(f"{self.path}: opened with io={self.io!r}, which maps nothing here; io='mmap' does")
+        return self._arrays.array(layer, number)
+
+    def read(self, layer: Layer, number: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Elements `start` to `stop` of an array of a layer, read-only: a view where it is mapped, else a copy.
 
         Raises
         ------
         CorruptStoreError, LimitError
-            See `map_array`.
+            See `ArrayReader.read`.
         """
-        key = self.manifest.uuid, layer.path, number
-        array = ARRAYS.get(key)
-        if array is None:
-            array = map_array(layer.path, layer.arrays[number])
-            ARRAYS.put(key, array, MAP_COST if array.nbytes > SMALL_NBYTES else array.nbytes + 512)
-        return array
+        return self._arrays.read(layer, number, start, stop)
 
 
 def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:
@@ -252,11 +214,13 @@ def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:
     )
 
 
-_OPEN: OrderedDict[tuple[str, int, str], Snapshot] = OrderedDict()
+_OPEN: OrderedDict[tuple[str, int, str, IO], Snapshot] = OrderedDict()
 _OPEN_LIMIT = 64
 
 
-def open_snapshot(path: str | os.PathLike[str], generation: int | None = None, uuid: str | None = None) -> Snapshot:
+def open_snapshot(
+    path: str | os.PathLike[str], generation: int | None = None, uuid: str | None = None, io: IO = "auto"
+) -> Snapshot:
     """Open a store for reading: reads its manifest and nothing else.
 
     Parameters
@@ -267,24 +231,29 @@ def open_snapshot(path: str | os.PathLike[str], generation: int | None = None, u
         An older one from its history; the newest by default.
     uuid : str, optional
         That the store must have: references that were pickled carry it.
+    io : {"auto", "mmap", "pread"}
+        How arrays are read: through maps, or by plain reads with nothing mapped. "auto" maps, except on file systems
+        of a server and in a process with a dask.distributed worker.
 
     Raises
     ------
+    OptionError
+        When `io` is none of these.
     StoreNotFoundError, CorruptStoreError, FormatError
         See `read_manifest`; also when the store at this path is another one than `uuid`.
     """
-    root = store_root(path)
+    root, io = store_root(path), check_io(io)
     if generation is not None and uuid is not None:
-        known = _OPEN.get((root, generation, uuid))
+        known = _OPEN.get((root, generation, uuid, io))
         if known is not None:
             return known
     manifest = read_manifest(root, generation)
     if uuid is not None and manifest.uuid != uuid:
         raise StoreNotFoundError(f"{root}: this is not the store that was referred to; another was made in its place")
-    key = (root, manifest.generation, manifest.uuid)
+    key = root, manifest.generation, manifest.uuid, io
     snapshot = _OPEN.get(key)
     if snapshot is None or snapshot.manifest != manifest:  # other contents: a store that was put back from a copy
-        snapshot = _OPEN[key] = Snapshot(root, manifest)
+        snapshot = _OPEN[key] = Snapshot(root, manifest, io)
     while len(_OPEN) > _OPEN_LIMIT:
         _OPEN.popitem(last=False)
     return snapshot

@@ -1,17 +1,17 @@
-"""The one door to the operating system for everything that changes a disk.
+"""The one door to the operating system for everything that changes a store.
 
-Every mutating call goes through `SYSTEM`, so that tests can count, fail or drop any of them.
+Every mutating call goes through `SYSTEM`, so that tests can record, fail or drop any of them: each method is one call
+that a disk can refuse, or lose.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-__all__ = ["SYSTEM", "System", "write_atomically"]
+__all__ = ["SYSTEM", "System", "fsync_all", "write_atomically"]
 
 
 class System:
@@ -21,12 +21,20 @@ class System:
         """Create a file that is not there yet, and return its descriptor."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
+    def open_or_create(self, path: str) -> int:
+        """Open a file for writing, empty if it was not there, and return its descriptor. No link is followed."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+
     def write(self, fd: int, data: memoryview | bytes, offset: int) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data)
         while len(view):
             n = os.pwrite(fd, view, offset)
             view, offset = view[n:], offset + n
+
+    def truncate(self, fd: int, nbytes: int) -> None:
+        """Make a file this long; what it grows by is zeros."""
+        os.ftruncate(fd, nbytes)
 
     def fsync(self, fd: int) -> None:
         os.fsync(fd)
@@ -35,7 +43,7 @@ class System:
         """Make the names in a folder durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.fsync(fd)
+            os.fsync(fd)
         finally:
             os.close(fd)
 
@@ -52,7 +60,17 @@ class System:
         os.rmdir(path)
 
     def remove_tree(self, path: str) -> None:
-        shutil.rmtree(path, ignore_errors=True)
+        """Remove a folder and what is in it, as far as that is possible; links are removed, never followed."""
+        with contextlib.suppress(OSError):
+            with os.scandir(path) as found:
+                entries = list(found)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    self.remove_tree(entry.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        self.unlink(entry.path)
+            self.rmdir(path)
 
 
 SYSTEM = System()
@@ -70,14 +88,18 @@ def fsync_all(fds: Iterable[int]) -> None:
             future.result()
 
 
-def write_atomically(path: str, data: bytes) -> None:
-    """Replace a file by `data`, durably: after a crash at any moment it holds either the old bytes or the new."""
+def write_atomically(path: str, data: bytes, *, durable: bool = True) -> None:
+    """Replace a file by `data`: a reader sees either the old bytes or the new, also after a crash at any moment.
+
+    If it need not be `durable`, a power loss may leave anything in its place.
+    """
     temporary = f"{path}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         fd = SYSTEM.create(temporary)
         try:
             SYSTEM.write(fd, data, 0)
-            SYSTEM.fsync(fd)
+            if durable:
+                SYSTEM.fsync(fd)
         finally:
             os.close(fd)
         SYSTEM.rename(temporary, path)
@@ -85,4 +107,5 @@ def write_atomically(path: str, data: bytes) -> None:
         with contextlib.suppress(OSError):
             SYSTEM.unlink(temporary)
         raise
-    SYSTEM.fsync_folder(os.path.dirname(path))
+    if durable:
+        SYSTEM.fsync_folder(os.path.dirname(path))

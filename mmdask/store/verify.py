@@ -1,42 +1,31 @@
-"""Check every byte of a store against what was committed."""
+"""Check a store against what was committed: every byte, a sample of them, or the sizes of its files."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
-import numpy as np
-import numpy.typing as npt
-
-from mmdask.display import progress
-from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.schema import TEXT_DTYPE, FieldData
-from mmdask.store.layer import Layer, StoredField, check_text
-from mmdask.store.manifest import Manifest, history_path, parse_manifest, read_manifest, store_root
-from mmdask.store.npy import EXTENT, HEADER, ArraySpec, checksum, header
-from mmdask.store.snapshot import Snapshot, map_array
+from mmdask.display import progress, terminal_safe
+from mmdask.errors import CorruptStoreError, FormatError, OptionError
+from mmdask.store import document
+from mmdask.store.checks import PartCheck, Plan, Problem
+from mmdask.store.manifest import (
+    Manifest,
+    Part,
+    generations,
+    history_path,
+    parse_manifest,
+    read_manifest,
+    store_root,
+)
+from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Problem", "Report", "verify"]
 
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is not as committed.
-
-    `rows` are store row numbers, first and behind the last, that may be wrong; None where all rows of the part are.
-    """
-
-    file: str
-    field: str
-    rows: tuple[int, int] | None
-    message: str
-
-    def __str__(self) -> str:
-        where = f" rows {self.rows[0]} to {self.rows[1] - 1}" if self.rows else ""
-        return f"{self.file}:{f' {self.field}' if self.field else ''}{where}: {self.message}"
+_MAX_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -49,8 +38,14 @@ class Report:
         Whether nothing is wrong.
     problems : tuple of Problem
         Everything that is, with file, field and rows.
+    notes : tuple of str
+        What is not wrong, and may be of interest: folders that belong to no generation.
+    generation : int
+        The generation that was checked.
+    method : str
+        ``"every byte"``, ``"sizes"``, or what the sample was, with its seed.
     n_parts, n_files, nbytes : int
-        What was read.
+        What was looked at, and how many bytes of data were read.
     """
 
     path: str
@@ -58,40 +53,70 @@ class Report:
     n_files: int
     nbytes: int
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    generation: int = 0
+    method: str = "every byte"
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def __str__(self) -> str:
-        checked = f"{self.path}: {self.n_parts} parts, {self.n_files} files, {self.nbytes} bytes checked"
-        if self.ok:
-            return f"{checked}: no problem"
-        return "\n".join([f"{checked}: {len(self.problems)} problems", *map(str, self.problems)])
+        looked = f"generation {self.generation}, {self.n_parts} parts, {self.n_files} files"
+        checked = f"{terminal_safe(self.path)}: {looked}, {self.nbytes} bytes checked ({self.method})"
+        found = f"{len(self.problems)} problems" if self.problems else "no problem"
+        notes = [f"note: {terminal_safe(note)}" for note in self.notes]
+        return "\n".join([f"{checked}: {found}", *map(str, self.problems), *notes])
 
 
-def verify(path: str | os.PathLike[str], *, show_progress: bool = False) -> Report:
-    """Read a whole store and compare it with its checksums.
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    quick: bool = False,
+    sample: float | int | None = None,
+    generation: int | None = None,
+    threads: int | None = None,
+    seed: int | None = None,
+    show_progress: bool = False,
+) -> Report:
+    """Compare a store with its checksums.
+
+    By default every byte is read of all that one generation names. Damage of every kind is found: of the manifest, the
+    history, part.json and arrays; and also what checksums cannot show: fields that are in no part, or stored as another
+    type, offsets that do not ascend, codes without label, labels that the manifest does not have, text that is not
+    UTF-8, bools that are neither 0 nor 1, shapes that do not fit their items, missing values that have some.
+
+    Memory is bounded: a few megabytes a thread. Files are read, not mapped.
 
     Parameters
     ----------
     path : path
         The store's folder.
+    quick : bool
+        Whether only documents are read, and files are there and of the right size; no data are read.
+    sample : float or int, optional
+        Read that fraction of all data, or that many extents (of 4 MiB) of each array, chosen at random; all documents
+        and sizes are checked. Text, shapes and missing values, which take whole arrays, are not.
+    generation : int, optional
+        An older one; the newest by default. Documents of the history are checked always.
+    threads : int, optional
+        That read; by default as many as there are cores, up to 8.
+    seed : int, optional
+        Of the sample; the report names the one that was used.
     show_progress : bool
         Whether a progress bar is shown.
 
     Returns
     -------
     Report
-        ``.ok``, and ``.problems`` with file, field and rows. Every changed byte of a manifest, part.json or array is
-        found, in the history too, and also what checksums cannot show: fields that are in no part, or stored as
-        another type, offsets that do not ascend, codes without label, labels that the manifest does not have, text
-        that is not UTF-8.
+        ``.ok``, and ``.problems`` with file, field and rows.
 
     Raises
     ------
     StoreNotFoundError, CorruptStoreError, FormatError
         When the manifest itself is missing or damaged.
+    OptionError
+        For a sample or a number of threads that cannot be.
 
     Examples
     --------
@@ -101,203 +126,126 @@ def verify(path: str | os.PathLike[str], *, show_progress: bool = False) -> Repo
     True
     """
     root = store_root(path)
-    manifest = read_manifest(root)
-    snapshot = Snapshot(root, manifest)
-    past = _history(root, manifest.generation)
-    problems = list(_history_problems(root, manifest, past))
-    files, nbytes = 1 + len(past), 0
-    total = sum(p.nbytes for p in manifest.parts)
-    with progress(total, "verify", "B", unit_scale=True, disable=not show_progress) as bar:
-        for number in range(len(manifest.parts)):
-            checker = _PartChecker(snapshot, number, bar.update)
-            problems += checker.problems()
-            files, nbytes = files + checker.files, nbytes + checker.nbytes
-    return Report(root, len(manifest.parts), files, nbytes, tuple(problems))
+    newest = read_manifest(root)
+    manifest = newest if generation is None else read_manifest(root, generation)
+    plan = Plan(quick, sample, seed)
+    history = _History(root, newest)
+    problems = list(history.problems())
+    check = _Check(root, manifest, plan, _n_threads(threads))
+    with progress(check.total, "verify", "B", disable=not show_progress) as bar:
+        for found, nbytes in check.run():
+            problems += found
+            bar.update(nbytes)
+    return Report(
+        root,
+        len(manifest.parts),
+        1 + history.files + check.files,
+        check.nbytes,
+        tuple(dict.fromkeys(problems)),
+        tuple(_notes(root, history.layers | manifest.layers)),
+        manifest.generation,
+        plan.method,
+    )
 
 
-def _history(root: str, newest: int) -> list[int]:
-    """Generations that the history holds; one behind the newest belongs to a writer that died before its commit."""
-    try:
-        names = os.listdir(os.path.join(root, "history"))
-    except FileNotFoundError:
-        return []
-    generations = sorted(int(name[:-5]) for name in names if re.fullmatch(r"\d{8}|[1-9]\d{8,18}", name[:-5]))
-    return [g for g in generations if g <= newest and f"{g:08d}.json" in names]
+def _n_threads(threads: int | None) -> int:
+    if threads is None:
+        return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
+    if type(threads) is not int or threads < 1:
+        raise OptionError(f"threads is a number of 1 or more, got {threads!r}")
+    return threads
 
 
-def _history_problems(root: str, manifest: Manifest, generations: list[int]) -> Iterator[Problem]:
-    for generation in generations:
-        path = history_path(root, generation)
-        file = os.path.relpath(path, root)
-        try:
-            with open(path, "rb") as handle:
-                past = parse_manifest(handle.read(), path)
-        except FileNotFoundError:
-            continue  # trimmed meanwhile
-        except (OSError, FormatError) as error:
-            yield Problem(file, "", None, str(error))
-            continue
-        if (past.uuid, past.generation) != (manifest.uuid, generation):
-            yield Problem(file, "", None, f"holds generation {past.generation} of store {past.uuid}")
-        elif generation == manifest.generation and past != manifest:
-            yield Problem(file, "", None, "differs from manifest.json, which is of the same generation")
+class _History:
+    """The documents of the history, and the layers that they name."""
 
-
-class _PartChecker:
-    def __init__(self, snapshot: Snapshot, number: int, update: Callable[[int], Any]) -> None:
-        self.snapshot, self.number, self.update = snapshot, number, update
-        self.part, self.first_row = snapshot.parts[number], int(snapshot.starts[number])
-        self.files = self.nbytes = 0
+    def __init__(self, root: str, newest: Manifest) -> None:
+        self.root, self.newest, self.files = root, newest, 0
+        self.layers: set[str] = set(newest.layers)
 
     def problems(self) -> Iterator[Problem]:
-        readable = True
-        for layer_id in self.part.layers:
-            file, rows = f"parts/{layer_id}/part.json", self._rows(0, self.part.rows)
+        present = set(_names(self.root, "parts"))
+        for generation in generations(self.root, self.newest.generation):
+            file = os.path.relpath(history_path(self.root, generation), self.root)
             try:
-                layer = self.snapshot.layer(layer_id)
+                data = document.read_file(self.root, *os.path.split(file))
+                past = parse_manifest(data, os.path.join(self.root, file))
+            except FileNotFoundError:
+                continue  # trimmed meanwhile
             except (CorruptStoreError, FormatError) as error:
-                yield Problem(file, "", rows, str(error))
-                readable = False
+                self.files += 1
+                yield Problem(file, "", None, str(error))
+                continue
+            except OSError as error:
+                self.files += 1
+                yield Problem(file, "", None, f"cannot be read: {error.strerror}")
                 continue
             self.files += 1
-            if layer.rows != self.part.rows:
-                yield Problem(file, "", rows, f"{layer.rows} rows, the manifest says {self.part.rows}")
-                readable = False
-                continue
-            yield from self._layer(layer)
-        if readable:
-            for name in self.snapshot.schema:
-                yield from self._as_committed(name)
-
-    def _as_committed(self, name: str) -> Iterator[Problem]:
-        """Whether a field of the manifest is in this part, and what the manifest says that it is."""
-        field, rows = self.snapshot.schema[name], self._rows(0, self.part.rows)
-        try:
-            layer, stored = self.snapshot.stored(self.number, name)
-        except (CorruptStoreError, FormatError) as error:
-            yield Problem("manifest.json", name, rows, str(error))
-            return
-        file = f"parts/{layer.id}/part.json"
-        if field.kind == "category":
-            known = set(field.labels)
-            unknown = [label for label in stored.labels if label not in known]
-            if unknown:
-                yield Problem(file, name, rows, f"{len(unknown)} labels are not in the manifest, as {unknown[0]!r}")
-            if len(set(stored.labels)) != len(stored.labels):
-                yield Problem(file, name, rows, "a label is there twice")
-
-    def _rows(self, start: int, stop: int) -> tuple[int, int]:
-        return self.first_row + start, self.first_row + stop
-
-    def _layer(self, layer: Layer) -> Iterator[Problem]:
-        users: dict[int, str] = {}
-        for name, stored in layer.fields.items():
-            for number in (*stored.offsets, *([] if stored.values is None else [stored.values])):
-                users.setdefault(number, name)
-        whole: dict[int, npt.NDArray[Any]] = {}
-        damaged: dict[int, list[tuple[int, int, str]]] = {}
-        for number, spec in enumerate(layer.arrays):
-            file = f"parts/{layer.id}/{spec.file}"
-            try:
-                array = map_array(layer.path, spec)
-            except CorruptStoreError as error:
-                yield Problem(file, users.get(number, ""), self._rows(0, layer.rows), str(error))
-                continue
-            whole[number] = array
-            damaged[number] = list(self._extents(layer, spec, array))
-        for name, stored in layer.fields.items():
-            yield from self._field(layer, name, stored, whole, damaged)
-
-    def _extents(self, layer: Layer, spec: ArraySpec, array: npt.NDArray[Any]) -> Iterator[tuple[int, int, str]]:
-        """Element ranges of an array whose bytes are wrong."""
-        self.files += 1
-        self.nbytes += spec.nbytes
-        self.update(spec.nbytes)
-        with open(os.path.join(layer.path, spec.file), "rb") as file:
-            if file.read(HEADER) != header(spec.dtype, spec.shape):
-                yield 0, 0, "the header is damaged (mmdask does not need it, numpy.load does)"
-        data = array.reshape(-1).view(np.uint8).data if spec.nbytes else memoryview(b"")
-        width = max(spec.nbytes // spec.shape[0], 1) if spec.shape[0] else 1
-        for i, expected in enumerate(spec.checksums):
-            start = i * EXTENT
-            if checksum(data[start : start + EXTENT]) != expected:
-                stop = min(start + EXTENT, spec.nbytes)
-                yield start // width, -(-stop // width), "bytes differ from what was written"
-
-    def _field(
-        self,
-        layer: Layer,
-        name: str,
-        stored: StoredField,
-        whole: dict[int, npt.NDArray[Any]],
-        damaged: dict[int, list[tuple[int, int, str]]],
-    ) -> Iterator[Problem]:
-        numbers = [*stored.offsets, *([] if stored.values is None else [stored.values])]
-        sound = all(n in whole and not damaged[n] for n in stored.offsets)
-        for depth, number in enumerate(numbers):
-            for start, stop, message in damaged.get(number, []):
-                if depth < len(stored.offsets):
-                    start, stop = max(start - 1, 0), min(stop, layer.rows if depth == 0 else stop)
-                above = [whole[n] for n in stored.offsets[:depth]] if sound else []
-                rows = (0, layer.rows) if depth and not sound else _to_rows(above, start, stop)
-                file = f"parts/{layer.id}/{layer.arrays[number].file}"
-                yield Problem(file, name, self._rows(max(rows[0], 0), min(rows[1], layer.rows)), message)
-        if sound and all(n in whole for n in numbers):
-            yield from self._meaning(layer, name, stored, whole)
-
-    def _meaning(
-        self, layer: Layer, name: str, stored: StoredField, whole: dict[int, npt.NDArray[Any]]
-    ) -> Iterator[Problem]:
-        """What the checksums cannot show: a writer that wrote nonsense."""
-        rows = self._rows(0, layer.rows)
-        for i, number in enumerate(stored.offsets):
-            o, file = whole[number], f"parts/{layer.id}/{layer.arrays[number].file}"
-            below = stored.offsets[i + 1] if i + 1 < len(stored.offsets) else stored.values
-            assert below is not None
-            length = len(whole[below]) - (i + 1 < len(stored.offsets))
-            if o[0] != 0 or o[-1] != length or (o[1:] < o[:-1]).any():
-                yield Problem(file, name, rows, f"offsets do not ascend from 0 to {length}")
-                return
-        if stored.kind == "string" and stored.offsets and stored.values is not None:
-            offsets = [whole[n] for n in stored.offsets]
-            data = FieldData(whole[stored.values], (offsets[-1],))
-            if data.values.dtype == TEXT_DTYPE and (wrong := _first_not_utf8(data)) is not None:
-                file = f"parts/{layer.id}/{layer.arrays[stored.values].file}"
-                start, stop = _to_rows(offsets[:-1], wrong, wrong + 1)
-                yield Problem(file, name, self._rows(start, stop), "text that is not UTF-8")
-        if stored.kind == "category" and stored.values is not None:
-            codes = whole[stored.values]
-            if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(stored.labels):
-                file = f"parts/{layer.id}/{layer.arrays[stored.values].file}"
-                yield Problem(file, name, rows, f"a code is beyond the {len(stored.labels)} labels")
+            self.layers |= past.layers
+            if (past.uuid, past.generation) != (self.newest.uuid, generation):
+                yield Problem(file, "", None, f"holds generation {past.generation} of store {past.uuid}")
+            elif generation == self.newest.generation and past != self.newest:
+                yield Problem(file, "", None, "differs from manifest.json, which is of the same generation")
+            elif (gone := past.layers - present - self.newest.layers) and os.path.lexists(
+                os.path.join(self.root, file)
+            ):
+                message = f"{len(gone)} layers of generation {generation} are gone, as {min(gone)}"
+                yield Problem(file, "", None, message)
 
 
-def _first_not_utf8(strings: FieldData) -> int | None:
-    """Number of the first string that is not UTF-8; None where all are."""
-    offsets, start = strings.offsets[0], 0
-    while start < len(strings):
-        # as many strings as lie in the next extent, and at least one
-        stop = max(start + 1, int(np.searchsorted(offsets, offsets[start] + EXTENT, side="right")) - 1)
-        while not _utf8(strings[start:stop]):
-            if stop == start + 1:
-                return start
-            middle = (start + stop) // 2
-            start, stop = (middle, stop) if _utf8(strings[start:middle]) else (start, middle)
-        start = stop
-    return None
-
-
-def _utf8(strings: FieldData) -> bool:
+def _names(root: str, folder: str) -> list[str]:
     try:
-        check_text("", strings)
-    except SchemaError:
-        return False
-    return True
+        return os.listdir(os.path.join(root, folder))
+    except OSError:
+        return []
 
 
-def _to_rows(offsets: list[npt.NDArray[np.int64]], start: int, stop: int) -> tuple[int, int]:
-    """The rows that elements `start` to `stop` below some levels of offsets belong to."""
-    for o in reversed(offsets):
-        start = int(np.searchsorted(o, start, side="right")) - 1
-        stop = int(np.searchsorted(o, max(stop, 1), side="left"))
-    return start, stop
+def _notes(root: str, named: set[str]) -> Iterator[str]:
+    left = sorted(set(_names(root, "parts")) - named)
+    if left:
+        yield (
+            f"{len(left)} folders in parts/ belong to no generation, as {left[0]}: a writer is at work, or died; "
+            "`mmdask vacuum` removes those that are old enough"
+        )
+
+
+class _Check:
+    """All parts of a generation, with a few of them in the hands of threads at any time."""
+
+    def __init__(self, root: str, manifest: Manifest, plan: Plan, threads: int) -> None:
+        self.root, self.manifest, self.plan, self.threads = root, manifest, plan, threads
+        self.files = self.nbytes = 0
+        share = 0.0 if plan.quick else plan.sample if isinstance(plan.sample, float) else 1.0
+        self.total = int(sum(p.nbytes for p in manifest.parts) * share) if plan.sample is None else None
+
+    def run(self) -> Iterator[tuple[list[Problem], int]]:
+        """Problems, and how many bytes were read for them, part by part."""
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="mmdask-verify")
+        pending: deque[PartCheck] = deque()
+        try:
+            for part in self._parts():
+                part.start(pool)
+                pending.append(part)
+                while sum(p.n_tasks for p in pending) > 4 * self.threads or len(pending) > 64:
+                    yield from self._finished(pending.popleft())
+            while pending:
+                yield from self._finished(pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _parts(self) -> Iterator[PartCheck]:
+        m, row = self.manifest, 0
+        for number, part in enumerate(m.parts):
+            # One part at a time: what is known of thousands of files would fill the memory.
+            snapshot = Snapshot(self.root, replace(m, parts=(part,), aux_layers=()))
+            yield PartCheck(snapshot, f"part {number}", row, self.plan)
+            row += part.rows
+        if m.aux:
+            part = Part(1, m.aux_layers, 0)
+            yield PartCheck(Snapshot(self.root, replace(m, schema=m.aux, parts=(part,))), "aux", None, self.plan)
+
+    def _finished(self, part: PartCheck) -> Iterator[tuple[list[Problem], int]]:
+        for found, nbytes in part.finish():
+            self.nbytes += nbytes
+            yield found, nbytes
+        self.files += part.files

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from memory_rows import MemoryRows
 
-from mmdask.batches.collate import Pack, Packed, packed, pad
+from mmdask.batches.collate import Pack, Packed, fill_value, packed, pad
 from mmdask.batches.loader import Loader
 from mmdask.errors import OptionError
 
@@ -21,7 +21,8 @@ def make(batch_size=4, fields=None, **options):
 def test_ragged_fields_are_packed_unless_asked_otherwise():
     batch = make()[0]
     assert isinstance(batch["jets"], Packed)
-    values, offsets = batch["jets"]
+    values, offsets, valid = batch["jets"]
+    assert valid is None
     assert values.tolist() == [1, 2, 3, 4, 5, 6]
     assert offsets.tolist() == [0, 2, 2, 5, 6]
     assert make(collate={"jets": packed()})[0]["jets"].values.tolist() == values.tolist()
@@ -156,7 +157,7 @@ def test_a_fill_value_fits_its_field_or_is_refused(dtype, value, fits):
     step, field = pad(3, value=value), Field.ragged("jets", dtype)
     if fits:
         step.check(field)
-        fill = step.fill(field)
+        fill = fill_value(field, step.value)
         assert fill.dtype == field.dtype
         assert fill.shape == ()
     else:

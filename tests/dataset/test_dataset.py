@@ -13,45 +13,24 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.rows import reader
-from mmdask.store import snapshot as snapshot_module
+from mmdask.store import arrays as arrays_module
+from mmdask.testing import Read, count_reads, max_computes
 
 N = 5000
 
 
-class TooManyComputes(AssertionError):
-    pass
-
-
 @pytest.fixture
 def no_computes():
-    """A dask scheduler that fails when anything is computed."""
-
-    def refuse(*_, **__):
-        raise TooManyComputes("something was computed")
-
-    with dask.config.set(scheduler=refuse):
+    """Fails when anything is computed."""
+    with max_computes(0):
         yield
 
 
 @pytest.fixture
-def reads(monkeypatch):
-    """Runs of rows read from parts, and maps opened."""
-
-    class Reads(list):
-        @property
-        def rows(self):
-            return sum(b - a for _, _, a, b in self)
-
-    log = Reads()
-    original = reader.read_part
-
-    def counting(snapshot, part, name, start, stop):
-        log.append((part, name, start, stop))
-        return original(snapshot, part, name, start, stop)
-
-    monkeypatch.setattr(reader, "read_part", counting)
-    return log
+def reads():
+    """Rows that are read."""
+    with count_reads() as counted:
+        yield counted
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +106,7 @@ def test_schedulers_agree(ds, data, scheduler):
 
 def test_opening_cutting_and_looking_compute_nothing(path, no_computes, reads, monkeypatch):
     maps = []
-    monkeypatch.setattr(snapshot_module, "map_array", lambda *args: maps.append(args))
+    monkeypatch.setattr(arrays_module, "open_file", lambda *args: maps.append(args))
     ds = mm.open(path)
     good = ds.cut("met > 43.5 & any(jet_pt > 100)")
     both = good & ~ds.cut("process == 'ttH'") | ds.cut("nJets > x", x=3)
@@ -143,19 +122,19 @@ def test_opening_cutting_and_looking_compute_nothing(path, no_computes, reads, m
     ds[10:20]["jet_pt"].sum()
     ds["jet_pt"].counts
     pickle.dumps((ds, sel, ds["met"], ds["jet_pt"], splits))
-    assert (reads, maps) == ([], [])
+    assert (reads.log, maps) == ([], [])
 
 
 def test_slices_read_exactly_their_rows(ds, data, reads):
     reads.clear()
     np.testing.assert_array_equal(ds["met"][1000:1010].compute(), data["met"][1000:1010])
-    assert list(reads) == [(0, "met", 1000, 1010)]
+    assert reads.log == [Read("met", 10, part=0, start=1000)]
     reads.clear()
     np.testing.assert_array_equal(ds[2990:3010]["met"].compute(), data["met"][2990:3010])
-    assert reads.rows == 20
+    assert reads.n_rows == 20
     reads.clear()
     assert ds["jet_pt"][7:9].compute().to_list() == data["jet_pt"][7:9].to_list()
-    assert reads.rows == 2
+    assert reads.n_rows == 2
 
 
 @pytest.mark.parametrize(
@@ -306,7 +285,7 @@ def test_persisted_ragged_fields_hold_their_chunks(ds, data, reads):
     kept = ds["jet_pt"].persist(scheduler="sync")
     reads.clear()
     assert kept.compute().to_list() == data["jet_pt"].to_list()
-    assert reads == []
+    assert reads.log == []
 
 
 def test_mistakes_name_the_way_out(ds, path, tmp_path):
@@ -395,8 +374,8 @@ def test_from_arrays_takes_what_people_have(tmp_path):
     ds = mm.from_arrays({"c": ["b", "a"]}, tmp_path / "d.mm", fields=[mm.Field.category("c")])
     assert ds["c"].compute().tolist() == ["b", "a"]
     assert ds.cut("c == 'a'").count() == 1
-    ds = mm.from_arrays({}, tmp_path / "e.mm")
-    assert (len(ds), list(ds)) == (0, [])
+    with pytest.raises(mm.SchemaError, match="one field or more"):
+        mm.from_arrays({}, tmp_path / "e.mm")
 
 
 def test_a_local_cluster_agrees(path, data):

@@ -1,7 +1,8 @@
 """The cut language once more, slowly: trees of tuples over rows of Python lists.
 
 Written from the language's description, not from its implementation. Numbers are Python's: ints without bounds and
-floats that compare with them exactly. A missing value is None. A tree is a tuple:
+floats that compare with them exactly. A missing value is None, and so is a missing list; what is made of lists of which
+one is missing is a missing list. A tree is a tuple:
 
     ("field", name) ("int", v) ("real", v) ("bool", v) ("text", v)
     ("neg", x) ("bin", op, a, b) ("cmp", operands, ops) ("in", x, items, negated)
@@ -98,7 +99,7 @@ class Reference:
 
     @staticmethod
     def call_type(name, types):
-        if name in ("any", "all", "none", "isnan", "isfinite"):
+        if name in ("any", "all", "none", "isnan", "isfinite", "ismissing"):
             return "b"
         if name in ("count", "len", "argmin", "argmax"):
             return "i"
@@ -134,6 +135,8 @@ class Reference:
                 return self.reduce(node, name, self.value(args[0], row))
             case ("call", "get", args):
                 items = self.value(args[0], row)
+                if items is None:
+                    return None
                 i = self.constant(args[1])
                 inside = -len(items) <= i < len(items)
                 default = self.value(args[2], row)
@@ -142,6 +145,8 @@ class Reference:
         depths = [self.depth(c) for c in children(node)]
         if not any(depths):
             return self.apply(node, values)
+        if any(v is None for v, d in zip(values, depths, strict=True) if d):
+            return None
         lengths = {len(v) for v, d in zip(values, depths, strict=True) if d}
         assert len(lengths) == 1
         each = [[v[k] if d else v for v, d in zip(values, depths, strict=True)] for k in range(lengths.pop())]
@@ -160,6 +165,8 @@ class Reference:
             case ("call", "where", _):
                 c, a, b = values
                 return None if c is None else self.convert(a if c else b, self.type(node))
+            case ("call", "ismissing", _):
+                return values[0] is None
         if any(v is None for v in values):
             return None
         match node:
@@ -205,6 +212,8 @@ class Reference:
         raise AssertionError(name)
 
     def reduce(self, node, name, items):
+        if items is None:
+            return None
         if name == "len":
             return len(items)
         if name in ("any", "all", "none"):
@@ -279,7 +288,7 @@ def kleene(decides, values):
 
 
 def pick(items, i):
-    return items[i] if -len(items) <= i < len(items) else None
+    return items[i] if items is not None and -len(items) <= i < len(items) else None
 
 
 def extreme(values, which):

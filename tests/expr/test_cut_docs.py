@@ -52,8 +52,9 @@ class Rows:
         return self
 
 
-def test_every_block_runs():
-    names = {"ds": Rows()}
+def test_every_block_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"ds": Rows(), "mm": mmdask}
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     assert len(blocks) >= 4
     for block in blocks:

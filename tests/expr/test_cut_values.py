@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +22,8 @@ INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 LABELS = ("ttbb", "ttH", 'it\'s "x\\y"', "")
 DENSE = {f"d_{t}": t for t in [*INTEGERS, "f2", "f4", "f8", "bool"]}
 RAGGED = {f"r_{t}": t for t in ["i2", "u4", "i8", "u8", "f4", "f8", "bool"]}
+DENSE_OPTIONAL = {f"o_{t}": t for t in ["i2", "u8", "f4", "bool"]}
+RAGGED_OPTIONAL = {f"m_{t}": t for t in ["i8", "u8", "f4", "bool"]}
 SCHEMA = Schema(
     [
         *[Field.dense(name, t) for name, t in DENSE.items()],
@@ -29,6 +32,12 @@ SCHEMA = Schema(
         Field.dense("same", "i4"),
         Field.category("label", LABELS),
         Field.string("text"),
+        *[Field.dense(name, t, optional=(0,)) for name, t in DENSE_OPTIONAL.items()],
+        *[Field.ragged(name, t, optional=(0, 1)) for name, t in RAGGED_OPTIONAL.items()],
+        Field.ragged("lists_u4", "u4", optional=(0,)),
+        Field.dense("fixed_optional", "u8", (2,), optional=(0,)),
+        Field.category("label_optional", LABELS, optional=(0,)),
+        Field.string("text_optional", optional=(0,)),
     ]
 )
 FLOATS = [
@@ -103,7 +112,37 @@ def make_data(seed):
     ends = np.concatenate([[0], np.cumsum([len(b) for b in utf8])]).astype(np.int64)
     fields["text"] = FieldData(np.frombuffer(b"".join(utf8), np.uint8), (ends,))
     reference["text"] = ("t", 0, texts)
+    add_optional(rng, offsets, fields, reference)
     return n, fields, Reference(reference)
+
+
+def add_optional(rng, offsets, fields, reference):
+    """Fields with missing values; what stands where one is missing is anything, and is never to be looked at."""
+    n = len(offsets) - 1
+    for name, dtype in DENSE_OPTIONAL.items():
+        array, valid = values_of(rng, dtype, n), rng.random(n) < 0.7
+        fields[name] = FieldData(array, valid=(valid,))
+        reference[name] = (kind_of(dtype), 0, or_none(array.tolist(), valid))
+    lost = rng.random(n) < 0.25  # one for all of these, and another for the last
+    for name, dtype in {**RAGGED_OPTIONAL, "lists_u4": "u4"}.items():
+        there = ~lost if name != "lists_u4" else rng.random(n) < 0.75
+        ends = np.concatenate([[0], np.cumsum(np.where(there, np.diff(offsets), 0))]).astype(np.int64)
+        array, valid = values_of(rng, dtype, int(ends[-1])), rng.random(int(ends[-1])) < 0.75
+        valid |= name == "lists_u4"
+        fields[name] = FieldData(array, (ends,), valid=(there, valid))
+        items = or_none(array.tolist(), valid)
+        reference[name] = (kind_of(dtype), 1, or_none([items[a:b] for a, b in pairwise(ends)], there))
+    array, valid = values_of(rng, "u8", 2 * n).reshape(n, 2), rng.random(n) < 0.7
+    fields["fixed_optional"] = FieldData(array, valid=(valid,))
+    reference["fixed_optional"] = ("u", 1, or_none(array.tolist(), valid))
+    for name in ("label", "text"):
+        valid = rng.random(n) < 0.7
+        fields[f"{name}_optional"] = replace(fields[name], valid=(valid,))
+        reference[f"{name}_optional"] = ("t", 0, or_none(reference[name][2], valid))
+
+
+def or_none(values, valid):
+    return [v if ok else None for v, ok in zip(values, valid.tolist(), strict=True)]
 
 
 SEEDS = st.integers(0, 2**32)
@@ -125,12 +164,15 @@ class Trees:
 
     def leaf(self, kind, depth):
         if kind == "b" and not depth:
-            return self.pick(("field", "d_bool"), ("bool", True), ("bool", False))
+            return self.pick(("field", "d_bool"), ("bool", True), ("bool", False), ("field", "o_bool"))
         if kind == "b":
-            return ("field", "r_bool")
+            return self.pick(("field", "r_bool"), ("field", "m_bool"))
+        real = kind == "n"
         if depth:
-            return ("field", self.pick(*[f"r_{t}" for t in (["i2", "u4", "i8", "u8"] + ["f4", "f8"] * (kind == "n"))]))
-        names = [f"d_{t}" for t in INTEGERS] + ["same"] + ["d_f2", "d_f4", "d_f8"] * (kind == "n")
+            names = [f"r_{t}" for t in (["i2", "u4", "i8", "u8"] + ["f4", "f8"] * real)]
+            return ("field", self.pick(*names, "m_i8", "m_u8", "lists_u4", *["m_f4"] * real))
+        names = [f"d_{t}" for t in INTEGERS] + ["same"] + ["d_f2", "d_f4", "d_f8"] * real
+        names += ["o_i2", "o_u8", *["o_f4"] * real]
         literal = (
             "int",
             self.draw(st.sampled_from([0, 1, 2, 3, 7, 127, 128, 255, 256, 2**31, 2**53 + 1, 2**63 - 1, 2**63])),
@@ -149,7 +191,8 @@ class Trees:
     def boolean(self, depth, size):
         half = size // 2
         what = self.pick(
-            "cmp", "cmp", "cmp", "logic", "logic", "not", "in", "reduce", "text", "test", "xor", "where", "item"
+            *("cmp", "cmp", "cmp", "logic", "logic", "not", "in", "reduce", "text", "test", "xor", "where", "item"),
+            "missing",
         )
         if what == "cmp":
             n = self.pick(2, 2, 2, 3)
@@ -175,16 +218,26 @@ class Trees:
                 "where",
                 (self.either("b", depth, half), self.tree("b", depth, half), self.either("b", depth, half)),
             )
+        if what == "missing":
+            return ("call", "ismissing", (self.perhaps_missing(depth, size),))
         if depth:
             return self.leaf("b", 1)
         if what == "reduce":
             return ("call", self.pick("any", "all", "none", "min", "last"), (self.tree("b", 1, size),))
         if what == "item":
             return ("item", self.tree("b", 1, size), self.draw(st.integers(-3, 3)))
+        which = self.pick("", "_optional")
         if self.pick(True, False):
-            return ("cmp", (("field", "label"), ("text", self.pick(*LABELS))), (self.pick("==", "!="),))
+            return ("cmp", (("field", f"label{which}"), ("text", self.pick(*LABELS))), (self.pick("==", "!="),))
         items = self.draw(st.lists(st.sampled_from(["", "a", "ab", "é\N{SNOWMAN}", "zzz"]), max_size=3))
-        return ("in", ("field", "text"), tuple(("text", x) for x in items), self.pick(True, False))
+        return ("in", ("field", f"text{which}"), tuple(("text", x) for x in items), self.pick(True, False))
+
+    def perhaps_missing(self, depth, size):
+        if depth:
+            return self.pick(("field", "m_i8"), ("field", "r_f4"), ("neg", ("field", "m_f4")))
+        name = self.pick("o_i2", "o_f4", "o_bool", "d_i4", "label_optional", "text_optional", "text")
+        items = self.pick(self.tree("n", 1, size), ("field", "fixed_optional"))
+        return self.pick(("field", name), ("item", items, 1), ("call", self.pick("max", "len"), (items,)))
 
     @staticmethod
     def literal(x):
@@ -266,11 +319,16 @@ def as_lists(result, depth):
     flat = [v if k else None for v, k in zip(result.values.tolist(), known, strict=True)]
     if not depth:
         return flat
-    return [flat[a:b] for a, b in pairwise(result.offsets)]
+    lists = [flat[a:b] for a, b in pairwise(result.offsets)]
+    if result.there is None:
+        return lists
+    assert not any(items and not there for items, there in zip(lists, result.there.tolist(), strict=True))
+    return or_none(lists, result.there)
 
 
 def flatten(rows, depth):
-    return [v for row in rows for v in row] if depth else rows
+    """All values, and where lists begin or are missing."""
+    return [v for row in rows for v in ["list", *(["missing"] if row is None else row)]] if depth else rows
 
 
 @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
@@ -289,11 +347,14 @@ def test_values_are_those_of_the_reference(seed, tree):
     assert expression.depth == reference.depth(tree)
     result = evaluate(expression, fields.__getitem__, n)
     assert result.values.dtype == expression.dtype
-    assert expression.maybe_missing or result.known is None
+    assert 1 in expression.optional or expression.depth == 0 or result.known is None
+    assert 0 in expression.optional or (result.known if expression.depth == 0 else result.there) is None
     assert expression.dtype.kind == {"b": "b", "f": "f"}.get(kind, expression.dtype.kind)
     got = as_lists(result, expression.depth)
     for g, e in zip(flatten(got, expression.depth), flatten(expected, expression.depth), strict=True):
         assert same(g, e), (text, got, expected)
+    if expression.dtype == np.bool_ and not expression.depth:
+        assert evaluate_cut(expression, fields.__getitem__, n).tolist() == [v is True for v in expected]
     again = check(expression.canonical, SCHEMA)
     assert again == expression
     assert again.typed == expression.typed

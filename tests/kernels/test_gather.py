@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
 from mmdask.kernels import gather
-from mmdask.kernels.gather import pad_ragged, take_nested, take_ragged, take_rows
+from mmdask.kernels.gather import Runs, pad_ragged, take_nested, take_ragged, take_rows
 from mmdask.kernels.jit import Kernel
 
 FORMS = ["twin", "compiled"]
@@ -224,6 +224,62 @@ def test_corrupt_inner_offsets_name_the_row(form):
         take_nested([np.arange(3)], [[outer], [inner]], starts_of([2]), np.array([0, 1]))
     with pytest.raises(CorruptStoreError, match="row 1:"):  # the outer offsets point past the inner ones
         take_nested([np.arange(3)], [[np.array([0, 2, 4])], [inner]], starts_of([2]), np.array([0, 1]))
+
+
+@pytest.mark.parametrize("lengths", [[7], [3, 0, 5, 1, 4]])
+def test_flags_go_along_at_every_depth(form, lengths):
+    """Flags of rows, of items and of items of items, in some parts; in the others all are True."""
+    rng = np.random.default_rng(6)
+    outer, inner, flags, expected = [], [], [[], [], []], []
+    for k, n in enumerate(lengths):
+        o = starts_of(rng.integers(0, 4, n))
+        i = starts_of(rng.integers(0, 4, int(o[-1])))
+        own = [rng.random(m) < 0.5 for m in (n, int(o[-1]), int(i[-1]))]
+        for depth, f in enumerate(own):
+            some = (k + depth) % 2 == 0
+            flags[depth].append(f if some else None)
+            own[depth] = f.tolist() if some else [True] * len(f)
+        outer, inner = [*outer, o], [*inner, i]
+        below = [own[2][a:b] for a, b in itertools.pairwise(i)]
+        pairs = list(zip(own[1], below, strict=True))
+        expected += list(zip(own[0], [pairs[a:b] for a, b in itertools.pairwise(o)], strict=True))
+    rows = rng.integers(0, sum(lengths), 30)
+    runs = Runs(starts_of(lengths), rows, len(lengths))
+    assert runs.flags(flags[0]).tolist() == [expected[r][0] for r in rows]
+    runs.follow(outer, inner, offsets=True)
+    assert runs.flags(flags[1]).tolist() == [f for r in rows for f, _ in expected[r][1]]
+    runs.follow(inner, [np.empty(int(i[-1])) for i in inner])
+    assert runs.flags(flags[2]).tolist() == [f for r in rows for _, below in expected[r][1] for f in below]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_flags_filled_to_one_length(form, left):
+    rng = np.random.default_rng(7)
+    lengths = [3, 0, 8, 5]
+    values, offsets, rows_of = ragged_parts(rng, lengths)
+    flags = [None if k == 2 else rng.random(len(v)) < 0.5 for k, v in enumerate(values)]
+    whole = np.concatenate([np.ones(len(v), bool) if f is None else f for f, v in zip(flags, values, strict=True)])
+    ends = np.cumsum([len(r) for r in rows_of])
+    rows = rng.integers(0, sum(lengths), 30)
+    runs = Runs(starts_of(lengths), rows, 4)
+    runs.follow(offsets, values)
+    out = np.ones((30, 3), bool)
+    runs.pad_flags(flags, out, left)
+    for i, r in enumerate(rows):
+        kept = whole[ends[r] - len(rows_of[r]) : ends[r]].tolist()[:3]
+        padding = [True] * (3 - len(kept))
+        assert out[i].tolist() == (padding + kept if left else kept + padding)
+
+
+def test_flags_that_do_not_fit_are_refused():
+    starts = starts_of([2, 2])
+    for wrong in ([np.ones(1, bool), None], [np.ones(2, "u1"), None], [np.ones(4, bool)[::2], None]):
+        with pytest.raises(OptionError):
+            Runs(starts, np.array([0]), 2).flags(wrong)
+    with pytest.raises(OptionError, match="the mask is bool"):
+        Runs(starts, np.array([0]), 2).pad([np.ones(2), None], np.zeros((1, 2)), np.zeros((1, 3), bool))
+    with pytest.raises(RowNotFoundError):
+        Runs(starts, np.array([4]), 2)
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,9 +22,10 @@ from mmdask.kernels import gather
 from mmdask.rows import reader
 from mmdask.rows.rows import Rows
 from mmdask.schema import FieldData
+from mmdask.store import arrays as arrays_module
 from mmdask.store import document
-from mmdask.store import snapshot as snapshot_module
-from mmdask.store.snapshot import ARRAYS, CODES, Snapshot, open_snapshot
+from mmdask.store.arrays import DESCRIPTORS, MAPS, SMALL
+from mmdask.store.snapshot import CODES, Snapshot, open_snapshot
 
 LENGTHS = [i % 3 for i in range(300)]  # parts of 0, 1 and 2 rows
 N = sum(LENGTHS)
@@ -40,8 +41,8 @@ def path(tmp_path_factory):
 @pytest.fixture
 def fresh(path):
     """A snapshot of which nothing is cached."""
-    ARRAYS.clear()
-    CODES.clear()
+    for cache in (MAPS, SMALL, DESCRIPTORS, CODES):
+        cache.clear()
     return Snapshot(str(path), open_snapshot(path).manifest)
 
 
@@ -49,13 +50,13 @@ def fresh(path):
 def arrays(monkeypatch):
     """Files of arrays that are opened."""
     opened = []
-    original = snapshot_module.map_array
+    original = arrays_module.open_file
 
-    def counting(folder, spec):
-        opened.append(os.path.join(folder, spec.file))
-        return original(folder, spec)
+    def counting(*names):
+        opened.append(os.path.join(*names))
+        return original(*names)
 
-    monkeypatch.setattr(snapshot_module, "map_array", counting)
+    monkeypatch.setattr(arrays_module, "open_file", counting)
     return opened
 
 
@@ -180,7 +181,7 @@ def change(file, how):
 
 
 @pytest.mark.parametrize("name", ["x", "r", "t", "f", "time"])
-@pytest.mark.parametrize("constant", [5, 1.7, True, 2**70, float(2**60)])
+@pytest.mark.parametrize("constant", [5, 1.7, True, 2**63, float(2**60)])
 def test_constants_that_their_fields_cannot_have_are_damage(tmp_path, name, constant):
     fits = (name == "x" and constant == 5) or (name == "f" and not isinstance(constant, bool))
     path = tmp_path / "s.mm"
@@ -194,7 +195,7 @@ def test_constants_that_their_fields_cannot_have_are_damage(tmp_path, name, cons
         assert reader.read(snapshot, name, 0, 1).values.tolist() == [constant]
         return
     for read in (lambda: reader.read(snapshot, name, 0, 1), lambda: reader.take(snapshot, name, np.array([0]))):
-        with pytest.raises(mm.CorruptStoreError, match="is not stored as"):
+        with pytest.raises((mm.CorruptStoreError, mm.FormatError), match="is not stored as|has no constants"):
             read()
 
 
@@ -242,7 +243,7 @@ def mapped(path):
 
 @pytest.fixture
 def only_maps(monkeypatch):
-    monkeypatch.setattr(snapshot_module, "SMALL_NBYTES", -1)
+    monkeypatch.setattr(arrays_module, "SMALL_NBYTES", -1)
 
 
 def test_maps_hold_no_descriptor_and_end_with_the_last_array(path, fresh, only_maps):
@@ -250,7 +251,7 @@ def test_maps_hold_no_descriptor_and_end_with_the_last_array(path, fresh, only_m
     held = [reader.read(fresh, "x", i, i + 1).values for i in range(100)]
     assert len(os.listdir("/proc/self/fd")) == before
     assert mapped(path) == len({fresh.part_of(i) for i in range(100)})
-    ARRAYS.clear()
+    MAPS.clear()
     gc.collect()
     assert [int(x[0]) for x in held] == list(range(100)), "an array keeps its map"
     assert not any(x.flags.writeable for x in held)
@@ -262,7 +263,7 @@ def test_maps_hold_no_descriptor_and_end_with_the_last_array(path, fresh, only_m
 def test_small_files_are_read_and_large_ones_mapped(tmp_path):
     path = tmp_path / "s.mm"
     mm.from_arrays({"small": np.arange(8192), "large": np.arange(2 * 8192).reshape(8192, 2)}, path)
-    ARRAYS.clear()
+    MAPS.clear()
     snapshot = open_snapshot(path)
     for name in ("small", "large"):
         data = reader.read(snapshot, name, 0, 8192).values
@@ -275,8 +276,8 @@ def test_a_process_with_few_descriptors_reads_more_parts_than_those(path):
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import mmdask as mm
-from mmdask.store import snapshot
-snapshot.SMALL_NBYTES = -1
+from mmdask.store import arrays
+arrays.SMALL_NBYTES = -1
 ds = mm.open({str(path)!r})
 assert ds["x"].compute(scheduler="sync").tolist() == list(range({N}))
 assert len(ds["r"].compute(scheduler="sync")) == {N}
@@ -291,22 +292,22 @@ assert sum(len(b.rows) for b in ds.batches(50)) == {N}
 )
 def test_limits_of_the_process_are_named(path, fresh, only_maps, monkeypatch, code, limit):
     class Full:
-        munmap = snapshot_module._libc.munmap
+        munmap = arrays_module._libc.munmap
 
         @staticmethod
         def mmap(*_):
             ctypes.set_errno(code)
             return ctypes.c_void_p(-1).value
 
-    monkeypatch.setattr(snapshot_module, "_libc", Full)
+    monkeypatch.setattr(arrays_module, "_libc", Full)
     with pytest.raises(mm.LimitError if limit else mm.CorruptStoreError, match=limit or "cannot be read"):
         reader.read(fresh, "x", 5, 6)
     assert mapped(path) == 0
 
 
 def test_kept_maps_and_bytes_are_bounded(path, fresh, only_maps, monkeypatch):
-    monkeypatch.setattr(ARRAYS, "limit", 10 * snapshot_module.MAP_COST)
-    monkeypatch.setattr(snapshot_module, "SMALL_NBYTES", 0)
+    monkeypatch.setattr(MAPS, "limit", 10)
+    monkeypatch.setattr(arrays_module, "SMALL_NBYTES", 0)
     for i in range(60):
         reader.read(fresh, "x", i, i + 1)
     assert mapped(path) == 10

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.expr import check_cut
-from mmdask.rows import bits, masks, reader
+from mmdask.rows import bits, masks
 from mmdask.rows import rows as rows_module
 from mmdask.rows.bits import RowBits
 from mmdask.rows.rows import RESOLVED, Rows
 from mmdask.rows.splits import folds, hash_rows
 from mmdask.schema import Field, FieldData
 from mmdask.store.snapshot import open_snapshot
+from mmdask.testing import count_reads
 
 
 @st.composite
@@ -213,20 +214,11 @@ def test_rows_out_of_range_are_refused(store):
         rows.sliced(slice(None, None, -1))
 
 
-class Reads:
-    """Counts the runs of rows read from fields."""
-
-    def __init__(self, monkeypatch, *modules):
-        self.fields, self.rows = [], 0
-        original = masks.read_part
-
-        def counting(snapshot, part, name, start, stop):
-            self.fields.append((part, name))
-            self.rows += stop - start
-            return original(snapshot, part, name, start, stop)
-
-        for module in (masks, *modules):
-            monkeypatch.setattr(module, "read_part", counting)
+@pytest.fixture
+def reads():
+    """Rows that are read."""
+    with count_reads() as counted:
+        yield counted
 
 
 def forget():
@@ -249,39 +241,41 @@ def count(path, *texts):
     return len(rows)
 
 
-def test_a_cut_is_computed_once_and_incrementally(store, tmp_path, monkeypatch):
+def test_a_cut_is_computed_once_and_incrementally(store, tmp_path, reads):
     path = tmp_path / "s.mm"
     shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
-    reads = Reads(monkeypatch)
+    reads.clear()
     n = count(path, "x > 4 and event < 9")
-    assert reads.rows == 2 * sum(PARTS)
-    reads.rows = 0
+    assert reads.n_rows == 2 * sum(PARTS)
+    reads.clear()
     assert count(path, "x > 4 and event < 9") == n
     assert count(path, "x>4&event<9") == n, "another spelling is the same cut"
     assert count(path, "x > 4") >= n, "the leaves are kept apart"
-    assert reads.rows == 0
+    assert reads.n_rows == 0
     with mm.append(path, labels={"p": "a"}) as w:
         w.extend({"x": [5, 0], "event": [0, 0], "f": np.zeros((2, 2), "f4"), "r": [[1], []], "t": ["", ""]})
     assert count(path, "x > 4 and event < 9") == n + 1
-    assert reads.rows == 4, "only the appended rows are read"
+    assert reads.n_rows == 4, "only the appended rows are read"
 
 
-def test_cuts_asked_for_together_read_each_field_once(store, tmp_path, monkeypatch):
+def test_cuts_asked_for_together_read_each_field_once(store, tmp_path, reads):
     path = tmp_path / "s.mm"
     shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
-    reads = Reads(monkeypatch)
+    reads.clear()
     count(path, "x > 1", "x > 2 & event > 1", "x < 9 & event < 11")
-    assert sorted(reads.fields) == sorted((part, name) for part in range(3) for name in ("x", "event"))
+    assert sorted((read.part, read.field) for read in reads.log) == sorted(
+        (part, name) for part in range(3) for name in ("x", "event")
+    )
 
 
-def test_labels_rule_out_parts_without_reading(store, tmp_path, monkeypatch):
+def test_labels_rule_out_parts_without_reading(store, tmp_path, reads):
     path = tmp_path / "s.mm"
     shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
-    reads = Reads(monkeypatch)
+    reads.clear()
     assert count(path, "p == 'a'") == PARTS[0] + PARTS[2]
     assert not (path / "cache").exists()
     count(path, "p == 'b' and x > 4")
-    assert {part for part, name in reads.fields if name == "x"} == {2}, "the third part that has rows"
+    assert {read.part for read in reads.log if read.field == "x"} == {2}, "the third part that has rows"
 
 
 def test_damaged_or_foreign_masks_are_computed_again(store, tmp_path):
@@ -307,7 +301,7 @@ def _rows_of_mask(file):
     return json.loads(file.read_bytes().split(b"\n")[2])["rows"]
 
 
-def test_masks_of_a_store_that_cannot_be_written_go_to_the_users_cache(store, tmp_path, monkeypatch):
+def test_masks_of_a_store_that_cannot_be_written_go_to_the_users_cache(store, tmp_path, reads, monkeypatch):
     path = tmp_path / "s.mm"
     shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -315,20 +309,20 @@ def test_masks_of_a_store_that_cannot_be_written_go_to_the_users_cache(store, tm
     n = count(path, "x > 4")
     assert not (path / "cache").exists()
     assert list((tmp_path / "home" / "mmdask").rglob("*.mask"))
-    reads = Reads(monkeypatch)
+    reads.clear()
     assert count(path, "x > 4") == n
-    assert reads.rows == 0
+    assert reads.n_rows == 0
 
 
-def test_masks_that_others_could_have_written_are_not_trusted(store, tmp_path, monkeypatch):
+def test_masks_that_others_could_have_written_are_not_trusted(store, tmp_path, reads, monkeypatch):
     path = tmp_path / "s.mm"
     shutil.copytree(store, path, ignore=shutil.ignore_patterns("cache"))
     count(path, "x > 4")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(masks.os, "getuid", lambda: 12345)
-    reads = Reads(monkeypatch)
+    reads.clear()
     count(path, "x > 4")
-    assert reads.rows == sum(PARTS)
+    assert reads.n_rows == sum(PARTS)
 
 
 def test_a_full_disk_loses_the_kept_mask_and_nothing_else(store, tmp_path, monkeypatch):
@@ -337,10 +331,10 @@ def test_a_full_disk_loses_the_kept_mask_and_nothing_else(store, tmp_path, monke
     n = count(path, "x > 4")
     shutil.rmtree(path / "cache")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(masks.os, "replace", full)
+    monkeypatch.setattr(masks, "write_atomically", full)
     with pytest.warns(RuntimeWarning, match="could not be kept"):
         assert count(path, "x > 4") == n
     assert not list((path / "cache").rglob("*.mask"))
@@ -349,21 +343,21 @@ def test_a_full_disk_loses_the_kept_mask_and_nothing_else(store, tmp_path, monke
 # Found once in a process ----------------------------------------------------------------------------------------------
 
 
-def test_a_selection_is_found_once_in_a_process(store, monkeypatch):
+def test_a_selection_is_found_once_in_a_process(store, reads):
     snapshot = open_snapshot(store)
-    reads = Reads(monkeypatch, reader)
+    reads.clear()
     rows = Rows(snapshot).cut(check_cut("x > 4", snapshot.schema))
     fold = rows.fold(folds({"a": 0.5, "b": 0.5}, "event", 1)["a"])
     assert not fold.resolved
     n = len(fold)
-    assert [name for _, name in reads.fields].count("event") == sum(1 for p in PARTS if p), "the key is read once"
-    reads.fields.clear()
+    assert [read.field for read in reads.log].count("event") == sum(1 for p in PARTS if p), "the key is read once"
+    reads.clear()
     for again in (pickle.loads(pickle.dumps(fold)), rows.fold(fold.steps[-1].fold)):
         assert again.resolved
         assert len(again) == n
     assert len(fold.sliced(slice(2, n))) == n - 2, "a slice begins with what is known"
     assert fold.cut(check_cut("p == 'a'", snapshot.schema)).numbers(0, 1).tolist()
-    assert {name for _, name in reads.fields} <= {"p"}, "a constant at most"
+    assert set(reads.rows) <= {"p"}, "a constant at most"
     assert rows.bits.parts is not fold.bits.parts
 
 

@@ -1,12 +1,27 @@
-"""Counters of what a conversion opens and reads."""
+"""Counters of what a conversion opens and reads, and folders in memory."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import uproot
 from root_tools import A, B, C, write_tree
+
+
+@pytest.fixture(scope="session")
+def memory_folder():
+    """A folder in memory where there is one: no sync waits for a disk there, and holes of files are read quickly."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def memory_path(memory_folder):
+    """As `tmp_path`, in memory where that is possible."""
+    return Path(tempfile.mkdtemp(dir=memory_folder))
 
 
 @pytest.fixture

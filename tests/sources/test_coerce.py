@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.schema import FieldData
-from mmdask.sources.coerce import by_field, to_field_data, values_as
+from mmdask.sources.coerce import to_field_data
+from mmdask.sources.exact import values_as
 
 DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16", "M8[ns]", "m8[s]", "S5"]
 
@@ -45,9 +46,10 @@ def test_numpy_arrays_of_every_dtype_keep_their_values(dtype, order, shape):
 
 def test_fortran_order_and_strides_are_made_c():
     array = np.asfortranarray(np.arange(12.0).reshape(3, 4))[::-1, ::2]
-    _, data = to_field_data("x", array)
-    assert data.values.flags.c_contiguous
-    np.testing.assert_array_equal(data.values, array)
+    for field in (None, mm.Field.dense("x", "f8", (2,))):
+        data = to_field_data("x", array, field)[1]
+        assert data.values.flags.c_contiguous
+        np.testing.assert_array_equal(data.values, array)
 
 
 @given(st.lists(st.lists(st.integers(-(2**62), 2**62), max_size=5), min_size=1, max_size=20))
@@ -129,50 +131,6 @@ def _has_pyarrow() -> bool:
     return True
 
 
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (np.array([1, None], object), "None"),
-        ([1, None], "None"),
-        (np.ma.masked_array([1, 2], [0, 1]), "masked"),
-        (ak.Array([1, None]), "missing"),
-        (ak.Array([[1], [None]]), "missing|cannot be stored"),
-        (ak.Array([{"a": 1}]), "records of a"),
-        ([{"a": 1}], "records of a"),
-        ([np.ma.masked_array([1, 2], [0, 1])], "masked"),
-        ([[1], np.ma.masked_array([1, 2], [0, 1])], "missing"),
-        ([[1], [2, None]], "missing"),
-        (ak.from_regular(ak.Array(np.ma.masked_array(np.ones((2, 2)), np.eye(2)))), "missing"),
-        (ak.to_regular(ak.Array([[1, None], [2, 3]])), "masked|missing"),
-        (ak.Array([[], []]), "declare"),
-        ([[1], 2], "among lists"),
-        ([1, [2]], "no array"),
-        ([["a"], "b"], "among lists"),
-        ([1, b"a"], "would become"),
-        ([b"a\0"], "would become"),
-        ([1, "a"], "cannot be stored"),
-        ([np.array([1]), np.array(["a"])], "text and other"),
-        ([np.array([1]), np.array([1], "M8[s]")], "rows of"),
-        ([np.datetime64(1, "s"), 3], "no one dtype"),
-        ([np.timedelta64(1, "s"), 3], "fit exactly"),
-        ([np.array(1), [2, 3]], "one shape"),
-        (np.full((2, 2, 2), None), "no one dtype"),
-        (np.zeros(2, "f4,i4"), "cannot be stored"),
-        (np.zeros(2, "g"), "cannot be stored"),
-        ([object(), object()], "no one dtype|cannot be stored"),
-        (3.0, "array or a list"),
-        (np.float64(3.0), "one value"),
-        ("text", "array or a list"),
-        (["a", "\ud800"], "utf-8"),
-        (["a", 3], "not text"),
-        ([np.zeros((2, 2)), np.zeros((3, 2))], "one shape"),
-    ],
-)
-def test_what_cannot_be_stored_is_refused(value, words):
-    with pytest.raises(mm.SchemaError, match=words):
-        to_field_data("x", value)
-
-
 @given(st.sampled_from(DTYPES[:13]), st.sampled_from(DTYPES[:13]), st.lists(st.integers(-300, 70000), max_size=6))
 def test_arrays_are_cast_exactly_or_not_at_all(source, target, numbers):
     with np.errstate(all="ignore"):
@@ -197,8 +155,15 @@ def test_python_floats_take_the_precision_of_their_field():
     assert to_field_data("x", [0.1], field)[1].values[0] == np.float32(0.1)
     with pytest.raises(mm.SchemaError, match="fit exactly"):
         to_field_data("x", np.array([0.1]), field)
+    assert to_field_data("x", [0.1 + 1j], mm.Field.dense("x", "c8"))[1].values[0] == np.complex64(0.1 + 1j)
+    assert to_field_data("x", np.array([0.1], object), field)[1].values[0] == np.float32(0.1)
+    for rows in ([np.array([0.1])], [[0.1], np.array([0.1])], [np.array([0.1]), [0.1]], ak.Array([[0.1]])):
+        with pytest.raises(mm.SchemaError, match="fit exactly"):
+            to_field_data("x", rows, mm.Field.ragged("x", "f4"))
     with pytest.raises(mm.SchemaError, match="fit exactly"):
         to_field_data("x", [1e300], field)
+    with pytest.raises(mm.SchemaError, match="fit exactly"):
+        to_field_data("x", [1e300 + 1j], mm.Field.dense("x", "c8"))
     with pytest.raises(mm.SchemaError, match="fit exactly"):
         to_field_data("x", [300], mm.Field.dense("x", "u1"))
 
@@ -470,13 +435,3 @@ def test_tuples_and_other_sequences_are_lists():
 def test_text_and_lists_are_not_each_other(value, field):
     with pytest.raises(mm.SchemaError):
         to_field_data("x", value, field)
-
-
-def test_records_are_taken_apart_by_name():
-    mapping = {"a": [1]}
-    assert by_field(mapping) is mapping
-    assert {k: v.tolist() for k, v in by_field(np.array([(1, 2.5)], "i4,f8")).items()} == {"f0": [1], "f1": [2.5]}
-    assert {k: v.to_list() for k, v in by_field(ak.Array([{"a": 1, "b": [2]}])).items()} == {"a": [1], "b": [[2]]}
-    for rows in ([1], np.zeros(2), ak.Array([1]), None):
-        with pytest.raises(mm.SchemaError, match="mapping of field names"):
-            by_field(rows)

@@ -34,7 +34,7 @@ from mmdask.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from mmdask.sources import conversion, rootfile
+from mmdask.sources import conversion, pieces, rootfile, survey
 
 # ---- nothing, one and all that changed ------------------------------------------------------------------------------
 
@@ -61,7 +61,8 @@ def test_nothing_to_do_for_many_sources_reads_only_the_manifest(tmp_path, out, o
         shutil.copy(path, tmp_path / f"{i}.root")
     run({f"{tmp_path}/*.root": {"year": 2016}}, out)
     opened.clear()
-    monkeypatch.setattr(conversion, "read_layer", None)
+    for module in (conversion, survey, pieces):
+        monkeypatch.setattr(module, "read_layer", None)
     run({f"{tmp_path}/*.root": {"year": 2016}}, out)
     assert opened == []
 

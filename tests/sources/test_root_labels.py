@@ -161,7 +161,7 @@ def append_row(out):
     def change(m):
         return type(m)(m.uuid, m.generation, m.block_rows, m.schema, (*m.parts, part), m.attrs)
 
-    commit(out, change)
+    commit(out, change, action="test")
 
 
 ROW = {"met": np.array([2.5], "f4"), "number": np.array([7]), "pt": events(0)["pt"]}
@@ -190,7 +190,7 @@ def add_field(out):
             layer = w.finish()
         parts.append(Part(p.rows, (*p.layers, layer.id), p.nbytes + layer.nbytes))
     schema = type(m.schema)([*m.schema.values(), Field.dense("ht", "f4")])
-    commit(out, lambda m: type(m)(m.uuid, m.generation, m.block_rows, schema, tuple(parts), m.attrs))
+    commit(out, lambda m: type(m)(m.uuid, m.generation, m.block_rows, schema, tuple(parts), m.attrs), action="test")
 
 
 def test_added_fields_stay_or_stop_the_conversion(files, out):

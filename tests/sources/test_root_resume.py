@@ -158,7 +158,7 @@ def test_interrupted_inside_a_file_of_several_parts(tmp_path, out, baskets, monk
 
 
 def test_interrupted_before_the_commit(files, out, opened, monkeypatch):
-    monkeypatch.setattr(conversion, "commit", lambda *args: 1 / 0)
+    monkeypatch.setattr(conversion, "commit", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(labelled(files, year=[2016] * 3), out)
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import os
 import resource
 from dataclasses import replace
 
+import awkward as ak
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -110,12 +111,11 @@ def test_categories_of_each_part_keep_their_labels(tmp_path):
     assert mm.verify(tmp_path / "s.mm").ok
 
 
-def test_parts_are_cut_at_their_target_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer_module, "PART_NBYTES", 800)
-    with mm.create(tmp_path / "s.mm") as w:
+def test_parts_are_cut_at_their_target_size(tmp_path):
+    with mm.create(tmp_path / "s.mm", part_nbytes=800) as w:
         for i in range(5):
             w.extend({"x": np.full(60, i, "f8")})
-    assert [p.rows for p in open_snapshot(tmp_path / "s.mm").parts] == [120, 120, 60]
+    assert [p.rows for p in open_snapshot(tmp_path / "s.mm").parts] == [100, 100, 100]
     assert rows_of(tmp_path / "s.mm", "x") == np.repeat(np.arange(5.0), 60).tolist()
 
 
@@ -192,29 +192,6 @@ def test_a_dead_writers_folder_can_be_used(tmp_path):
     with mm.create(tmp_path / "s.mm") as w:
         w.append({"x": 1})
     assert rows_of(tmp_path / "s.mm", "x") == [1]
-
-
-def _append_some(path, start):
-    for i in range(5):
-        with mm.append(path, labels={"worker": f"w{start}"}) as w:
-            w.extend({"x": [start + i]})
-
-
-def test_appends_by_several_processes_all_survive(tmp_path):
-    path = tmp_path / "s.mm"
-    with mm.create(path, labels={"worker": "first"}) as w:
-        w.extend({"x": [-1]})
-    context = multiprocessing.get_context("spawn")
-    workers = [context.Process(target=_append_some, args=(path, 10 * i)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    assert sorted(rows_of(path, "x")) == sorted([-1, *(10 * i + j for i in range(4) for j in range(5))])
-    assert open_snapshot(path).manifest.generation == 21
-    assert set(mm.open(path).schema["worker"].labels) == {"first", "w0", "w10", "w20", "w30"}
-    assert mm.verify(path).ok
 
 
 def test_many_rows_one_by_one(tmp_path):
@@ -345,11 +322,25 @@ def test_a_writer_is_used_once(tmp_path):
 
 def test_pending_rows_are_bounded_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(writer_module, "_PENDING_NBYTES", 10_000)
+    values = {"image": np.zeros((10, 10)), "text": "a" * 800, "list": [0] * 800}
+    for name, value in values.items():
+        with mm.create(tmp_path / f"{name}.mm") as w:
+            for _ in range(40):
+                w.append({name: value})
+                assert w._n_pending * 800 <= 10_000
+        assert len(rows_of(tmp_path / f"{name}.mm", name)) == 40
+
+
+def test_single_rows_that_are_records_of_numpy_and_awkward(tmp_path):
+    records = np.array([(1, 2.5), (3, 4.5)], [("a", "i4"), ("b", "f4")])
     with mm.create(tmp_path / "s.mm") as w:
-        for i in range(40):
-            w.append({"image": np.full((10, 10), i)})
-            assert w._n_pending * 800 <= 10_000
-    assert len(rows_of(tmp_path / "s.mm", "image")) == 40
+        w.append(records[0])
+        w.append(ak.Array([{"a": 3, "b": 4.5}])[0])
+        for wrong in ([1, 2], 3, "ab", None):
+            with pytest.raises(mm.SchemaError, match="a mapping of field names"):
+                w.append(wrong)
+    assert rows_of(tmp_path / "s.mm", "a") == [1, 3]
+    assert rows_of(tmp_path / "s.mm", "b") == [2.5, 4.5]
 
 
 def test_empty_lists_settle_no_dtype(tmp_path):
@@ -398,20 +389,19 @@ def test_labels_take_the_dtype_of_their_field(tmp_path):
         mm.append(tmp_path / "s.mm", labels={"yaer": 1})
 
 
-def test_a_failed_block_leaves_no_folder_and_no_parts(tmp_path, monkeypatch):
+def test_a_failed_block_leaves_no_folder_and_no_parts(tmp_path):
     with pytest.raises(ZeroDivisionError), mm.create(tmp_path / "s.mm"):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(writer_module, "PART_NBYTES", 100)
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), mm.create(tmp_path / "s.mm") as w:
+        with pytest.raises(ZeroDivisionError), mm.create(tmp_path / "s.mm", part_nbytes=100) as w:
             for _ in range(3):
                 w.extend({"x": np.zeros(20)})
             raise ZeroDivisionError
         assert not list(tmp_path.iterdir())
     with mm.create(tmp_path / "s.mm") as w:
         w.extend({"x": np.zeros(20)})
-    with pytest.raises(ZeroDivisionError), mm.append(tmp_path / "s.mm") as w:
+    with pytest.raises(ZeroDivisionError), mm.append(tmp_path / "s.mm", part_nbytes="100 B") as w:
         for _ in range(3):
             w.extend({"x": np.zeros(20)})
         raise ZeroDivisionError

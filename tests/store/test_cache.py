@@ -36,6 +36,16 @@ def test_one_that_is_too_large_is_kept_until_the_next():
     assert (cache.get("a"), cache.get("b")) == (None, "B")
 
 
+def test_what_is_discarded_costs_nothing_any_more():
+    cache = Cache(10)
+    for key in "ab":
+        cache.put(key, key, 5)
+    cache.discard("a")
+    cache.discard("nothing")
+    cache.put("c", "c", 5)
+    assert [cache.get(k) for k in "abc"] == [None, "b", "c"]
+
+
 def test_a_child_that_is_forked_while_the_cache_is_locked_can_use_it():
     cache = Cache(10)
     cache.put("a", "A", 1)

@@ -1,0 +1,179 @@
+"""Rows of a store as a new store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mmdask import display
+from mmdask.errors import OptionError, StoreExistsError
+from mmdask.rows.compact import constant_of, used_labels
+from mmdask.rows.derived import reads
+from mmdask.rows.reader import read_aux
+from mmdask.rows.rows import Rows
+from mmdask.schema import FieldData, Schema
+from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
+from mmdask.store.folder import check_free, make_folder, remove_folder
+from mmdask.store.layer import Layer, Source, new_id
+from mmdask.store.layer_writer import LayerWriter
+from mmdask.store.manifest import Manifest, Part, store_root
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["save_rows"]
+
+#: bytes of one field that are copied at once
+BLOCK_NBYTES = 32 << 20
+_BLOCK_ROWS = 1 << 20
+
+
+def save_rows(
+    rows: Rows, names: Sequence[str], path: str | os.PathLike[str], *, part_nbytes: int | str, progress: bool
+) -> None:
+    """Write rows as a new store; see `mmdask.Dataset.save`.
+
+    Parameters
+    ----------
+    rows : Rows
+        Already resolved.
+    names : sequence of str
+        The fields, in their order.
+    path, part_nbytes, progress
+        As there.
+    """
+    target = display.parse_nbytes(part_nbytes)
+    if target < 1:
+        raise OptionError(f"part_nbytes is a number of bytes, 1 or more, got {part_nbytes!r}")
+    root, snapshot = store_root(path), rows.snapshot
+    if os.path.realpath(root).startswith(os.path.realpath(snapshot.path) + os.sep):
+        raise OptionError(f"{root} lies in the store {snapshot.path} itself; choose another path")
+    check_free(root)
+    schema = _schema(snapshot.schema, names)
+    parts = list(_plan(rows, schema, target))
+    made: list[str] = []
+    layers: list[Layer] = []
+    make_folder(root)
+    try:
+        with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
+            for part in parts:
+                made.append(new_id())
+                layers.append(_write(rows, schema, part, root, made[-1], bar.update))
+        aux = snapshot.manifest.aux
+        if aux:
+            made.append(new_id())
+            _write_aux(snapshot, root, made[-1])
+        new = Manifest(
+            os.urandom(16).hex(),
+            0,
+            block_rows_for(layers),
+            schema,
+            tuple(Part(x.rows, (x.id,), x.nbytes) for x in layers),
+            snapshot.manifest.attrs,
+            aux,
+            tuple(made[len(layers) :]),
+        )
+
+        def change(newest: Manifest | None) -> Manifest:
+            if newest is not None:
+                raise StoreExistsError(f"{root}: another process made a store here; choose another path")
+            return new
+
+        origin = f"{snapshot.path}, generation {snapshot.manifest.generation}"
+        commit(root, change, action=f"save {amount(len(rows), 'row')} of {origin}")
+    except BaseException:
+        discard_layers(root, made)
+        remove_folder(root)
+        raise
+
+
+def _schema(schema: Schema, names: Iterable[str]) -> Schema:
+    """The fields of these names; one whose expression reads others is no longer computed."""
+    chosen = Schema(schema[name] for name in names)
+    return Schema(
+        replace(f, expression="") if f.expression and not reads(f) <= set(chosen) else f for f in chosen.values()
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Selected rows number `start` to `stop`, which lie in these parts of the store."""
+
+    start: int
+    stop: int
+    parts: tuple[int, ...]
+
+
+def _plan(rows: Rows, schema: Schema, target: int) -> Iterator[_Part]:
+    """Cut the rows into parts of about `target` bytes, where it can be so at changes of what is constant."""
+    snapshot, counts = rows.snapshot, _counts(rows)
+    start = stop = 0
+    nbytes = 0.0
+    inside: list[int] = []
+    constants: tuple[str, ...] = ()
+    for p in np.flatnonzero(counts).tolist():
+        before, constants = constants, tuple(repr(constant_of(snapshot, [p], f)) for f in schema.values())
+        if inside and constants != before and nbytes >= target / 2:
+            yield _Part(start, stop, tuple(inside))
+            start, nbytes, inside = stop, 0.0, []
+        width = sum(_row_nbytes(snapshot, p, name) for name in schema)
+        left = int(counts[p])
+        while left:
+            room = max(1, int((target - nbytes) / width)) if width else left
+            n = min(left, room)
+            inside += [p] if p not in inside[-1:] else []
+            stop, nbytes, left = stop + n, nbytes + n * width, left - n
+            if nbytes >= target or left:
+                yield _Part(start, stop, tuple(inside))
+                start, nbytes, inside = stop, 0.0, []
+    if inside:
+        yield _Part(start, stop, tuple(inside))
+
+
+def _counts(rows: Rows) -> Any:
+    """Selected rows in each part of the store, int64."""
+    if rows.span is not None and rows.span.step == 1:
+        return np.diff(np.clip(rows.snapshot.starts, rows.span.start, rows.span.stop))
+    return rows.bits.counts
+
+
+def _row_nbytes(snapshot: Snapshot, part: int, name: str) -> float:
+    layer, stored = snapshot.stored(part, name)
+    return layer.field_nbytes(name) / max(layer.rows, 1) if stored.values is not None else 0.0
+
+
+def _write(rows: Rows, schema: Schema, part: _Part, root: str, layer_id: str, update: Callable[[int], Any]) -> Layer:
+    snapshot = rows.snapshot
+    with LayerWriter(root, layer_id) as w:
+        for field in schema.values():
+            constant = constant_of(snapshot, part.parts, field)
+            if constant is not None:
+                w.constant(field, constant)
+                update(part.stop - part.start)
+                continue
+            field, codes = used_labels(snapshot, part.parts, field)
+            writer = w.field(field)
+            width = max(_row_nbytes(snapshot, p, field.name) for p in part.parts)
+            step = max(1, min(_BLOCK_ROWS, int(BLOCK_NBYTES / max(width, 1.0))))
+            for a in range(part.start, part.stop, step):
+                b = min(a + step, part.stop)
+                data = rows.read(field.name, a, b)
+                if codes is not None and len(field.labels):
+                    data = FieldData(codes.take(data.values), labels=field.labels, valid=data.valid)
+                writer.write(data)
+                update(b - a)
+            writer.close()
+        first, last = rows.number(part.start), rows.number(part.stop - 1)
+        manifest = snapshot.manifest
+        origin = f"{manifest.uuid}, generation {manifest.generation}"
+        source = Source(snapshot.path, start=first, stop=last + 1, fingerprint=origin)
+        return w.finish(part.stop - part.start, source)
+
+
+def _write_aux(snapshot: Snapshot, root: str, layer_id: str) -> None:
+    with LayerWriter(root, layer_id) as w:
+        for name, field in snapshot.manifest.aux.items():
+            w.field(field).write(read_aux(snapshot, name))
+        w.finish(1)

@@ -1,0 +1,178 @@
+"""Rows of one part, or of one layer: the place where what a store says is checked before anything follows it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import CorruptStoreError, OptionError
+from mmdask.rows.spans import spans_of
+from mmdask.schema import CODE_DTYPE, Field, FieldData
+from mmdask.store.layer import Layer, StoredField
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["constant_in_part", "elements_at", "read_aux", "read_part"]
+
+Int64s = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -> FieldData:
+    """Rows `start` to `stop` of a part: lazily paged in where arrays are mapped, else read.
+
+    Raises
+    ------
+    CorruptStoreError
+        When a file is missing, has the wrong size, or what it says of these rows cannot be.
+    """
+    layer, stored = snapshot.stored(part, name)
+    return _read_stored(snapshot, layer, stored, snapshot.schema[name], start, stop)
+
+
+def read_aux(snapshot: Snapshot, name: str) -> FieldData:
+    """An auxiliary array, as the one row of a field (``snapshot.manifest.aux[name]``); raises as `read_part`."""
+    layer, stored = snapshot.stored_aux(name)
+    return _read_stored(snapshot, layer, stored, snapshot.manifest.aux[name], 0, 1)
+
+
+def _read_stored(
+    snapshot: Snapshot, layer: Layer, stored: StoredField, field: Field, start: int, stop: int
+) -> FieldData:
+    """Rows of a field in a layer, everything that says where others are checked for these rows."""
+    if stored.values is None:
+        return FieldData(
+            np.broadcast_to(constant_of(snapshot, field, layer, stored), stop - start), labels=field.labels
+        )
+    bounds, offsets = [(start, stop)], []
+    for i, number in enumerate(stored.offsets):
+        length = length_below(layer, stored, i)
+        o = snapshot.read(layer, number, start, stop + 1)
+        start, stop = int(o[0]), int(o[-1])
+        if start < 0 or stop > length or (o[1:] < o[:-1]).any():
+            raise bad_offsets(layer, field.name, length)
+        offsets.append(o - start if start else o)
+        bounds.append((start, stop))
+    valid = tuple(
+        [
+            None if number is None else check_flags(layer.path, field.name, snapshot.read(layer, number, a, b))
+            for number, (a, b) in zip(stored.valid, bounds, strict=False)
+        ]
+    )
+    values = snapshot.read(layer, stored.values, start, stop)
+    if field.kind == "category":
+        return FieldData(store_codes(snapshot, layer, field, values), labels=field.labels, valid=valid)
+    shapes = None
+    if stored.shapes is not None:
+        shapes = snapshot.read(layer, stored.shapes, *bounds[0])
+        check_shapes(layer.path, field.name, shapes, np.diff(offsets[0]))
+    return FieldData(values, tuple(offsets), shapes=shapes, valid=valid)
+
+
+def length_below(layer: Layer, stored: StoredField, level: int) -> int:
+    """How many elements there are below a level of offsets."""
+    if level + 1 < len(stored.offsets):
+        return layer.arrays[stored.offsets[level + 1]].shape[0] - 1
+    assert stored.values is not None
+    return layer.arrays[stored.values].shape[0]
+
+
+def check_flags(where: str, name: str, flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return flags that say which values are there, if every byte is 0 or 1: numpy counts others wrongly."""
+    if flags.view(np.uint8).max(initial=0) > 1:
+        raise CorruptStoreError(f"{where}: validity of {name!r} {_DAMAGED.format('holds bytes other than 0 and 1')}")
+    return flags
+
+
+def check_shapes(where: str, name: str, shapes: Int64s, counts: Int64s) -> None:
+    """Raise `CorruptStoreError` unless rows have as many items as their shapes say."""
+    # In floats no product of hostile lengths overflows, and those of real ones are exact.
+    wrong = (shapes < 0).any(axis=1) | (np.prod(shapes.astype(np.float64), axis=1) != counts)
+    if wrong.any():
+        raise bad_shape(where, name)
+
+
+def bad_shape(where: str, name: str) -> CorruptStoreError:
+    return CorruptStoreError(f"{where}: a shape of {name!r} {_DAMAGED.format('does not fit its number of items')}")
+
+
+def bad_offsets(layer: Layer, name: str, length: int) -> CorruptStoreError:
+    return CorruptStoreError(
+        f"{layer.path}: offsets of {name!r} {_DAMAGED.format(f'do not ascend from 0 to {length}')}"
+    )
+
+
+_DAMAGED = "{}; the store is damaged: `mmdask verify` lists all damage"
+
+
+def constant_of(snapshot: Snapshot, field: Field, layer: Layer, stored: StoredField) -> npt.NDArray[Any]:
+    if field.kind == "category":
+        return snapshot.codes(layer, field).reshape(())  # of its one label
+    return np.array(stored.constant, field.dtype)
+
+
+def store_codes(snapshot: Snapshot, layer: Layer, field: Field, codes: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Codes of a layer's own labels as codes of the store's."""
+    table = snapshot.codes(layer, field)
+    if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < len(table):
+        raise CorruptStoreError(f"{layer.path}: a code of {field.name!r} is beyond its {len(table)} labels")
+    return table.take(codes) if codes.size else np.empty(0, CODE_DTYPE)
+
+
+def constant_in_part(snapshot: Snapshot, part: int, name: str) -> bool:
+    """Whether a field has one value for all rows of a part, so that reading it reads no data."""
+    return snapshot.stored(part, name)[1].constant is not None
+
+
+def row_nbytes(snapshot: Snapshot, part: int, name: str) -> float:
+    layer, _ = snapshot.stored(part, name)
+    return layer.field_nbytes(name) / max(layer.rows, 1)
+
+
+def whole_part(snapshot: Snapshot, field: Field, part: int) -> FieldData:
+    """All rows of a part, of which nothing is checked yet."""
+    layer, stored = snapshot.stored(part, field.name)
+    if stored.values is None:
+        return FieldData(np.broadcast_to(constant_of(snapshot, field, layer, stored), layer.rows))
+    return FieldData(
+        snapshot.array(layer, stored.values),
+        tuple([snapshot.array(layer, number) for number in stored.offsets]),
+        shapes=None if stored.shapes is None else snapshot.array(layer, stored.shapes),
+        valid=tuple([None if number is None else snapshot.array(layer, number) for number in stored.valid]),
+    )
+
+
+def elements_at(snapshot: Snapshot, layer: Layer, number: int, at: Int64s) -> npt.NDArray[Any]:
+    """Elements of one array of a layer along its first axis, as a copy; `at` is int64, in any order."""
+    if snapshot.addressable:
+        return snapshot.array(layer, number).take(at, axis=0)
+    spec = layer.arrays[number]
+    spans, where = spans_of(np.array([0, spec.shape[0]]), at, lambda _: spec.nbytes / max(spec.shape[0], 1))
+    pieces = [np.empty((0, *spec.shape[1:]), spec.dtype)]
+    pieces += [snapshot.read(layer, number, s.start, s.stop).take(s.wanted, axis=0) for s in spans]
+    return np.concatenate(pieces).take(where, axis=0)
+
+
+def pairs_at(snapshot: Snapshot, layer: Layer, number: int, at: Int64s) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Elements of an array, and those that follow each: as `elements_at` of `at` and ``at + 1``."""
+    if snapshot.addressable:
+        array = snapshot.array(layer, number)
+        return array.take(at), array.take(at + 1)
+    both = elements_at(snapshot, layer, number, np.concatenate([at, at + 1]))
+    return both[: len(at)], both[len(at) :]
+
+
+def outer_offsets(snapshot: Snapshot, part: int, name: str) -> tuple[Layer, int, int]:
+    """The layer of a part that holds a field, the number of the offsets of its rows, and how many items there are."""
+    layer, stored = snapshot.stored(part, name)
+    if not stored.offsets:
+        raise OptionError(f"field {name!r} is {snapshot.schema[name].describe()}, whose rows have no items to count")
+    return layer, stored.offsets[0], length_below(layer, stored, 0)
+
+
+def checked_counts(layer: Layer, name: str, length: int, begins: Int64s, ends: Int64s) -> Int64s:
+    """How many elements lie between two offsets each, which must lie within `length` elements."""
+    if begins.size and (int(begins.min()) < 0 or int(ends.max()) > length or (ends < begins).any()):
+        raise bad_offsets(layer, name, length)
+    return ends - begins

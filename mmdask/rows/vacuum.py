@@ -1,0 +1,386 @@
+"""Remove what no reader needs any more: old generations, layers that no manifest names, what dead writers left.
+
+What goes is decided under the store's lock, where no commit is under way. Layers are renamed aside there, so that no
+moment shows half of one under its name; they are deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import calendar
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import NamedTuple
+
+from mmdask.display import count_text, nbytes_text
+from mmdask.errors import CorruptStoreError, FormatError, OptionError, UnfinishedError
+from mmdask.rows.masks import mask_layers
+from mmdask.store.commit import amount, locked
+from mmdask.store.layer import ID_PATTERN
+from mmdask.store.manifest import (
+    Manifest,
+    generations,
+    history_path,
+    read_manifest,
+    read_past,
+    store_root,
+)
+from mmdask.store.system import SYSTEM
+
+__all__ = ["VacuumReport", "vacuum"]
+
+_TEMPORARY = ".tmp-"
+_DOOMED = ".tmp-vacuum-"
+#: files of a store that were to be renamed into their place, by the folder that they are in
+_WRITTEN = {"": r"(manifest|conversion)\.json\.tmp-.*", "history": r"\d+\.json\.tmp-.*"}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d|w)?\s*")
+_SECONDS = {None: 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+@dataclass(frozen=True)
+class VacuumReport:
+    """What `vacuum` removed, or would remove if it was a dry run.
+
+    Attributes
+    ----------
+    n_generations, n_layers, n_files : int
+        Old manifests, layers, and files in all, those of the layers included.
+    nbytes : int
+        Bytes of the files.
+    n_waiting, waiting_nbytes : int
+        Layers and files that are not needed, and their bytes, but that stay since they are younger than the grace
+        period.
+    dry_run : bool
+        Whether nothing was removed.
+    """
+
+    path: str
+    n_generations: int
+    n_layers: int
+    n_files: int
+    nbytes: int
+    n_waiting: int
+    waiting_nbytes: int
+    dry_run: bool
+
+    def __str__(self) -> str:
+        removed = (
+            f"{self.path}: {'would remove' if self.dry_run else 'removed'} {amount(self.n_layers, 'layer')}, "
+            f"{amount(self.n_generations, 'old generation')}, {amount(self.n_files, 'file')} in all, "
+            f"{nbytes_text(self.nbytes)}"
+        )
+        if not self.n_waiting:
+            return removed
+        waiting = f"{count_text(self.n_waiting)} more ({nbytes_text(self.waiting_nbytes)})"
+        return f"{removed}; {waiting} stay until the grace period is over"
+
+
+def vacuum(
+    path: str | os.PathLike[str], *, keep: int = 100, grace: str | float | timedelta = "7d", dry_run: bool = False
+) -> VacuumReport:
+    """Free the space of what is no longer needed. Eager; commits nothing, and no row of a kept generation is touched.
+
+    Removed are generations older than the newest `keep`, layers that no generation left names, temporary files and
+    folders of dead writers, and kept cuts of layers that are gone: each only when it has not been needed for longer
+    than `grace`. Writers and readers may go on meanwhile.
+
+    Parameters
+    ----------
+    path : path
+        The store.
+    keep : int
+        How many generations stay, the newest included: 1 or more.
+    grace : str, number of seconds or timedelta
+        As ``"7d"``, ``"12h"``, ``"30min"``, ``90``. Must be longer than any writer takes from its first row to its
+        commit, and than any reader holds an older generation: what one of them needs may be gone otherwise. A writer
+        finds out when it commits, and raises `ConflictError`.
+    dry_run : bool
+        Only find out what would be removed.
+
+    Returns
+    -------
+    VacuumReport
+        What was removed, and what waits for its grace period to end.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is no store, nor an unfinished conversion.
+    CorruptStoreError, FormatError
+        When a manifest that stays is damaged: what it names cannot be known.
+    OptionError
+        When an argument is none of these.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"x": [1, 2], "y": [3, 4]}, "clean.mm")
+    >>> mm.drop("clean.mm", "y")
+    >>> mm.compact("clean.mm")
+    >>> report = mm.vacuum("clean.mm", keep=1, grace=0)
+    >>> report.n_layers, report.n_generations
+    (1, 2)
+    """
+    if type(keep) is not int or keep < 1:
+        raise OptionError(f"keep is a number of generations, 1 or more, got {keep!r}")
+    seconds = _parse_seconds(grace)
+    root = store_root(path)
+    newest = _newest(root)
+    before = time.time() - seconds
+    if dry_run:
+        found = _find(root, newest, keep, before)
+    else:
+        with locked(root):
+            found = _find(root, _newest(root), keep, before)
+            _set_aside(root, found)
+    masks = _choose(_masks(root, found.named), before, found)
+    if not dry_run:
+        for doomed in found.folders:
+            SYSTEM.remove_tree(doomed)
+        _unlink(masks)
+    return VacuumReport(
+        root,
+        len(found.generations),
+        found.n_layers,
+        found.n_files,
+        found.nbytes,
+        found.n_waiting,
+        found.waiting_nbytes,
+        dry_run,
+    )
+
+
+def _parse_seconds(grace: object) -> float:
+    if isinstance(grace, timedelta):
+        seconds = grace.total_seconds()
+    elif isinstance(grace, int | float) and not isinstance(grace, bool):
+        seconds = float(grace)
+    else:
+        match = _DURATION.fullmatch(grace) if isinstance(grace, str) else None
+        if match is None:
+            raise OptionError(f"grace is a duration as in '7d', '12h', '30min', or seconds; got {grace!r}")
+        seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 <= seconds < float("inf"):
+        raise OptionError(f"grace is 0 seconds or more, got {grace!r}")
+    return seconds
+
+
+def _newest(root: str) -> Manifest | None:
+    """The newest manifest; None for a conversion that has not committed yet."""
+    try:
+        return read_manifest(root)
+    except UnfinishedError:
+        return None
+
+
+@dataclass
+class _Found:
+    """What is to go: old manifests, files, layers to be set aside, and then folders to be deleted.
+
+    `named` are the layers that stay.
+    """
+
+    generations: list[int] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    named: set[str] = field(default_factory=set)
+    n_layers: int = 0
+    n_files: int = 0
+    nbytes: int = 0
+    n_waiting: int = 0
+    waiting_nbytes: int = 0
+
+    def count(self, size: _Size) -> None:
+        self.n_files += size.n_files
+        self.nbytes += size.nbytes
+
+    def wait(self, size: _Size) -> None:
+        self.n_waiting += 1
+        self.waiting_nbytes += size.nbytes
+
+
+class _Size(NamedTuple):
+    """Files and bytes of a file or folder, and when something in it was changed last."""
+
+    n_files: int
+    nbytes: int
+    changed: float
+
+
+def _find(root: str, newest: Manifest | None, keep: int, before: float) -> _Found:
+    """What has not been needed since `before`, but for kept masks."""
+    found = _Found()
+    kept, waiting, once_named = set[str](), set[str](), set[str]()
+    if newest is not None:
+        kept, waiting, once_named = _find_generations(root, newest, keep, before, found)
+    found.named = kept | waiting
+    for entry in _entries(root, "parts"):
+        path = entry.path
+        if not entry.is_dir(follow_symlinks=False):
+            continue
+        if entry.name in waiting:
+            found.wait(_size(path))
+        elif _DOOMED in entry.name:
+            found.folders.append(path)
+            found.count(_size(path))
+        elif re.fullmatch(rf"{ID_PATTERN}(\.tmp-.*)?", entry.name) and entry.name not in found.named:
+            size = _size(path)
+            if entry.name not in once_named and size.changed > before:
+                found.wait(size)
+                continue
+            found.count(size)
+            if _TEMPORARY in entry.name:
+                found.folders.append(path)
+            else:
+                found.layers.append(entry.name)
+    found.n_layers = len(found.layers)
+    found.files = _choose(_loose_files(root, newest), before, found)
+    return found
+
+
+def _choose(paths: Iterable[str], before: float, found: _Found) -> list[str]:
+    """Those files that were not changed since `before`; all are counted."""
+    chosen = []
+    for path in paths:
+        size = _size(path)
+        if size.changed > before:
+            found.wait(size)
+        else:
+            found.count(size)
+            chosen.append(path)
+    return chosen
+
+
+def _find_generations(
+    root: str, newest: Manifest, keep: int, before: float, found: _Found
+) -> tuple[set[str], set[str], set[str]]:
+    """Choose the old manifests to go.
+
+    Returns
+    -------
+    tuple of sets
+        The layers of the generations that are kept; the others of those that stay since it is not long ago that they
+        were the newest; and the others of those that go.
+    """
+    kept, waiting, gone = set(newest.layers), set[str](), set[str]()
+    superseded = _time_of(root, newest)
+    going = False
+    for n, generation in enumerate(reversed(generations(root, newest.generation - 1)), 1):
+        path = history_path(root, generation)
+        # Once one goes, all older ones do.
+        going = going or (n >= keep and superseded <= before)
+        try:
+            manifest = read_past(root, newest, generation)
+        except (CorruptStoreError, FormatError) as error:
+            if not going:
+                error.add_note(
+                    "it is a generation that is to stay, and what it names cannot be known, so nothing was removed; "
+                    "put the file back from a copy, or remove it"
+                )
+                raise
+            manifest = None
+        layers = manifest.layers if manifest else set()
+        if going:
+            found.generations.append(generation)
+            found.count(_size(path))
+            gone |= layers
+        elif n >= keep:
+            found.wait(_size(path))
+            waiting |= layers
+        else:
+            kept |= layers
+        superseded = _time_of(root, manifest) if manifest else _size(path).changed
+    return kept, waiting - kept, gone - waiting - kept
+
+
+def _time_of(root: str, manifest: Manifest) -> float:
+    """When a generation was committed."""
+    if manifest.time:
+        with contextlib.suppress(ValueError):
+            return calendar.timegm(time.strptime(manifest.time, "%Y-%m-%dT%H:%M:%SZ"))
+    return _size(history_path(root, manifest.generation)).changed
+
+
+def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
+    """Files of dead writers: temporary ones, and manifests that were not committed. None is alive under the lock."""
+    for folder, pattern in _WRITTEN.items():
+        for entry in _entries(root, folder):
+            if re.fullmatch(pattern, entry.name) and entry.is_file(follow_symlinks=False):
+                yield entry.path
+    last = newest.generation if newest else 0
+    for generation in generations(root, 1 << 62):
+        if generation > last:
+            yield history_path(root, generation)
+
+
+def _masks(root: str, named: set[str]) -> Iterator[str]:
+    """Kept cuts that read a layer which no manifest names, that are damaged, or that were not finished."""
+    masks = os.path.join("cache", "masks")
+    for above in _entries(root, masks):
+        for entry in _entries(root, os.path.join(masks, above.name)):
+            if not entry.is_file(follow_symlinks=False):
+                continue
+            if _TEMPORARY in entry.name:
+                yield entry.path
+            elif entry.name.endswith(".mask"):
+                layers = mask_layers(entry.path)
+                if layers is None or not layers <= named:
+                    yield entry.path
+
+
+def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder of the store, if it and all above it within the store are folders and no links."""
+    path = root
+    for name in filter(None, folder.split(os.sep)):
+        path = os.path.join(path, name)
+        try:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                return []
+        except OSError:
+            return []
+    with os.scandir(path) as found:
+        return sorted(found, key=lambda e: e.name)
+
+
+def _size(path: str) -> _Size:
+    """Of a file, or of a folder with everything in it; zero for what is gone."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return _Size(0, 0, 0.0)
+    if not stat.S_ISDIR(info.st_mode):
+        return _Size(1, info.st_size, info.st_mtime)
+    total = _Size(0, 0, info.st_mtime)
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        for entry in found:
+            size = _size(entry.path)
+            total = _Size(total.n_files + size.n_files, total.nbytes + size.nbytes, max(total.changed, size.changed))
+    return total
+
+
+def _unlink(paths: Iterable[str]) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            SYSTEM.unlink(path)
+
+
+def _set_aside(root: str, found: _Found) -> None:
+    """Take old manifests out of the history, and give layers a name that nobody looks for; durably, in this order."""
+    _unlink(found.files)
+    if found.generations:
+        _unlink(history_path(root, generation) for generation in found.generations)
+        SYSTEM.fsync_folder(os.path.join(root, "history"))
+    if found.layers:
+        parts = os.path.join(root, "parts")
+        for layer in found.layers:
+            path = os.path.join(parts, layer)
+            aside = f"{path}{_DOOMED}{os.urandom(8).hex()}"
+            SYSTEM.rename(path, aside)
+            found.folders.append(aside)
+        SYSTEM.fsync_folder(parts)

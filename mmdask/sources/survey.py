@@ -1,0 +1,246 @@
+"""What a conversion finds: which inputs the store holds, which are new, changed or gone, and the schema they make.
+
+Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mmdask.errors import MmdaskError, OptionError, SchemaError, SourceNotFoundError, StoreExistsError
+from mmdask.rows.derived import derive
+from mmdask.schema import Field, Schema
+from mmdask.sources.agree import Known, agreed_fields, join_schema, known_layer, known_merged, unreadable_fields
+from mmdask.sources.inputs import Absent, Input, label_fields
+from mmdask.sources.pieces import Piece, dissolve, pieces_of
+from mmdask.sources.plan import (
+    complete_groups,
+    data_layer,
+    extra_layers,
+    group_of,
+    labels_id,
+    layer_ids,
+    merged_layer,
+)
+from mmdask.sources.table import UNREADABLE, Reader, Table
+from mmdask.sources.target import Target
+from mmdask.store.layer import Layer, Source, layer_exists, read_layer
+from mmdask.store.manifest import Manifest, Part
+
+__all__ = ["Found", "agree", "expressions", "find", "is_done", "match_stale", "schema_of"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is: inputs by group, and per group how far it is.
+
+    `pieces` are the converted rows in the manifest, by data layer, without those of merged parts that must go. `merged`
+    are all merged parts, with None for those that stay, else the data layers of their pieces.
+    `kept` are the groups that the manifest has, with their number of parts; `finished` those whose layers a dead
+    conversion left, or a merged part; `tables` those to be made. `stale` are converted rows in the manifest of no kept
+    group. `like` is what kept rows have, which all new ones must resemble; `old_labels` are the labels of kept rows.
+    """
+
+    target: Target
+    sources: Mapping[str, Input]
+    pieces: Mapping[str, Piece]
+    merged: Mapping[str, tuple[str, ...] | None]
+    kept: Mapping[str, int]
+    finished: Mapping[str, Sequence[Layer]]
+    tables: Mapping[str, Table]
+    stale: Mapping[str, Source]
+    like: Known | None
+    old_labels: frozenset[str]
+
+    def source_of(self, data: str) -> Source:
+        """Where the rows of a piece in the manifest came from."""
+        return _source(self.target.root, self.pieces[data])
+
+
+def is_done(target: Target, groups: Mapping[str, Input]) -> bool:
+    """Whether the manifest holds exactly these inputs with these labels; no input is opened to see it."""
+    pieces = pieces_of(target.root, target.manifest.parts if target.manifest else ())
+    kept = complete_groups(p.data for p in pieces)
+    return set(kept) == set(groups) == {group_of(p.data) for p in pieces} and all(
+        p.labels == labels_id(groups[group_of(p.data)].labels, p.data) for p in pieces
+    )
+
+
+def find(target: Target, groups: Mapping[str, Input], reader: Reader) -> Found:
+    root, parts = target.root, target.manifest.parts if target.manifest else ()
+    stay, going = dissolve(pieces_of(root, parts), {group: s.labels for group, s in groups.items()})
+    merged: dict[str, tuple[str, ...] | None] = {m: None for p in parts if (m := merged_layer(p)) is not None}
+    for piece in going:
+        merged[str(piece.merged)] = (*(merged[str(piece.merged)] or ()), piece.data)
+    pieces = {p.data: p for p in stay}
+    kept = {group: n for group, n in complete_groups(pieces).items() if group in groups}
+    stale = {p.data: _source(root, p) for p in (*(p for p in stay if group_of(p.data) not in kept), *going)}
+    folder = os.path.join(root, "parts")
+    left = complete_groups(os.listdir(folder) if os.path.isdir(folder) else ())
+    finished: dict[str, list[Layer]] = {}
+    tables: dict[str, Table] = {}
+    for group, source in groups.items():
+        if group in kept:
+            continue
+        ids = layer_ids(group, left.get(group, 0))
+        if ids and all(layer_exists(root, i) for i in ids):
+            finished[group] = [read_layer(root, i) for i in ids]
+        else:
+            tables[group] = reader.inspect(source)
+    like, old_labels = None, frozenset[str]()
+    of_kept = [p for p in stay if group_of(p.data) in kept]
+    if of_kept:
+        # rather one with a layer of its own, which has all that its input had
+        first = next((p for p in of_kept if p.merged is None), of_kept[0])
+        like = _known(root, first)
+        if first.labels is not None:
+            old_labels = frozenset(
+                first.fields[first.labels] if first.fields else read_layer(root, first.labels).fields
+            )
+    return Found(target, groups, pieces, merged, kept, finished, tables, stale, like, old_labels)
+
+
+def _source(root: str, piece: Piece) -> Source:
+    if piece.merged is not None:
+        return piece.source or Source("")
+    return read_layer(root, piece.data).source or Source("")
+
+
+def _known(root: str, piece: Piece) -> Known:
+    if piece.merged is None:
+        return known_layer(read_layer(root, piece.data), UNREADABLE)
+    fields = (piece.fields or {}).get(piece.data, ())
+    return known_merged(read_layer(root, piece.merged), _source(root, piece), fields, piece.added, UNREADABLE)
+
+
+def match_stale(found: Found, absent: Sequence[Absent], missing: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Which group each stale part gives way to, and which stale parts go."""
+    root = found.target.root
+    named = _by_tree(found)
+    replaced: dict[str, str] = {}
+    vanished: dict[str, Source] = {}
+    for data, source in found.stale.items():
+        group = named.get((source.uri, source.tree))
+        if group is None:
+            vanished[data] = source
+        else:
+            replaced[data] = group
+    if found.stale and not found.kept and not replaced:
+        some = ", ".join(dict.fromkeys(s.uri for s in list(vanished.values())[:3]))
+        raise StoreExistsError(f"{root} was converted from other sources ({some}, ...); choose another path")
+    for a in absent:
+        if not any(a.was(s.uri) for s in vanished.values()):
+            raise a.error
+    if vanished and missing == "error":
+        s = next(iter(vanished.values()))
+        why = "is no longer among the sources" if os.path.exists(s.uri) else "is no longer there"
+        more = len({(v.uri, v.tree) for v in vanished.values()}) - 1
+        raise SourceNotFoundError(
+            f"{s.uri}:{s.tree}, which {root} holds, {why}{f' ({more} more like it)' if more else ''}; "
+            "pass missing='drop' (--missing drop) to take its rows out"
+        )
+    return replaced, frozenset(vanished)
+
+
+def _by_tree(found: Found) -> dict[tuple[str, str], str]:
+    """The groups that are made or finished by file and tree, of which no two may be the same."""
+    trees: list[tuple[str, str]] = []
+    for group in found.sources:
+        source = found.sources[group]
+        if group in found.tables:
+            trees.append((group, found.tables[group].tree))
+        elif group in found.finished:
+            trees.append((group, (found.finished[group][0].source or Source("")).tree))
+        elif any(s.path == source.path for g, s in found.sources.items() if g != group):
+            first = layer_ids(group, found.kept[group])[0]
+            trees.append((group, found.source_of(first).tree))
+    named: dict[tuple[str, str], str] = {}
+    for group, tree in trees:
+        key = (found.sources[group].path, tree)
+        if key in named:
+            raise OptionError(f"{key[0]}:{tree} is named twice, with and without its tree")
+        named[key] = group
+    return {key: group for key, group in named.items() if group not in found.kept}
+
+
+def agree(found: Found) -> dict[str, Field]:
+    """The fields of everything new, which all inputs must have alike."""
+    if not found.tables and not found.finished:
+        return {}
+    known = [found.like] if found.like else []
+    for group, source in found.sources.items():
+        if group in found.tables:
+            t = found.tables[group]
+            known.append(Known(source.name, {f.name: f for f in t.fields}, frozenset(), dict(t.skipped)))
+        elif group in found.finished:
+            known += [known_layer(layer, UNREADABLE) for layer in found.finished[group]]
+    return agreed_fields(known)
+
+
+def schema_of(found: Found, agreed: Mapping[str, Field], newest: Manifest | None, new: Sequence[Layer]) -> Schema:
+    """The schema of kept and new parts: the fields that all of them could be read for, labels, and what is computed."""
+    old = newest.schema if newest else Schema()
+    parts = newest.parts if newest else ()
+    computed = expressions(old)
+    if found.tables or found.finished:
+        _check_arrays(found.target.root, old, parts)
+    if newest is None or not found.kept:
+        fields = list(agreed.values())
+    else:
+        fields = [f for f in old.values() if f.name not in found.old_labels]
+        fields += _readable_again(found, newest)
+    fields = [f for f in fields if f.name not in computed and all(f.name in layer.fields for layer in new)]
+    converted = found.pieces.keys() | {data for inside in found.merged.values() for data in inside or ()}
+    whole = {p.merged for p in found.pieces.values()} | {m for m, inside in found.merged.items() if inside}
+    appended = any(data_layer(p) not in converted and merged_layer(p) not in whole - {None} for p in parts)
+    labels = [f for f in label_fields(found.sources.values()) if f.name not in computed]
+    schema = join_schema(fields, labels, newest.schema if newest else None, appended, keep_labels=bool(computed))
+    return _with_computed(found.target.root, schema, old, computed)
+
+
+def _check_arrays(root: str, schema: Schema, parts: Sequence[Part]) -> None:
+    """Raise `SchemaError` when converted rows have fields that were assigned as arrays: new rows would lack them."""
+    added = {name for p in parts if data_layer(p) for i in extra_layers(p) for name in read_layer(root, i).fields}
+    for part in parts:
+        if merged_layer(part) is not None and (pieces := pieces_of(root, [part])):
+            added |= {name for i in extra_layers(part) for name in read_layer(root, i).fields}
+            added |= {name for piece in pieces for name in piece.added}
+    if given := [name for name, f in schema.items() if name in added and not f.expression]:
+        raise SchemaError(
+            f"{root}: the fields {', '.join(map(repr, given))} were added to the store as arrays, and rows that are "
+            "converted now would lack them; drop them first (mm.drop) and assign them again afterwards, assign them as "
+            "expressions, or convert to a new store"
+        )
+
+
+def _with_computed(root: str, schema: Schema, old: Schema, computed: Mapping[str, Field]) -> Schema:
+    """The schema with the fields that are computed from it, in the order that fields had."""
+    if not computed:
+        return schema
+    try:
+        derive(computed, schema)
+    except MmdaskError as error:
+        raise SchemaError(
+            f"{root}: a field of the store could not be computed any more; drop it first (mm.drop), assign it again "
+            f"afterwards: {error}"
+        ) from None
+    fields = {**schema, **computed}
+    return Schema([*(fields[name] for name in old if name in fields), *(f for n, f in fields.items() if n not in old)])
+
+
+def _readable_again(found: Found, newest: Manifest) -> list[Field]:
+    """Fields that were left out because a part that goes could not be read, and that all kept parts have."""
+    lost = {n for source in found.stale.values() for n in unreadable_fields(source, UNREADABLE)}
+    lost -= set(newest.schema)
+    if not lost or found.like is None:
+        return []
+    for group, n in found.kept.items():
+        for data in layer_ids(group, n):
+            lost &= set(_known(found.target.root, found.pieces[data]).fields)
+    return [f for name, f in found.like.fields.items() if name in lost]
+
+
+def expressions(schema: Schema) -> dict[str, Field]:
+    return {name: f for name, f in schema.items() if f.expression}

@@ -1,0 +1,62 @@
+"""The folder of a store that is to be: whether a path is free, made, and given back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from mmdask.errors import OptionError, StoreExistsError
+from mmdask.store.manifest import CONVERSION, MANIFEST
+from mmdask.store.system import SYSTEM
+
+__all__ = ["check_free", "make_folder", "remove_folder"]
+
+
+def check_free(root: str) -> None:
+    """Raise `StoreExistsError` unless a path is free, or a folder with only what a dead writer left of a store."""
+    if not os.path.lexists(root):
+        return
+    if not os.path.isdir(root):
+        raise StoreExistsError(f"{root} exists: it is a file; remove it or choose another path")
+    names = set(os.listdir(root))
+    if MANIFEST in names:
+        raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
+    if CONVERSION in names:
+        raise StoreExistsError(f"{root} exists: an unfinished conversion; finish it with the same call, or remove it")
+    ours = {n for n in names if n in ("parts", "history", "cache", ".lock") or n.startswith(f"{MANIFEST}.tmp-")}
+    if names != ours:
+        raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
+
+
+def make_folder(root: str) -> None:
+    """Make the folder of a new store, durably, or take over what a dead writer left of one.
+
+    Raises
+    ------
+    StoreExistsError
+        When something else is there.
+    OptionError
+        When there is no folder to make it in.
+    """
+    if os.path.lexists(root):
+        check_free(root)
+        return
+    parent = os.path.dirname(root)
+    try:
+        SYSTEM.mkdir(root)
+    except FileNotFoundError:
+        raise OptionError(f"cannot make {root}: there is no folder {parent}") from None
+    except FileExistsError:  # another process began here at the same time; the commit says whose store it is
+        return
+    try:
+        SYSTEM.fsync_folder(parent)
+    except BaseException:
+        remove_folder(root)
+        raise
+
+
+def remove_folder(root: str) -> None:
+    """Remove the folder of a store that never came to be; one that others have put something into stays."""
+    for folder in (os.path.join(root, "parts"), root):
+        with contextlib.suppress(OSError):
+            SYSTEM.rmdir(folder)
