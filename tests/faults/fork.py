@@ -113,7 +113,7 @@ def _fork_under_lock(path: str, state: State) -> State:
             if name == "rename" and args[1].endswith("manifest.json"):
                 child = os.fork()
                 if child == 0:
-                    time.sleep(60)
+                    time.sleep(2 * SOON)
                     os._exit(0)
                 children.append(child)
             return super().around(name, args, call)
@@ -140,11 +140,11 @@ def _holder_killed(with_child: bool) -> Case:
                 if child == 0:
                     time.sleep(0.2)
                     os.write(writing, f"{os.getpid()} ".encode())
-                    time.sleep(60)
+                    time.sleep(2 * SOON)
                     os._exit(0)
                 if not with_child:
                     os.write(writing, b"0 ")
-                time.sleep(60)
+                time.sleep(2 * SOON)
             os._exit(0)
         grandchild = int(os.read(reading, 20))
         waiting = Forked(lambda: append(path, state, MORE) and None)

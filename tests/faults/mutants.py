@@ -229,7 +229,6 @@ MUTANTS = (
             (COMMIT, "os.register_at_fork(after_in_child=_close_in_child)\n", ""),
             (COMMIT, "            fcntl.flock(lock.fd, fcntl.LOCK_UN)\n", "            pass\n"),
         ),
-        quick=True,
     ),
     _one(
         "no unlock before the lock is closed",
@@ -293,6 +292,7 @@ MUTANTS = (
             (LAYER, "        SYSTEM.remove_tree(self.folder)\n", "        pass\n"),
             ("sources/transaction.py", "SYSTEM.remove_tree(os.path.join(parts, name))", "pass"),
         ),
+        quick=True,
     ),
     _one(
         "a removed part under its own name",
