@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mmdask.batches.loader import Batch, Loader
     from mmdask.dataset.change import assign
     from mmdask.dataset.cut import Cut
+    from mmdask.dataset.cutflow import CutFlow
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
     from mmdask.dataset.make import from_arrays, from_root
@@ -52,6 +53,7 @@ __all__ = [
     "ConflictError",
     "CorruptStoreError",
     "Cut",
+    "CutFlow",
     "Dataset",
     "ExpressionError",
     "Field",
@@ -97,6 +99,7 @@ _HOMES = {
     "batches.loader": ["Batch", "Loader"],
     "dataset.change": ["assign"],
     "dataset.cut": ["Cut"],
+    "dataset.cutflow": ["CutFlow"],
     "dataset.dataset": ["Dataset", "open"],
     "dataset.make": ["from_arrays", "from_root"],
     "dataset.ragged": ["Ragged"],

@@ -1,4 +1,4 @@
-"""The command ``mmdask``: convert, info, history, verify, compact, vacuum, demo."""
+"""The command ``mmdask``: convert, info, cutflow, history, verify, compact, vacuum, demo."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.showwarning = _show_warning
     try:
         status: int = args.run(args)
+    except mm.ExpressionError as error:
+        # Its lines are the text, which the user wrote, and a caret under the place.
+        print("mmdask: " + "\n".join(map(display.terminal_safe, str(error).split("\n"))), file=sys.stderr)
+        return 1
     except mm.MmdaskError as error:
         print(f"mmdask: {display.terminal_safe(str(error))}", file=sys.stderr)
         return 1
@@ -83,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("store")
     info.set_defaults(run=_info)
 
+    cutflow = commands.add_parser(
+        "cutflow",
+        help="count the rows that pass cuts",
+        description="Count the rows that pass each cut alone, all cuts up to it, and all but it.",
+        epilog="example:\n  mmdask cutflow events.mm 'nJets >= 6' 'any(jet_pt > 100)' --weight w --by process\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cutflow.add_argument("store")
+    cutflow.add_argument("cuts", nargs="+", metavar="CUT", help="as in 'nJets >= 6 & any(jet_pt > 100)'")
+    cutflow.add_argument("--weight", metavar="W", help="a field, or an expression with one number per row")
+    cutflow.add_argument("--by", metavar="FIELD", help="a category, or a field with few integers or booleans")
+    cutflow.add_argument("--latex", action="store_true", help="print a LaTeX table")
+    cutflow.set_defaults(run=_cutflow)
+
     history = commands.add_parser(
         "history",
         help="list the generations of a store",
@@ -106,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="X",
         help="only a fraction of the data (0.1), or some extents of each array (3)",
     )
+    verify.add_argument("--seed", type=int, metavar="N", help="of the sample; the report names the one that was used")
     verify.add_argument("--generation", type=int, metavar="N", help="an older generation")
     verify.add_argument("--threads", type=int, metavar="N", help="threads that read; up to 8 by default")
     verify.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -220,6 +239,12 @@ def _info(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cutflow(args: argparse.Namespace) -> int:
+    flow = mm.open(args.store).cutflow(args.cuts, weight=args.weight, by=args.by)
+    print(flow.to_latex() if args.latex else repr(flow))
+    return 0
+
+
 def _fields(schema: mm.Schema, title: str = "field", *, computed: bool = False) -> str:
     """A table of fields; columns that are empty are left out."""
     cells = [
@@ -263,6 +288,7 @@ def _verify(args: argparse.Namespace) -> int:
         args.store,
         quick=args.quick,
         sample=args.sample,
+        seed=args.seed,
         generation=args.generation,
         threads=args.threads,
         show_progress=not args.quiet,

@@ -15,6 +15,7 @@ from typing import Any
 from mmdask.errors import OptionError
 
 __all__ = [
+    "amount",
     "count_text",
     "html_table",
     "nbytes_text",
@@ -94,6 +95,17 @@ def count_text(n: int) -> str:
     '1,234,567'
     """
     return f"{n:,d}"
+
+
+def amount(n: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    Examples
+    --------
+    >>> amount(1, "part"), amount(1200, "row")
+    ('1 part', '1,200 rows')
+    """
+    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def terminal_safe(text: object) -> str:

@@ -80,6 +80,11 @@ def stored_dtype(dtype: npt.DTypeLike, *, name: str = "") -> np.dtype[Any]:
     return d
 
 
+def dtype_text(dtype: np.dtype[Any]) -> str:
+    """What people call a dtype: numpy's name, which counts bits, but ``S3`` for three bytes."""
+    return dtype.str[1:] if dtype.kind == "S" else dtype.name
+
+
 def dtype_from_store(text: object) -> np.dtype[Any] | None:
     """Return the dtype that a store's JSON names, or None if the text is not on the list of dtypes."""
     if not isinstance(text, str) or not _DTYPE_NAME.fullmatch(text):
@@ -113,7 +118,7 @@ class Field:
         The labels of a category; code i means ``labels[i]``.
     optional : tuple of int
         Depths at which values may be missing, ascending: 0 for rows, 1 for items of a row, ..., `levels` for the
-        innermost.
+        innermost. True means rows, as (0,).
     record : str
         The name of the record that the field is a member of, which its name begins with: ``jets`` for ``jets_pt``.
         Members of a record of lists have equal counts.
@@ -145,6 +150,12 @@ class Field:
             raise SchemaError(f"field {self.name!r}: no kind {self.kind!r}; the kinds are {', '.join(KINDS)}")
         dtype = {"string": TEXT_DTYPE, "category": CODE_DTYPE}.get(self.kind)
         object.__setattr__(self, "dtype", dtype or stored_dtype(self.dtype, name=self.name))
+        if isinstance(self.optional, bool):
+            object.__setattr__(self, "optional", (0,) * self.optional)
+        elif not isinstance(self.optional, tuple):
+            raise SchemaError(
+                f"field {self.name!r}: optional= is True for rows, or a tuple of depths as (0,); got {self.optional!r}"
+            )
         wrong = self._wrong()
         if wrong:
             raise SchemaError(f"field {self.name!r}: {wrong}")
@@ -227,7 +238,7 @@ class Field:
 
     def describe(self) -> str:
         """The type in a few characters, as in ``"ragged float32"`` or ``"float32 (3,)"``."""
-        number = f"{self.dtype.name} {self.shape}" if self.shape else self.dtype.name
+        number = f"{dtype_text(self.dtype)} {self.shape}" if self.shape else dtype_text(self.dtype)
         depth = f" of {self.levels} levels" if self.levels > 1 else ""
         text = {
             "dense": number,

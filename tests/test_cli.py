@@ -249,6 +249,11 @@ def test_ways_to_verify(changed, capsys):
     assert main(["verify", changed, "--quick", "--quiet"]) == 0
     assert main(["verify", changed, "--sample", "1.0", "--threads", "1", "--quiet"]) == 1
     assert main(["verify", changed, "--sample", "5", "--quiet"]) == 1
+    capsys.readouterr()
+    assert main(["verify", changed, "--sample", "5", "--seed", "17", "--quiet"]) == 1
+    assert "sample of 5 extents of each array, seed=17" in capsys.readouterr().out
+    assert main(["verify", changed, "--seed", "17", "--quiet"]) == 1
+    assert "seed is an integer, and for a sample" in capsys.readouterr().err
     assert main(["verify", changed, "--generation", "1", "--quiet"]) in (0, 1)
     capsys.readouterr()
     assert main(["verify", changed, "--generation", "77", "--quiet"]) == 1

@@ -69,6 +69,19 @@ def test_the_chain_as_a_whole(chain, reference):
     assert mm.verify(chain.path).ok
 
 
+def test_the_cut_flow_of_the_chain(chain, reference):
+    names = list(CUTS)
+    flow = chain.cutflow(CUTS, weight="EventWeight", by="process")
+    assert sorted(flow.groups) == ["HZZ", "WW"]
+    for g, process in enumerate(flow.groups):
+        expected = reference["two_process_chain"]["per_process"][process]
+        assert flow.alone.rows[g].tolist() == [expected["entries"], *(expected[name] for name in names)]
+        np.testing.assert_allclose(flow.cumulative.sums[g, 0], expected["sumw"], rtol=1e-12)
+        np.testing.assert_allclose(flow.cumulative.sums[g, 1], expected["sumw of NJet>=2"], rtol=1e-12)
+    every = chain[chain.cut(" and ".join(f"({cut})" for cut in CUTS.values()))]
+    assert flow.cumulative.rows[:, -1].sum() == len(every)
+
+
 def test_the_objects_file_has_the_same_rows(chain, reference, tmp_path):
     with pytest.warns(mm.SkippedFieldsWarning):
         ds = mm.from_root(DATA / "root" / "uproot-HZZ-objects.root", tmp_path / "objects.mm", progress=False)
@@ -110,6 +123,17 @@ def test_atlas_like_files(atlas, reference, name):
     assert len(ds["jet_pt"].values) == expected["n_jets"]
     assert ds.cut("isnan(feat_04)").count() == expected["nan feat_04"]
     assert ds.cut("eventNumber % 5 == 0").count() == expected["eventNumber % 5 == 0"]
+
+
+def test_the_cut_flow_of_atlas_like_files(atlas, reference):
+    flow = atlas.cutflow(["nJets >= 6", "nBTags_77 >= 2"], weight="weight_mc", by="process")
+    assert set(flow.groups) == set(ATLAS)
+    for g, name in enumerate(flow.groups):
+        expected = reference["synthetic"][f"{name}:{TREE}"]
+        assert flow.cumulative.rows[g, [0, 2]].tolist() == [expected["entries"], ATLAS[name]]
+        np.testing.assert_allclose(
+            flow.cumulative.sums[g, [0, 2]], [expected["sumw_all"], expected["sumw_pass"]], rtol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ATLAS)

@@ -15,11 +15,12 @@ from mmdask.batches.collate import Step
 from mmdask.batches.loader import Last, Loader, Shuffle
 from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
+from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
 from mmdask.dataset.layouts import records, row, several
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.run import dask_runner
-from mmdask.errors import OptionError
+from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.export.save import save_rows
 from mmdask.expr import check_cut
 from mmdask.rows.rows import Rows
@@ -36,6 +37,8 @@ CHUNK_ROWS = 1 << 20
 CHUNK_NBYTES = 128 << 20
 #: rows of the tables that a dataset prints
 _SHOWN_FIELDS = 40
+#: what no name of a field is expected to hold, and most cuts do
+_OPERATORS = "<>=!&|~"
 
 
 class Dataset(Mapping[str, Any]):
@@ -238,6 +241,9 @@ class Dataset(Mapping[str, Any]):
         return Dataset(rows, self._names, self._chunk_rows)
 
     def _field(self, name: str) -> Any:
+        if name not in self._names and any(sign in name for sign in _OPERATORS):
+            hint = f"a cut is written ds[ds.cut({name!r})]"
+            raise FieldNotFoundError(f"{self.schema.unknown(name)}; {hint}")
         field = self.schema[name]
         if field.n_offsets:
             return Ragged(self._resolved(), name, self._chunk_rows)
@@ -340,6 +346,62 @@ class Dataset(Mapping[str, Any]):
         if by is not None:
             check_key(self._rows.schema[by])
         return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
+
+    def cutflow(
+        self,
+        cuts: Iterable[str | Cut] | Mapping[str, str | Cut],
+        *,
+        weight: str | None = None,
+        by: str | None = None,
+    ) -> CutFlow:
+        """Count the rows that pass each cut alone, all cuts up to it, and all but it. Eager.
+
+        Cuts are kept as if they were used one by one: what is not kept yet is computed in one pass over its fields, and
+        when all are kept, rows are counted without reading any field. A weight and `by` are read once.
+
+        Parameters
+        ----------
+        cuts : list of str or Cut, or mapping
+            In their order; a mapping gives them names.
+        weight : str, optional
+            A field name, or an expression with one number per row, as in ``"w * where(n > 2, 1.1, 1)"``. Negative
+            ones count as such. A nan makes nan of every sum that its row is in; a missing one is an error.
+        by : str, optional
+            A category, or a field of booleans or integers with up to 1,000 different values: one cut flow for each
+            that occurs. Rows in which it is missing are a group of their own, None.
+
+        Returns
+        -------
+        CutFlow
+            It prints as a table.
+
+        Raises
+        ------
+        ExpressionError
+            When a cut or the weight cannot be read.
+        FieldNotFoundError
+            When there is no field `by`.
+        OptionError
+            When a weight is no number or missing in a row of this dataset, `by` is another kind of field or has more
+            values, or a cut is of another store.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"n": [4, 5, 6, 7], "met": [90.0, 10.0, 80.0, 20.0]}, "flow.mm")
+        >>> ds.cutflow({"five jets": "n >= 5", "met": "met > 50"})
+        cut        alone  cumulative  N-1  of before  of all
+        ---------  -----  ----------  ---  ---------  -------
+        initial        4           4                  100.00%
+        five jets      3           3    2     75.00%   75.00%
+        met            2           1    3     33.33%   25.00%
+        """
+        if isinstance(cuts, str | Cut) or not isinstance(cuts, Iterable):
+            raise OptionError(f"a cut flow takes a list of cuts, or a mapping of names to cuts; got {cuts!r}")
+        named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
+        expressions = [self.cut(cut)._expression for _, cut in named]
+        names = [name_of(label, cut) for label, cut in named]
+        return cut_flow(self._rows, names, expressions, weight, by)
 
     # Handing out ----------------------------------------------------------------------------------------------------
 
@@ -482,7 +544,8 @@ class Dataset(Mapping[str, Any]):
         n_store = self._rows.n_store
         if not self._rows.resolved:
             return f"rows not yet counted, of {n_store:,}"
-        return f"{len(self._rows):,} rows" if len(self._rows) == n_store else f"{len(self._rows):,} of {n_store:,} rows"
+        n = len(self._rows)
+        return display.amount(n, "row") if n == n_store else f"{n:,} of {display.amount(n_store, 'row')}"
 
     def _table(self) -> tuple[list[list[str]], list[str], str]:
         """The first fields, the headers, and how many fields are left out; columns that are empty are left out, too."""
@@ -493,14 +556,16 @@ class Dataset(Mapping[str, Any]):
         return [[row[i] for i in used] for row in cells[:_SHOWN_FIELDS]], [headers[i] for i in used], more
 
     def __repr__(self) -> str:
-        head = f"mm.Dataset: {self._count_text()}, {len(self._names)} fields, {display.terminal_safe(self.path)}"
+        fields = display.amount(len(self._names), "field")
+        head = f"mm.Dataset: {self._count_text()}, {fields}, {display.terminal_safe(self.path)}"
         cells, headers, more = self._table()
         return "\n".join(filter(None, [head, display.text_table(cells, headers), more]))
 
     def _repr_html_(self) -> str:
         cells, headers, more = self._table()
-        size, parts = display.nbytes_text(self.nbytes), len(self._rows.snapshot.parts)
-        caption = f"{self._count_text()} · {len(self._names)} fields · store {self.path}: {size} in {parts} parts"
+        fields, parts = len(self._names), len(self._rows.snapshot.parts)
+        where = f"store {self.path}: {display.nbytes_text(self.nbytes)} in {display.amount(parts, 'part')}"
+        caption = f"{self._count_text()} · {display.amount(fields, 'field')} · {where}"
         table = display.html_table(cells, headers) + (f"<small>{more}</small>" if more else "")
         return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
 

@@ -21,6 +21,7 @@ from mmdask.store.folder import check_free, make_folder, remove_folder
 from mmdask.store.layer import Layer, Source, new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, store_root
+from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["save_rows"]
@@ -54,39 +55,48 @@ def save_rows(
     schema = _schema(snapshot.schema, names)
     parts = list(_plan(rows, schema, target))
     made: list[str] = []
+    with writing(root, "nothing was saved"):
+        make_folder(root)
+        try:
+            with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
+                _fill(rows, schema, parts, root, made, bar.update)
+        except BaseException:
+            discard_layers(root, made)
+            remove_folder(root)
+            raise
+
+
+def _fill(
+    rows: Rows, schema: Schema, parts: Iterable[_Part], root: str, made: list[str], update: Callable[[int], Any]
+) -> None:
+    """Write and commit the parts; the ids of all layers go to `made` as they begin."""
+    snapshot = rows.snapshot
     layers: list[Layer] = []
-    make_folder(root)
-    try:
-        with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
-            for part in parts:
-                made.append(new_id())
-                layers.append(_write(rows, schema, part, root, made[-1], bar.update))
-        aux = snapshot.manifest.aux
-        if aux:
-            made.append(new_id())
-            _write_aux(snapshot, root, made[-1])
-        new = Manifest(
-            os.urandom(16).hex(),
-            0,
-            block_rows_for(layers),
-            schema,
-            tuple(Part(x.rows, (x.id,), x.nbytes) for x in layers),
-            snapshot.manifest.attrs,
-            aux,
-            tuple(made[len(layers) :]),
-        )
+    for part in parts:
+        made.append(new_id())
+        layers.append(_write(rows, schema, part, root, made[-1], update))
+    aux = snapshot.manifest.aux
+    if aux:
+        made.append(new_id())
+        _write_aux(snapshot, root, made[-1])
+    new = Manifest(
+        os.urandom(16).hex(),
+        0,
+        block_rows_for(layers),
+        schema,
+        tuple(Part(x.rows, (x.id,), x.nbytes) for x in layers),
+        snapshot.manifest.attrs,
+        aux,
+        tuple(made[len(layers) :]),
+    )
 
-        def change(newest: Manifest | None) -> Manifest:
-            if newest is not None:
-                raise StoreExistsError(f"{root}: another process made a store here; choose another path")
-            return new
+    def change(newest: Manifest | None) -> Manifest:
+        if newest is not None:
+            raise StoreExistsError(f"{root}: another process made a store here; choose another path")
+        return new
 
-        origin = f"{snapshot.path}, generation {snapshot.manifest.generation}"
-        commit(root, change, action=f"save {amount(len(rows), 'row')} of {origin}")
-    except BaseException:
-        discard_layers(root, made)
-        remove_folder(root)
-        raise
+    origin = f"{snapshot.path}, generation {snapshot.manifest.generation}"
+    commit(root, change, action=f"save {amount(len(rows), 'row')} of {origin}")
 
 
 def _schema(schema: Schema, names: Iterable[str]) -> Schema:

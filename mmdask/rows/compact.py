@@ -14,11 +14,13 @@ from mmdask.errors import ConflictError, OptionError
 from mmdask.rows.derived import row_blocks
 from mmdask.rows.reader import read_part
 from mmdask.schema import CODE_DTYPE, Field, FieldData
-from mmdask.store.commit import amount, commit, discard_layers
+from mmdask.store.commit import amount, commit, discard_layers, same_store
 from mmdask.store.layer import Layer, Merged, OldLayer, Scalar, new_id
 from mmdask.store.layer_writer import FieldWriter, LayerWriter
-from mmdask.store.manifest import CONVERSION, Manifest, Part, read_manifest, store_root
+from mmdask.store.manifest import CONVERSION, Manifest, Part, part_keys, read_manifest, store_root
+from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.verify import check_parts
 
 __all__ = ["MERGED", "compact", "constant_of", "used_labels"]
 
@@ -43,6 +45,8 @@ def compact(path: str | os.PathLike[str], *, part_nbytes: int | str = "1 GiB", p
 
     Raises
     ------
+    CorruptStoreError
+        When what would be merged does not fit its checksums; nothing is changed then.
     ConflictError
         When another process changed the merged parts meanwhile; nothing is changed then. Rows that others append
         meanwhile do no harm.
@@ -78,15 +82,19 @@ def compact(path: str | os.PathLike[str], *, part_nbytes: int | str = "1 GiB", p
     layers: list[Layer] = []
     total = sum(n for run in runs for n in run.nbytes)
     try:
-        with display.progress(total, "compact", "B", unit_scale=True, disable=not progress, delay=0.5) as bar:
+        with (
+            writing(root, "nothing was compacted"),
+            display.progress(total, "compact", "B", unit_scale=True, disable=not progress, delay=0.5) as bar,
+        ):
             for run in runs:
+                # New checksums would hide what the old ones show.
+                check_parts(root, replace(base, parts=base.parts[run.start : run.stop]))
                 layers.append(_merge(snapshot, run, bar.update))
                 bar.set_postfix_str(f"{len(layers)} of {amount(len(runs), 'part')}", refresh=False)
-        merged = [base.parts[run.start : run.stop] for run in runs]
 
         def change(newest: Manifest | None) -> Manifest:
-            assert newest is not None
-            return replace(newest, parts=_replaced(root, newest.parts, merged, layers))
+            newest = same_store(root, newest, base)
+            return replace(newest, parts=_replaced(root, newest.parts, base.parts, runs, layers))
 
         n = sum(run.stop - run.start for run in runs)
         commit(root, change, action=f"compact {amount(n, 'part')} to {len(runs)}")
@@ -219,19 +227,21 @@ def _joined(merged: Sequence[Merged]) -> list[Merged]:
 
 
 def _replaced(
-    root: str, parts: Sequence[Part], merged: Sequence[Sequence[Part]], layers: Sequence[Layer]
+    root: str, parts: Sequence[Part], base: Sequence[Part], runs: Sequence[_Run], layers: Sequence[Layer]
 ) -> tuple[Part, ...]:
-    """The parts of the newest manifest with each merged run in the place of its parts."""
-    at = {part.layers: i for i, part in enumerate(parts)}
+    """The parts of the newest manifest, with the layer of each run in the place of what the run was in `base`."""
+    at = {key: i for i, key in enumerate(part_keys(parts))}
+    keys = list(part_keys(base))
     result = list(parts)
     cuts: list[tuple[int, int, Layer]] = []
-    for run, layer in zip(merged, layers, strict=True):
-        start = at.get(run[0].layers, len(parts))
-        if tuple(parts[start : start + len(run)]) != tuple(run):
+    for run, layer in zip(runs, layers, strict=True):
+        start = at.get(keys[run.start], len(parts))
+        stop = start + run.stop - run.start
+        if tuple(parts[start:stop]) != tuple(base[run.start : run.stop]):
             raise ConflictError(
                 f"{root}: another process changed parts that were being merged; nothing was changed: call again"
             )
-        cuts.append((start, start + len(run), layer))
+        cuts.append((start, stop, layer))
     for start, stop, layer in sorted(cuts, key=lambda c: c[0], reverse=True):
         result[start:stop] = [Part(layer.rows, (layer.id,), layer.nbytes)]
     return tuple(result)

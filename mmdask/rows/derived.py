@@ -21,8 +21,8 @@ from mmdask.expr.tree import Name
 from mmdask.rows.masks import BLOCK_ROWS
 from mmdask.rows.reader import read_part
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.store.commit import add_parts, commit, discard_layers, merge_schemas
-from mmdask.store.layer import Layer, new_id
+from mmdask.store.commit import add_parts, commit, discard_layers, merge_schemas, same_store
+from mmdask.store.layer import Layer, new_id, read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part
 from mmdask.store.snapshot import Snapshot
@@ -335,7 +335,7 @@ class _BehindError(Exception):
         self.schema = schema
 
 
-def append_parts(root: str, schema: Schema, parts: Iterable[Part], *, base: Schema, action: str) -> Manifest:
+def append_parts(root: str, schema: Schema, parts: Iterable[Part], *, base: Manifest, action: str) -> Manifest:
     """Commit more parts at the end of a store, with the fields that it computes from expressions.
 
     Parameters
@@ -346,8 +346,8 @@ def append_parts(root: str, schema: Schema, parts: Iterable[Part], *, base: Sche
         What the layers of the parts hold.
     parts : iterable of Part
         In their order.
-    base : Schema
-        The store's when the parts were begun: see `mmdask.store.commit.merge_schemas`.
+    base : Manifest
+        The store when the parts were begun: see `mmdask.store.commit.merge_schemas`.
     action : str
         For the history.
 
@@ -362,15 +362,15 @@ def append_parts(root: str, schema: Schema, parts: Iterable[Part], *, base: Sche
         When the parts do not fit, or the fields cannot be computed. The layers of the parts are left as they are.
     """
     parts = tuple(parts)
-    newest = base
+    newest = base.schema
     while True:
         wanted = _expressions(newest)
         # What is computed was never given, so that it cannot be another than it was.
-        before = Schema([*(f for f in base.values() if f.name not in wanted), *wanted.values()])
+        before = Schema([*(f for f in base.schema.values() if f.name not in wanted), *wanted.values()])
         full = Schema([*(f for f in schema.values() if f.name not in wanted), *wanted.values()])
         complete = with_derived(root, merge_schemas(newest, full, base=before), parts)
         try:
-            return commit(root, partial(_appended, complete, full, before), action=action)
+            return commit(root, partial(_appended, root, base, complete, full, before), action=action)
         except _BehindError as behind:
             newest = behind.schema
             _discard_new(root, parts, complete)
@@ -379,12 +379,31 @@ def append_parts(root: str, schema: Schema, parts: Iterable[Part], *, base: Sche
             raise
 
 
-def _appended(parts: Sequence[Part], schema: Schema, base: Schema, newest: Manifest | None) -> Manifest:
-    if newest is None:
-        raise ConflictError("the store was removed while rows were written to it")
+def _appended(
+    root: str, begun: Manifest, parts: Sequence[Part], schema: Schema, base: Schema, newest: Manifest | None
+) -> Manifest:
+    newest = same_store(root, newest, begun)
+    for name in _replaced_since(root, begun, newest):
+        if name in schema and not schema[name].expression:
+            raise ConflictError(
+                f"{root}: another process replaced the field {name!r} while these rows were written, so they may mean "
+                "something else; nothing was committed: write them again"
+            )
     if _expressions(newest.schema) != _expressions(schema):
         raise _BehindError(newest.schema)
     return add_parts(newest, schema, parts, block_rows=newest.block_rows, base=base)
+
+
+def _replaced_since(root: str, begun: Manifest, newest: Manifest) -> set[str]:
+    """Fields of a store that were assigned anew since it was `begun`, as the layers show that its parts got."""
+    now = {p.layers[0]: p.layers for p in newest.parts[: len(begun.parts)]}
+    for part in begun.parts:
+        layers = now.get(part.layers[0], part.layers)
+        if layers != part.layers:
+            # An assignment gives every part a layer, so one part tells.
+            added = [read_layer(root, layer) for layer in layers if layer not in part.layers]
+            return {name for layer in added for name in layer.fields} & set(begun.schema)
+    return set()
 
 
 def _expressions(schema: Schema) -> dict[str, Field]:

@@ -31,7 +31,7 @@ from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "mask_layers", "passing", "run_serially"]
+__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "kept_each", "mask_layers", "passing", "run_serially"]
 
 #: rows of one task; a multiple of 8, so that the bits of tasks join
 TASK_ROWS = 1 << 20
@@ -84,16 +84,90 @@ def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_
         Runs the tasks; each covers up to 2**20 rows of one part and returns bits.
     """
     store = _MaskFiles(snapshot)
-    parts = [_part_plan(store, p, cuts) for p in range(len(snapshot.parts))]
+    plans = [_part_plan(store, p, cuts) for p in range(len(snapshot.parts))]
+    _compute(store, plans, run)
+    return [plan.bits[0] for plan in plans]
+
+
+def kept_each(
+    snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_serially, parts: Sequence[int] | None = None
+) -> list[list[PartBits]]:
+    """For each cut, per part the rows that pass it; otherwise as `kept_bits`, and as many passes: one.
+
+    Parameters
+    ----------
+    snapshot, cuts, run
+        As of `kept_bits`. All bits are in memory at once: for each cut one per row.
+    parts : sequence of int, optional
+        Only these parts, in this order; all by default.
+    """
+    store = _MaskFiles(snapshot)
+    numbers = range(len(snapshot.parts)) if parts is None else parts
+    plans = [_part_plan(store, p, cuts, each=True) for p in numbers]
+    _compute(store, plans, run)
+    return [[plan.bits[k] for plan in plans] for k in range(len(cuts))]
+
+
+@dataclass
+class _PartPlan:
+    """What is known of one part, and which cuts have still to be computed there.
+
+    `bits` has an entry for each cut, or one for all of them together; `slots` says which entry a missing cut is for.
+    """
+
+    part: int
+    bits: list[PartBits]
+    missing: list[Expression] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)
+    pieces: list[list[Bits] | None] = field(default_factory=list)
+
+    def add(self, slot: int, bits: PartBits) -> None:
+        self.bits[slot] = and_bits(self.bits[slot], bits)
+
+    def finish(self, store: _MaskFiles) -> None:
+        for k, (cut, slot) in enumerate(zip(self.missing, self.slots, strict=True)):
+            bits = np.concatenate([p[k] for p in self.pieces if p is not None])
+            store.save(self.part, cut, bits)
+            self.add(slot, bits)
+        self.pieces = []
+
+
+def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression], *, each: bool = False) -> _PartPlan:
+    n = len(cuts) if each else 1
+    if not store.snapshot.parts[part].rows:
+        return _PartPlan(part, [False] * n)
+    plan = _PartPlan(part, [True] * n)
+    others = []
+    for k, cut in enumerate(cuts):
+        constant = store.constant(part, cut)
+        if constant is False and not each:
+            # A label or constant rules the part out: nothing of it is read.
+            return _PartPlan(part, [False])
+        if constant is None:
+            others.append((k if each else 0, cut))
+        else:
+            plan.add(k if each else 0, constant)
+    for slot, cut in others:
+        bits = store.load(part, cut)
+        if bits is None:
+            plan.missing.append(cut)
+            plan.slots.append(slot)
+        else:
+            plan.add(slot, bits)
+    return plan
+
+
+def _compute(store: _MaskFiles, plans: Sequence[_PartPlan], run: Runner) -> None:
+    """Compute what is missing in some parts, each field once, and keep it."""
     tasks: list[Task] = []
     owners: list[tuple[_PartPlan, int]] = []
-    for plan in parts:
+    for plan in plans:
         if not plan.missing:
             continue
-        rows = snapshot.parts[plan.part].rows
+        rows = store.snapshot.parts[plan.part].rows
         plan.pieces = [None] * len(range(0, rows, TASK_ROWS))
         for i, a in enumerate(range(0, rows, TASK_ROWS)):
-            args = (snapshot, plan.part, a, min(a + TASK_ROWS, rows), tuple(plan.missing))
+            args = (store.snapshot, plan.part, a, min(a + TASK_ROWS, rows), tuple(plan.missing))
             tasks.append((evaluate_rows, args))
             owners.append((plan, i))
     if tasks:
@@ -102,54 +176,13 @@ def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_
             plan.pieces[i] = pieces
             if all(p is not None for p in plan.pieces):
                 plan.finish(store)
-    return [plan.bits for plan in parts]
-
-
-@dataclass
-class _PartPlan:
-    """What is known of one part, and which cuts have still to be computed there."""
-
-    part: int
-    bits: PartBits = True
-    missing: list[Expression] = field(default_factory=list)
-    pieces: list[list[Bits] | None] = field(default_factory=list)
-
-    def finish(self, store: _MaskFiles) -> None:
-        for k, cut in enumerate(self.missing):
-            bits = np.concatenate([p[k] for p in self.pieces if p is not None])
-            store.save(self.part, cut, bits)
-            self.bits = and_bits(self.bits, bits)
-        self.pieces = []
-
-
-def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression]) -> _PartPlan:
-    if not store.snapshot.parts[part].rows:
-        return _PartPlan(part, bits=False)
-    plan = _PartPlan(part)
-    others = []
-    for cut in cuts:
-        constant = store.constant(part, cut)
-        if constant is False:
-            # A label or constant rules the part out: nothing of it is read.
-            return _PartPlan(part, bits=False)
-        if constant is None:
-            others.append(cut)
-    for cut in others:
-        bits = store.load(part, cut)
-        if bits is None:
-            plan.missing.append(cut)
-        else:
-            plan.bits = and_bits(plan.bits, bits)
-    return plan
 
 
 def passing(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> npt.NDArray[np.bool_]:
     """The mask of rows `start` to `stop` of a part: from bits that are kept, else evaluated for these rows alone."""
     plan = _part_plan(_MaskFiles(snapshot), part, cuts)
-    if isinstance(plan.bits, bool):
-        mask = np.full(stop - start, plan.bits)
-    else:
-        mask = unpack(plan.bits, start, stop)
+    [kept] = plan.bits
+    mask = np.full(stop - start, kept) if isinstance(kept, bool) else unpack(kept, start, stop)
     if plan.missing and mask.any():
         for bits in evaluate_rows(snapshot, part, start, stop, plan.missing):
             mask &= unpack(bits, 0, stop - start)

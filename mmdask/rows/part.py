@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mmdask.errors import CorruptStoreError, OptionError
 from mmdask.rows.spans import spans_of
 from mmdask.schema import CODE_DTYPE, Field, FieldData
-from mmdask.store.layer import Layer, StoredField
+from mmdask.store.layer import Layer, StoredField, wrong_shapes
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["constant_in_part", "elements_at", "read_aux", "read_part"]
@@ -87,9 +87,7 @@ def check_flags(where: str, name: str, flags: npt.NDArray[np.bool_]) -> npt.NDAr
 
 def check_shapes(where: str, name: str, shapes: Int64s, counts: Int64s) -> None:
     """Raise `CorruptStoreError` unless rows have as many items as their shapes say."""
-    # In floats no product of hostile lengths overflows, and those of real ones are exact.
-    wrong = (shapes < 0).any(axis=1) | (np.prod(shapes.astype(np.float64), axis=1) != counts)
-    if wrong.any():
+    if wrong_shapes(shapes, counts).any():
         raise bad_shape(where, name)
 
 

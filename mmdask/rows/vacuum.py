@@ -77,7 +77,7 @@ class VacuumReport:
         if not self.n_waiting:
             return removed
         waiting = f"{count_text(self.n_waiting)} more ({nbytes_text(self.waiting_nbytes)})"
-        return f"{removed}; {waiting} stay until the grace period is over"
+        return f"{removed}; {waiting} {'stays' if self.n_waiting == 1 else 'stay'} until the grace period is over"
 
 
 def vacuum(
@@ -308,7 +308,10 @@ def _time_of(root: str, manifest: Manifest) -> float:
 
 
 def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
-    """Files of dead writers: temporary ones, and manifests that were not committed. None is alive under the lock."""
+    """Files of dead writers: temporary ones, and manifests that were not committed.
+
+    Those of commits are dead under the lock; of conversions, which write theirs without it, the age tells.
+    """
     for folder, pattern in _WRITTEN.items():
         for entry in _entries(root, folder):
             if re.fullmatch(pattern, entry.name) and entry.is_file(follow_symlinks=False):
@@ -374,7 +377,7 @@ def _set_aside(root: str, found: _Found) -> None:
     """Take old manifests out of the history, and give layers a name that nobody looks for; durably, in this order."""
     _unlink(found.files)
     if found.generations:
-        _unlink(history_path(root, generation) for generation in found.generations)
+        _unlink(history_path(root, generation) for generation in sorted(found.generations))
         SYSTEM.fsync_folder(os.path.join(root, "history"))
     if found.layers:
         parts = os.path.join(root, "parts")

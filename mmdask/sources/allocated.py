@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import OptionError, SchemaError
+from mmdask.errors import ConflictError, OptionError, SchemaError
 from mmdask.schema import Field
 from mmdask.sources.coerce import to_field_data
+from mmdask.sources.part_writer import LOST
+from mmdask.store.outcome import removed_is_conflict
 from mmdask.store.region import filling, read_region, select, write_region
 from mmdask.store.system import SYSTEM
 
@@ -34,11 +37,18 @@ class Allocated:
     """
 
     def __init__(
-        self, path: str, field: Field, rows: int, failed: Callable[[BaseException], None] | None = None
+        self,
+        path: str,
+        field: Field,
+        rows: int,
+        failed: Callable[[BaseException], None] | None = None,
+        is_open: Callable[[], bool] | None = None,
     ) -> None:
         self._path = path
         self._field = field
+        # Of the writer, in its own process: tell it of an error, and ask whether it still waits for these rows.
         self._failed = failed
+        self._is_open = is_open
         self.shape = (rows, *field.shape)
         self.dtype = field.dtype
 
@@ -71,6 +81,9 @@ class Allocated:
             When the value does not fit the field exactly, or what the key selects.
         OptionError
             When the key is another, or the rows can no longer be filled.
+        ConflictError
+            When the files of the block were removed meanwhile, as by a vacuum; other processes than the writer's cannot
+            tell this from the end of the block, and raise OptionError.
         OSError
             When the system refuses to write, as on a full disk. Then nothing of the part can be committed.
         """
@@ -106,11 +119,25 @@ class Allocated:
         try:
             with filling(self._path) as fd:
                 yield fd
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            self._check_removed(error)
             raise OptionError(
                 f"the rows of {self._field.name!r} can no longer be filled: the block of their writer has ended, or "
-                "it has begun another part, or an assignment to them failed"
+                "it has begun another part, or an assignment to them failed, or the files of the block were removed"
             ) from None
+
+    def _check_removed(self, error: FileNotFoundError) -> None:
+        """Raise `ConflictError` when the folder is gone and the writer, of this process, did not take it away."""
+        folder = os.path.dirname(self._path)
+        if self._is_open is None or not self._is_open() or os.path.isdir(folder):
+            return
+        try:
+            with removed_is_conflict(os.path.dirname(os.path.dirname(folder)), LOST):
+                raise error
+        except ConflictError as conflict:
+            if self._failed is not None:
+                self._failed(conflict)
+            raise
 
     def _give_up(self, error: BaseException) -> None:
         """After a failed write nobody knows what the file holds: take it away, so that no process can commit it."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -20,15 +19,16 @@ from mmdask.rows.reader import read_part
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.sources.arrays import Compute, edges, ready_to_slice
 from mmdask.sources.coerce import to_field_data
-from mmdask.store.commit import amount, commit, discard_layers
+from mmdask.store.commit import amount, commit, discard_layers, same_store
 from mmdask.store.layer import Layer, new_id, read_layer
 from mmdask.store.layer_writer import FieldWriter, LayerWriter
-from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
+from mmdask.store.manifest import Manifest, Part, part_keys, read_manifest, store_root
+from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["assign_fields"]
 
-#: the layers of a part, and how many parts before it have the same
+#: of a part, see `part_keys`
 _Key = tuple[tuple[str, ...], int]
 
 
@@ -69,7 +69,10 @@ def assign_fields(
     arrays = {name: a for name, a in asked.items() if name not in texts}
     assignment = _Assignment(root, base, asked, texts, _Arrays(root, base, arrays, compute_lazy))
     try:
-        with display.progress(base.rows, "assign", "rows", disable=not progress, delay=0.5) as bar:
+        with (
+            writing(root, "nothing was assigned"),
+            display.progress(base.rows, "assign", "rows", disable=not progress, delay=0.5) as bar,
+        ):
             assignment.write(bar.update)
             manifest = assignment.commit(bar.update)
     except BaseException:
@@ -210,7 +213,7 @@ class _Assignment:
         derived = derive(wanted, Schema([*others, *self.arrays.fields.values()]))
         self.derived = [Derived(self.asked[d.field.name].noted(d.field), d.expression) for d in derived]
         snapshot = Snapshot(self.root, self.base)
-        for number, key in enumerate(_keys(self.base.parts)):
+        for number, key in enumerate(part_keys(self.base.parts)):
             self.made[key] = self._write_part(snapshot, number, update)
 
     def _write_part(self, snapshot: Snapshot, number: int, update: Callable[[int], Any]) -> Layer:
@@ -263,11 +266,10 @@ class _Assignment:
                 self._catch_up(read_manifest(self.root), update)
 
     def _change(self, newest: Manifest | None) -> Manifest:
-        if newest is None or newest.uuid != self.base.uuid:
-            raise ConflictError(f"{self.root}: the store was replaced by another one meanwhile")
+        newest = same_store(self.root, newest, self.base)
         self._check(newest.schema)
         parts = []
-        for part, key in zip(newest.parts, _keys(newest.parts), strict=True):
+        for part, key in zip(newest.parts, part_keys(newest.parts), strict=True):
             layer = self.made.get(key)
             if layer is None:
                 raise _BehindError
@@ -311,8 +313,8 @@ class _Assignment:
         """Find or write a layer for each part that is not as it was."""
         self._check(newest.schema)
         snapshot = Snapshot(self.root, newest)
-        known = dict(zip(_keys(self.base.parts), self.base.parts, strict=True))
-        for number, key in enumerate(_keys(newest.parts)):
+        known = dict(zip(part_keys(self.base.parts), self.base.parts, strict=True))
+        for number, key in enumerate(part_keys(newest.parts)):
             if key in self.made:
                 continue
             layer = self._of_old(key, known)
@@ -335,10 +337,3 @@ class _Assignment:
                 added = {name for i in layers[n:] for name in read_layer(self.root, i).fields}
                 return None if added & (self.reads | set(self.asked)) else self.made[old]
         return None
-
-
-def _keys(parts: Sequence[Part]) -> Iterable[_Key]:
-    seen: Counter[tuple[str, ...]] = Counter()
-    for part in parts:
-        yield part.layers, seen[part.layers]
-        seen[part.layers] += 1

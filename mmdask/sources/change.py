@@ -12,10 +12,11 @@ from mmdask.rows.derived import dependants, derive
 from mmdask.schema import Field, Schema
 from mmdask.sources.coerce import aux_data
 from mmdask.store.attrs import check_attrs
-from mmdask.store.commit import commit, discard_layers
+from mmdask.store.commit import commit, discard_layers, same_store
 from mmdask.store.layer import Layer, new_id, read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, read_manifest, store_root
+from mmdask.store.outcome import writing
 
 __all__ = ["annotate", "drop"]
 
@@ -54,11 +55,12 @@ def drop(path: PathLike, names: str | Iterable[str]) -> None:
     wanted = [names] if isinstance(names, str) or not isinstance(names, Iterable) else list(names)
 
     def change(newest: Manifest | None) -> Manifest:
-        assert newest is not None
+        newest = same_store(root, newest, base)
         return replace(newest, schema=_without(root, newest.schema, wanted))
 
-    read_manifest(root)  # before a lock is made where no store is
-    commit(root, change, action=f"drop {', '.join(map(str, wanted))}")
+    base = read_manifest(root)  # before a lock is made where no store is
+    with writing(root, "nothing was dropped"):
+        commit(root, change, action=f"drop {', '.join(map(str, wanted))}")
 
 
 def _without(root: str, schema: Schema, wanted: Iterable[str]) -> Schema:
@@ -122,12 +124,14 @@ def annotate(
     given = _mapping(aux, "aux")
     base = read_manifest(root)
     _noted(root, base.schema, noted)  # errors before anything is written
-    layer = _write_aux(root, {name: value for name, value in given.items() if value is not None})
+    unchanged = "nothing that is noted about it was changed"
+    with writing(root, unchanged):
+        layer = _write_aux(root, {name: value for name, value in given.items() if value is not None})
     new = dict(layer[1]) if layer else {}
     action = "annotate " + ", ".join([*more, *noted, *map(str, given)])
 
     def change(newest: Manifest | None) -> Manifest:
-        assert newest is not None
+        newest = same_store(root, newest, base)
         kept = {name: f for name, f in newest.aux.items() if name not in given}
         if gone := [name for name in given if name not in newest.aux and name not in new]:
             raise FieldNotFoundError(f"{root}: no aux {gone[0]!r} to remove{did_you_mean(str(gone[0]), newest.aux)}")
@@ -141,7 +145,8 @@ def annotate(
         )
 
     try:
-        commit(root, change, action=action)
+        with writing(root, unchanged):
+            commit(root, change, action=action)
     except BaseException:
         if layer:
             discard_layers(root, [layer[0].id])

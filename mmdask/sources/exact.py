@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import SchemaError
-from mmdask.schema import Field, stored_dtype
+from mmdask.schema import Field, dtype_text, stored_dtype
 
 __all__ = ["missing_value", "numbers", "one_dtype", "values_as"]
 
@@ -34,15 +34,43 @@ def values_as(field: Field, values: npt.NDArray[Any], weak: bool = False) -> npt
         real = replace(field, dtype=np.dtype(f"<f{dtype.itemsize // 2}"))
         return values_as(real, values, weak).astype(dtype)
     both_numbers = values.dtype.kind in "biuf" and dtype.kind in "biuf"
-    if both_numbers or (values.dtype.kind == dtype.kind and dtype.kind in "cSmM"):
-        with np.errstate(all="ignore"):
-            cast = values.astype(dtype)
-            if _always_exact(values.dtype, dtype) or _survives(values, cast) or (weak and _rounded(values, cast)):
-                return cast
-    raise SchemaError(
-        f"field {field.name!r} is {field.describe()}; {values.dtype} values do not all fit exactly: "
-        f"convert them first, as in x.astype({dtype.name!r})"
+    if not both_numbers and (values.dtype.kind != dtype.kind or dtype.kind not in "cSmM"):
+        raise SchemaError(f"field {field.name!r} is {field.describe()}; got {dtype_text(values.dtype)} values")
+    with np.errstate(all="ignore"):
+        cast = values.astype(dtype)
+        if _always_exact(values.dtype, dtype) or _fits(values, cast, weak):
+            return cast
+        raise _unfit(field, values, cast, weak)
+
+
+def _fits(values: npt.NDArray[Any], cast: npt.NDArray[Any], weak: bool) -> bool:
+    return _survives(values, cast) or (weak and _rounded(values, cast))
+
+
+def _unfit(field: Field, values: npt.NDArray[Any], cast: npt.NDArray[Any], weak: bool) -> SchemaError:
+    """The error for values that a cast changes: it shows the first of them, and what can be done."""
+    before, after = values.reshape(-1), cast.reshape(-1)
+    first, stop = 0, len(before)
+    while stop - first > 1:
+        middle = (first + stop) // 2
+        if _fits(before[first:middle], after[first:middle], weak):
+            first = middle
+        else:
+            stop = middle
+    value = before[first].item() if values.dtype.kind not in "mM" else before[first]
+    where = (
+        f" (row {first * len(values) // before.size} of those given)" if field.kind == "dense" and values.ndim else ""
     )
+    if values.dtype.kind in "fc" and _only_rounds(before[first], after[first]):
+        advice = f"round on purpose, as in x.astype({field.dtype.name!r})"
+    else:
+        advice = "give values that it holds, or a field whose dtype does"
+    return SchemaError(f"field {field.name!r} is {field.describe()}: {value!r}{where} does not fit exactly; {advice}")
+
+
+def _only_rounds(value: Any, cast: Any) -> bool:
+    """Whether a float only loses precision, and is neither cut nor becomes infinite."""
+    return np.asarray(cast).dtype.kind in "fc" and bool(np.isfinite(cast) or not np.isfinite(value))
 
 
 def _always_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
@@ -100,7 +128,12 @@ def numbers(name: str, scalars: Sequence[Any], field: Field | None) -> npt.NDArr
             array = np.array(ints, np.uint64)
     if array.dtype.kind == "O" or array.ndim != 1:
         some = ", ".join(sorted(t.__name__ for t in types))
-        raise SchemaError(f"field {name!r}: no one dtype holds {some}")
+        way = "give whole numbers of up to 64 bits, or floats"
+        if any(t.__module__ == "datetime" for t in types):
+            way = "give them as numpy.datetime64 or timedelta64, as in numpy.array(x, 'M8[us]')"
+        elif types == {bytes, str} or (bytes in types and len(types) > 1):
+            way = "give all of them as text, or all as bytes"
+        raise SchemaError(f"field {name!r}: no one dtype holds {some}; {way}")
     array = array.astype(stored_dtype(array.dtype, name=name), copy=False)
     if array.dtype.kind in "mM":
         if len({getattr(e, "dtype", None) for e in elements}) > 1:

@@ -168,8 +168,15 @@ def _lists(field: Field, found: Found) -> Found:
     # Empty lists do not say how long lists in them would be.
     unsaid = shape == field.shape[: len(shape)] and ((listed and 0 in shape) or (not shape and not found.known))
     if shape != field.shape and found.n_elements and not unsaid:
+        differing = field.kind == "dense" and len(shape) == len(field.shape) > 1
+        way = (
+            f"; rows of differing shape need a field made for them, in a new store or by mm.assign under another name: "
+            f"mm.Field.shaped({field.name!r}, {field.dtype.str[1:]!r}, axes={len(shape)})"
+            if differing
+            else ""
+        )
         raise SchemaError(
-            f"field {field.name!r} is {field.describe()}: its items have the shape {field.shape}; got {shape}"
+            f"field {field.name!r} is {field.describe()}: its items have the shape {field.shape}; got {shape}{way}"
         )
     if shape != field.shape or not found.known:
         found = replace(found, values=np.zeros((found.n_elements, *field.shape), field.dtype))

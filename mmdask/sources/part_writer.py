@@ -8,11 +8,14 @@ from collections.abc import Iterable, Mapping
 from mmdask.schema import Field, FieldData
 from mmdask.store.layer import Layer, Scalar
 from mmdask.store.layer_writer import FieldWriter, LayerWriter
+from mmdask.store.outcome import removed_is_conflict
 
-__all__ = ["PartWriter", "rows_within", "stored_nbytes"]
+__all__ = ["LOST", "PartWriter", "rows_within", "stored_nbytes"]
 
 #: with more fields than this their files are opened for each write
 _MAX_OPEN_FIELDS = 200
+#: of an error that says that files of the part are gone
+LOST = "nothing of this block since its last checkpoint, or its begin, was committed: write these rows again"
 
 
 class PartWriter:
@@ -28,6 +31,11 @@ class PartWriter:
         Fields with one value for all rows.
     n_allocated : int, optional
         How many rows the part has, when fields of it are allocated; by default it grows.
+
+    Raises
+    ------
+    ConflictError
+        When its files, or the store, were removed meanwhile; so do `allocate`, `write` and `finish`.
     """
 
     def __init__(
@@ -37,7 +45,9 @@ class PartWriter:
         #: rows given so far, of the fields that are not allocated, and about how many bytes they take
         self.rows = 0
         self.nbytes = 0
-        self._layer = LayerWriter(root, layer_id)
+        self._root = root
+        with removed_is_conflict(root, LOST):
+            self._layer = LayerWriter(root, layer_id)
         self._writers: dict[str, FieldWriter] = {}
         for field, value in constants:
             self._layer.constant(field, value)
@@ -45,21 +55,23 @@ class PartWriter:
     def allocate(self, field: Field) -> str:
         """Start a dense field of `n_allocated` rows of zeros, and return the path of its file."""
         assert self.n_allocated is not None
-        writer = self._layer.field(field, self.n_allocated)
+        with removed_is_conflict(self._root, LOST):
+            writer = self._layer.field(field, self.n_allocated)
         return writer.values.path
 
     def write(self, fields: Mapping[str, Field], data: Mapping[str, FieldData], nbytes: int) -> None:
         """Add rows of all fields that are not allocated; they take about so many bytes."""
         rests = len(data) > _MAX_OPEN_FIELDS
-        if not self._writers:
-            for name in data:
-                self._writers[name] = self._layer.field(fields[name])
+        with removed_is_conflict(self._root, LOST):
+            if not self._writers:
+                for name in data:
+                    self._writers[name] = self._layer.field(fields[name])
+                    if rests:
+                        self._writers[name].close()
+            for name, d in data.items():
+                self._writers[name].write(d)
                 if rests:
                     self._writers[name].close()
-        for name, d in data.items():
-            self._writers[name].write(d)
-            if rests:
-                self._writers[name].close()
         self.rows += len(next(iter(data.values())))
         self.nbytes += nbytes
 
@@ -71,7 +83,8 @@ class PartWriter:
     def finish(self) -> Layer | None:
         """Make it durable; None if it has no rows, and nothing is left of it then."""
         if self.n_allocated or self.rows:
-            return self._layer.finish()
+            with removed_is_conflict(self._root, LOST):
+                return self._layer.finish()
         self.discard()
         return None
 

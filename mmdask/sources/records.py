@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmdask.errors import SchemaError, did_you_mean
-from mmdask.schema import MAX_LEVELS, Field, FieldData
+from mmdask.schema import MAX_LEVELS, Field, FieldData, check_name
 from mmdask.sources.lists import is_awkward, is_missing, sort_of
 
 __all__ = ["Member", "check_counts", "members", "records_of"]
@@ -44,6 +44,7 @@ def members(rows: Any, declared: Mapping[str, Field]) -> list[Member]:
     """
     found: dict[str, Member] = {}
     for name in _names(rows):
+        check_name(name)
         for member in _expand(Member((name,), rows[name]), declared):
             other = found.setdefault(member.name, member)
             if other is not member:

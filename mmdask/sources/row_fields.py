@@ -15,6 +15,8 @@ from mmdask.store.layer import Scalar, check_constant
 
 __all__ = ["RowFields"]
 
+_EXAMPLE = "as in fields=[mm.Field.dense('a', 'f4')]"
+
 
 class RowFields:
     """The fields of a writer, and who gives each of them.
@@ -52,7 +54,7 @@ class RowFields:
         self.allocated: set[str] = set()
         self.constants: dict[str, tuple[Field, Scalar]] = {}
         self._where = where
-        declared = Schema(map(_checked, fields)) if base is None else base
+        declared = Schema(map(_checked, _sequence(fields))) if base is None else base
         # Those that are declared for a new store are written as they are given.
         self._computed = {} if base is None else {f.name: f.expression for f in base.values() if f.expression}
         for name, value in labels.items():
@@ -167,9 +169,15 @@ def _with_more_labels(field: Field, labels: Iterable[str]) -> Field:
     return field.with_labels(dict.fromkeys((*field.labels, *labels))) if field.kind == "category" else field
 
 
+def _sequence(fields: Iterable[Field]) -> Iterable[Field]:
+    if isinstance(fields, Mapping | str | Field) or not isinstance(fields, Iterable):
+        raise OptionError(f"fields= is a list, {_EXAMPLE}; got {type(fields).__name__}")
+    return fields
+
+
 def _checked(field: Field) -> Field:
     if not isinstance(field, Field):
-        raise OptionError(f"fields are made by mm.Field.dense, .ragged, ..., got {type(field).__name__}")
+        raise OptionError(f"fields are made by mm.Field.dense, .ragged, ..., {_EXAMPLE}; got {type(field).__name__}")
     check_attrs(field.attrs, f"attrs of the field {field.name!r}")
     return field
 

@@ -70,6 +70,11 @@ class Transaction:
         self._begun.append(new_id())
         return self._begun[-1]
 
+    @property
+    def rows(self) -> int:
+        """Rows of this block in parts that are finished, committed or not."""
+        return self.n_committed + sum(layer.rows for layer in self._finished)
+
     def add(self, layer: Layer) -> None:
         """A layer is finished: it is a part of the next commit."""
         self._finished.append(layer)
@@ -85,7 +90,7 @@ class Transaction:
             self.newest = self._base = self._create(schema, parts, f"create {done}")
         else:
             self._committing = True
-            self.newest = append_parts(self.root, schema, parts, base=self._base.schema, action=f"append {done}")
+            self.newest = append_parts(self.root, schema, parts, base=self._base, action=f"append {done}")
         self._begun, self._finished, self._committing = [], [], False
         self.n_committed += rows
 

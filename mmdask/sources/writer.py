@@ -148,6 +148,8 @@ class Writer:
             then, and the block may go on.
         OSError
             When the system refuses to write; nothing after the last checkpoint can be committed then.
+        ConflictError
+            When files of this block were removed meanwhile, as by a vacuum with a short ``grace``.
         """
         self._check_open()
         if self._pending and not self._fields.settled:
@@ -221,7 +223,12 @@ class Writer:
             self._fail(error)
             raise
         self._fields.allocate(field)
-        return Allocated(path, field, n, self._fail)
+
+        def is_open() -> bool:
+            mine = self._state == "open" and self._part is part and os.getpid() == self._pid
+            return mine and self._failure is None
+
+        return Allocated(path, field, n, self._fail, is_open)
 
     # Commits ---------------------------------------------------------------------------------------------------------
 
@@ -327,6 +334,7 @@ class Writer:
 
     def _flush(self) -> None:
         pending, n = self._pending, self._n_pending
+        first = self._transaction.rows + (self._part.rows if self._part is not None else 0)
         self._pending, self._n_pending, self._pending_nbytes = {}, 0, 0
         if not pending:
             return
@@ -334,7 +342,13 @@ class Writer:
             self._write(pending)
         except BaseException as error:
             self._fail(error)
-            error.add_note(f"it is among the last {n} rows that were appended")
+            if isinstance(error, SchemaError):
+                error.add_note(
+                    f"it is the last row that was appended, row {first:,} of this block"
+                    if n == 1
+                    else f"it is among the last {n:,} rows that were appended, of which row 0 is row {first:,} of this "
+                    "block"
+                )
             raise
 
     def _write(self, rows: Any) -> None:
@@ -500,7 +514,8 @@ def create(
     """
     root = store_root(path)
     check_free(root)
-    return Writer(root, None, fields=fields or (), labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes)
+    fields = () if fields is None else fields
+    return Writer(root, None, fields=fields, labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes)
 
 
 def append(

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdask.errors import OptionError
+from mmdask.store.document import MAX_DEPTH
 
 __all__ = ["check_attrs"]
 
 #: as text; every open reads them
 MAX_NBYTES = 16 << 20
-_MAX_DEPTH = 64
 
 
 def check_attrs(attrs: object, what: str = "attrs") -> dict[str, Any]:
@@ -44,8 +44,8 @@ def check_attrs(attrs: object, what: str = "attrs") -> dict[str, Any]:
 
 
 def _copy(value: Any, where: str, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise OptionError(f"{where}: nested more deeply than {_MAX_DEPTH} levels, or within itself")
+    if depth > MAX_DEPTH:
+        raise OptionError(f"{where}: nested more deeply than {MAX_DEPTH} levels, or within itself")
     if value is None or type(value) is bool:
         return value
     if isinstance(value, str):

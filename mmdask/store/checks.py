@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mmdask.display import terminal_safe
+from mmdask.display import amount, terminal_safe
 from mmdask.errors import CorruptStoreError, FormatError, OptionError
 from mmdask.store.crosscheck import crosscheck
 from mmdask.store.layer import Layer, StoredField
@@ -23,7 +23,7 @@ from mmdask.store.npy import EXTENT
 from mmdask.store.scan import Damage, Place, Use, read_entry, runs_of, scan, size_problem
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["PartCheck", "Plan", "Problem"]
+__all__ = ["PartCheck", "Plan", "Problem", "without_path"]
 
 #: data bytes, and arrays, of one task of a thread
 TASK_NBYTES = 64 << 20
@@ -43,8 +43,14 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f" rows {self.rows[0]} to {self.rows[1] - 1}" if self.rows else ""
-        return terminal_safe(f"{self.file}:{f' {self.field}' if self.field else ''}{where}: {self.message}")
+        rows = f"rows {self.rows[0]} to {self.rows[1] - 1}" if self.rows else ""
+        about = " ".join(filter(None, [self.field, rows]))
+        return terminal_safe(": ".join(filter(None, [self.file, about, self.message])))
+
+
+def without_path(error: Exception, root: str, file: str) -> str:
+    """The message of an error about a file of a store, without the place that it begins with."""
+    return str(error).removeprefix(f"{os.path.join(root, file)}: ").removeprefix(f"{root}: ")
 
 
 class Plan:
@@ -86,7 +92,8 @@ class Plan:
         """In words, as a report says it."""
         if self.sample is None:
             return "sizes" if self.quick else "every byte"
-        what = f"{self.sample} extents of each array" if type(self.sample) is int else f"a fraction of {self.sample}"
+        count, sample = type(self.sample) is int, self.sample
+        what = f"{amount(int(sample), 'extent')} of each array" if count else f"a fraction of {sample}"
         return f"sample of {what}, seed={self.seed}"
 
     def extents(self, n: int) -> Sequence[int]:
@@ -138,7 +145,7 @@ class PartCheck:
             try:
                 layer = self.snapshot.layer(layer_id)
             except (CorruptStoreError, FormatError) as error:
-                self._problems.append(Problem(file, "", self.all_rows, str(error)))
+                self._problems.append(Problem(file, "", self.all_rows, without_path(error, self.snapshot.path, file)))
                 readable = False
                 continue
             self.files += 1
@@ -168,7 +175,8 @@ class PartCheck:
             try:
                 layer, stored = self.snapshot.stored(0, name)
             except (CorruptStoreError, FormatError) as error:
-                yield Problem("manifest.json", name, self.all_rows, str(error))
+                message = without_path(error, self.snapshot.path, "manifest.json")
+                yield Problem("manifest.json", name, self.all_rows, message)
                 continue
             if described.kind == "category":
                 yield from self._labels(f"parts/{layer.id}/part.json", name, stored)
@@ -190,7 +198,8 @@ class PartCheck:
         known = set(self.snapshot.schema[name].labels)
         unknown = [label for label in stored.labels if label not in known]
         if unknown:
-            message = f"{len(unknown)} labels are not in the manifest, as {unknown[0]!r}"
+            are = "is" if len(unknown) == 1 else "are"
+            message = f"{amount(len(unknown), 'label')} {are} not in the manifest, as {unknown[0]!r}"
             yield Problem(file, name, self.all_rows, message)
         if len(set(stored.labels)) != len(stored.labels):
             yield Problem(file, name, self.all_rows, "a label is there twice")

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from mmdask.display import count_text
+from mmdask.display import amount
 from mmdask.errors import ConflictError, FormatError, MmdaskError, SchemaError, StoreNotFoundError
 from mmdask.schema import Field, Schema
 from mmdask.store.files import is_own_folder
@@ -28,6 +28,7 @@ from mmdask.store.manifest import (
     dump_manifest,
     generations,
     history_path,
+    parse_manifest,
     read_manifest,
     read_past,
     store_root,
@@ -43,6 +44,7 @@ __all__ = [
     "locked",
     "merge_schemas",
     "remove_layer",
+    "same_store",
 ]
 
 LOCK_SECONDS = 120.0
@@ -145,6 +147,8 @@ def commit(
     ------
     ConflictError
         When a layer that the next manifest names, and the newest did not, is not there.
+    SchemaError
+        When no reader would take the next manifest: it has more rows, or longer texts, than the format allows.
     OSError
         When the system refuses a call. Nothing is committed then, unless a note of the error says otherwise.
     """
@@ -160,7 +164,7 @@ def commit(
         _check_layers(root, base, new)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         new = replace(new, generation=base.generation + 1 if base else 1, time=now, action=_one_line(action))
-        data = dump_manifest(new)
+        data = _checked(root, dump_manifest(new))
         history = os.path.join(root, "history")
         with contextlib.suppress(FileExistsError):
             SYSTEM.mkdir(history)
@@ -178,6 +182,29 @@ def commit(
             _note_if_visible(root, new, error)
             raise
     return new
+
+
+def _checked(root: str, data: bytes) -> bytes:
+    """The bytes of a manifest, if readers take them: one that they refuse would lock everybody out of the store."""
+    try:
+        parse_manifest(data, "the new manifest")
+    except FormatError as error:
+        raise SchemaError(f"{root}: this would be beyond what a store may hold: {error}; nothing was changed") from None
+    return data
+
+
+def same_store(root: str, newest: Manifest | None, base: Manifest) -> Manifest:
+    """The newest manifest, if it is of the store that `base` is of.
+
+    Raises
+    ------
+    ConflictError
+        When the store was removed meanwhile, or another one was put in its place.
+    """
+    if newest is None or newest.uuid != base.uuid:
+        how = "removed" if newest is None else "replaced by another one"
+        raise ConflictError(f"{root}: the store was {how} meanwhile; nothing was changed")
+    return newest
 
 
 def _one_line(text: str) -> str:
@@ -264,17 +291,6 @@ def block_rows_for(layers: Iterable[Layer]) -> int:
     width = max(nbytes.values(), default=0) / rows if rows else 4.0
     fitting = int(BLOCK_NBYTES / max(width, 1.0))
     return 1 << max(0, fitting.bit_length() - 1)
-
-
-def amount(n: int, noun: str) -> str:
-    """A count with its noun, for the one line that says what a commit did.
-
-    Examples
-    --------
-    >>> amount(1, "part"), amount(1200, "row")
-    ('1 part', '1,200 rows')
-    """
-    return f"{count_text(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def merge_schemas(old: Schema, new: Schema, where: str = "", *, base: Schema | None = None) -> Schema:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mmdask.errors import SchemaError
 from mmdask.schema import FieldData
-from mmdask.store.layer import Layer, StoredField, check_text
+from mmdask.store.layer import Layer, StoredField, check_text, wrong_shapes
 from mmdask.store.npy import EXTENT
 from mmdask.store.scan import Damage, Place, pieces_of, read_elements
 
@@ -90,8 +90,7 @@ def _shapes(arrays: _Arrays, number: int) -> Iterator[Finding]:
     shapes, offsets = arrays.reader(number), arrays.reader(arrays.stored.offsets[0])
     for a, b in pieces_of(arrays.layer.rows, _ELEMENTS):
         lengths, counts = shapes(a, b), np.diff(offsets(a, b + 1))
-        # In floats no product of hostile lengths overflows, and those of real ones are exact.
-        wrong = (lengths < 0).any(axis=1) | (np.prod(lengths.astype(np.float64), axis=1) != counts)
+        wrong = wrong_shapes(lengths, counts)
         if wrong.any():
             yield Finding(number, 0, _first_and_last(wrong, a, "a shape does not fit the number of items"))
 

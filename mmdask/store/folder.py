@@ -6,7 +6,7 @@ import contextlib
 import os
 
 from mmdask.errors import OptionError, StoreExistsError
-from mmdask.store.manifest import CONVERSION, MANIFEST
+from mmdask.store.manifest import CONVERSION, MANIFEST, generations, repair
 from mmdask.store.system import SYSTEM
 
 __all__ = ["check_free", "make_folder", "remove_folder"]
@@ -26,6 +26,9 @@ def check_free(root: str) -> None:
     ours = {n for n in names if n in ("parts", "history", "cache", ".lock") or n.startswith(f"{MANIFEST}.tmp-")}
     if names != ours:
         raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
+    # The first commit writes history before it is one, so a first generation alone may be that of a dead writer.
+    if (last := max(generations(root, 1 << 63), default=0)) > 1:
+        raise StoreExistsError(f"{root} exists: a store without its {MANIFEST}; {repair(root, last)}")
 
 
 def make_folder(root: str) -> None:

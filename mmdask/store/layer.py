@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdask import __version__
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
@@ -167,6 +168,19 @@ def check_text(name: str, data: FieldData) -> None:
     raise SchemaError(
         f"field {name!r}: string {row} of these rows is not UTF-8; decode it first, as in x.decode('latin-1')"
     )
+
+
+def wrong_shapes(shapes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which rows have not as many items as their shapes say, or a length below 0.
+
+    Examples
+    --------
+    >>> wrong_shapes(np.array([[2, 3], [2, 2], [-1, -1], [1 << 32, 1 << 32]]), np.array([6, 5, 1, 0])).tolist()
+    [False, True, True, True]
+    """
+    # In floats no product of hostile lengths overflows, and those of real ones are exact.
+    product = np.prod(shapes.astype(np.float64), axis=1)
+    return np.asarray((shapes < 0).any(axis=1) | (product != counts))
 
 
 def check_constant(field: Field, value: object) -> None:

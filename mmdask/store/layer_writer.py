@@ -34,6 +34,7 @@ from mmdask.store.layer import (
     layer_path,
     parse_layer,
     read_layer,
+    wrong_shapes,
 )
 from mmdask.store.npy import EXTENT, ArraySpec, ArrayWriter
 from mmdask.store.system import SYSTEM, fsync_all
@@ -118,7 +119,7 @@ class FieldWriter:
             return
         if data.shapes is None or data.shapes.shape != (len(data), f.axes):
             raise SchemaError(f"field {f.name!r}: rows of {f.axes} axes need shapes ({len(data)}, {f.axes})")
-        if (data.shapes < 0).any() or (np.prod(data.shapes, axis=1) != data.counts).any():
+        if wrong_shapes(data.shapes, data.counts).any():
             raise SchemaError(f"field {f.name!r}: a row has as many items as the product of its shape")
 
     def _check_valid(self, data: FieldData) -> None:

@@ -10,7 +10,8 @@ import gc
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
@@ -32,6 +33,7 @@ __all__ = [
     "generations",
     "history",
     "history_path",
+    "part_keys",
     "read_manifest",
     "read_past",
     "store_root",
@@ -58,6 +60,20 @@ class Part(NamedTuple):
     rows: int
     layers: tuple[str, ...]
     nbytes: int
+
+
+def part_keys(parts: Iterable[Part]) -> Iterator[tuple[tuple[str, ...], int]]:
+    """What tells each part from the others: its layers, and how many parts before it have the same ones.
+
+    Examples
+    --------
+    >>> list(part_keys([Part(2, ("a",), 8), Part(2, ("a",), 8), Part(1, ("b", "c"), 4)]))
+    [(('a',), 0), (('a',), 1), (('b', 'c'), 0)]
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    for part in parts:
+        yield part.layers, seen[part.layers]
+        seen[part.layers] += 1
 
 
 @dataclass(frozen=True)
@@ -358,6 +374,9 @@ def store_root(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text:
         raise OptionError(f"the path of a store is text or a pathlib.Path, got {path!r}")
+    # Path("s3://x") is "s3:/x". A folder that is there may be called so.
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not os.path.lexists(text.split("/")[0]):
+        raise OptionError(f"a store is a folder that the system can open; URLs are not supported yet, got {text!r}")
     return os.path.abspath(os.path.expanduser(text))
 
 
@@ -380,7 +399,15 @@ def _read(root: str, path: str) -> bytes:
         raise UnfinishedError(
             f"{root}: a conversion began here and did not finish; run the same call again to go on where it stopped"
         )
-    raise StoreNotFoundError(f"no store at {root}: the folder has no {MANIFEST}")
+    found = generations(root, 1 << 63)
+    lost = f"; if there was a store, {repair(root, found[-1])}" if found else ""
+    raise StoreNotFoundError(f"no store at {root}: the folder has no {MANIFEST}{lost}")
+
+
+def repair(root: str, generation: int) -> str:
+    """What to do about a manifest that is gone, while the history has its copy of a generation."""
+    copy = os.path.relpath(history_path(root, generation), root)
+    return f"copy {copy} to {MANIFEST}, and `mmdask verify` says whether all is there"
 
 
 def _near(root: str) -> str:

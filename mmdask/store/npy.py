@@ -147,6 +147,8 @@ class ArrayWriter:
         try:
             fd = self.fd
         except FileNotFoundError:
+            if not os.path.isdir(os.path.dirname(self.path)):
+                raise  # the whole layer was removed
             raise ConflictError(f"{self.file}: an assignment to its rows failed; they cannot be committed") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from mmdask.display import progress, terminal_safe
+from mmdask.display import amount, progress, terminal_safe
 from mmdask.errors import CorruptStoreError, FormatError, OptionError
+from mmdask.schema import Schema
 from mmdask.store import document
-from mmdask.store.checks import PartCheck, Plan, Problem
+from mmdask.store.checks import PartCheck, Plan, Problem, without_path
 from mmdask.store.manifest import (
     Manifest,
     Part,
@@ -23,7 +24,7 @@ from mmdask.store.manifest import (
 )
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["Problem", "Report", "verify"]
+__all__ = ["Problem", "Report", "check_parts", "verify"]
 
 _MAX_THREADS = 8
 
@@ -62,9 +63,9 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
-        looked = f"generation {self.generation}, {self.n_parts} parts, {self.n_files} files"
-        checked = f"{terminal_safe(self.path)}: {looked}, {self.nbytes} bytes checked ({self.method})"
-        found = f"{len(self.problems)} problems" if self.problems else "no problem"
+        looked = f"generation {self.generation}, {amount(self.n_parts, 'part')}, {amount(self.n_files, 'file')}"
+        checked = f"{terminal_safe(self.path)}: {looked}, {amount(self.nbytes, 'byte')} checked ({self.method})"
+        found = amount(len(self.problems), "problem") if self.problems else "no problem"
         notes = [f"note: {terminal_safe(note)}" for note in self.notes]
         return "\n".join([f"{checked}: {found}", *map(str, self.problems), *notes])
 
@@ -148,6 +149,24 @@ def verify(
     )
 
 
+def check_parts(root: str, manifest: Manifest) -> None:
+    """Compare the parts of a manifest with their checksums, before their bytes become others with new ones.
+
+    Raises
+    ------
+    CorruptStoreError
+        When a field of the manifest is damaged; data of fields that were dropped do not count.
+    """
+    check = _Check(root, replace(manifest, aux=Schema(), aux_layers=()), Plan(False, None, None), _n_threads(None))
+    for found, _ in check.run():
+        for problem in found:
+            if not problem.field or problem.field in manifest.schema:
+                raise CorruptStoreError(
+                    f"{root}: {problem.file} is damaged ({problem.message}); nothing was changed. `mmdask verify` "
+                    "lists all damage with its rows; what cannot be restored can be dropped or assigned anew"
+                )
+
+
 def _n_threads(threads: int | None) -> int:
     if threads is None:
         return min(_MAX_THREADS, len(os.sched_getaffinity(0)))
@@ -174,7 +193,7 @@ class _History:
                 continue  # trimmed meanwhile
             except (CorruptStoreError, FormatError) as error:
                 self.files += 1
-                yield Problem(file, "", None, str(error))
+                yield Problem(file, "", None, without_path(error, self.root, file))
                 continue
             except OSError as error:
                 self.files += 1
@@ -189,7 +208,8 @@ class _History:
             elif (gone := past.layers - present - self.newest.layers) and os.path.lexists(
                 os.path.join(self.root, file)
             ):
-                message = f"{len(gone)} layers of generation {generation} are gone, as {min(gone)}"
+                are = "is" if len(gone) == 1 else "are"
+                message = f"{amount(len(gone), 'layer')} of generation {generation} {are} gone, as {min(gone)}"
                 yield Problem(file, "", None, message)
 
 
@@ -203,9 +223,10 @@ def _names(root: str, folder: str) -> list[str]:
 def _notes(root: str, named: set[str]) -> Iterator[str]:
     left = sorted(set(_names(root, "parts")) - named)
     if left:
+        belong = "belongs" if len(left) == 1 else "belong"
         yield (
-            f"{len(left)} folders in parts/ belong to no generation, as {left[0]}: a writer is at work, or died; "
-            "`mmdask vacuum` removes those that are old enough"
+            f"{amount(len(left), 'folder')} in parts/ {belong} to no generation, as {left[0]}: a writer is at work, or "
+            "died; `mmdask vacuum` removes those that are old enough"
         )
 
 
@@ -215,8 +236,9 @@ class _Check:
     def __init__(self, root: str, manifest: Manifest, plan: Plan, threads: int) -> None:
         self.root, self.manifest, self.plan, self.threads = root, manifest, plan, threads
         self.files = self.nbytes = 0
-        share = 0.0 if plan.quick else plan.sample if isinstance(plan.sample, float) else 1.0
-        self.total = int(sum(p.nbytes for p in manifest.parts) * share) if plan.sample is None else None
+        share = 0.0 if plan.quick else 1.0 if plan.sample is None else plan.sample
+        #: bytes to be read, about; None for so many extents of each array
+        self.total = None if type(share) is int else int(sum(p.nbytes for p in manifest.parts) * share)
 
     def run(self) -> Iterator[tuple[list[Problem], int]]:
         """Problems, and how many bytes were read for them, part by part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import awkward as ak
 import dask
@@ -293,6 +294,10 @@ def test_mistakes_name_the_way_out(ds, path, tmp_path):
         ds["mett"]
     with pytest.raises(mm.FieldNotFoundError, match="no field 'lep_\\*'"):
         ds[["lep_*"]]
+    for text in ("met>2", "met > 2", "!isTight", "met<2 & n == 3"):
+        with pytest.raises(mm.FieldNotFoundError, match=r"no field .*; a cut is written ds\[ds\.cut\(") as caught:
+            ds[text]
+        assert str(caught.value).endswith(f"ds[ds.cut({text!r})]")
     with pytest.raises(mm.RowNotFoundError, match="5000 rows"):
         ds[5000]
     with pytest.raises(mm.OptionError, match="positive step"):
@@ -419,6 +424,10 @@ def test_a_cut_is_no_array_and_says_what_to_write(ds):
         (lambda ds: ds.batches(64, collate=mm.pad(8)), "as {'jet_pt': mm.pad"),
         (lambda ds: mm.open(None), "path of a store"),
         (lambda ds: mm.open(""), "path of a store"),
+        (lambda ds: mm.open("s3://bucket/events.mm"), "URLs are not supported yet, got 's3://bucket/events.mm'"),
+        (lambda ds: mm.open(Path("s3://bucket/events.mm")), "URLs are not supported yet"),
+        (lambda ds: mm.create("https://host/events.mm"), "URLs are not supported yet"),
+        (lambda ds: mm.verify("root://host//events.mm"), "URLs are not supported yet"),
     ],
 )
 def test_what_people_try_gets_an_answer(ds, use, words):
@@ -431,6 +440,30 @@ def test_the_mapping_has_fields_and_the_length_rows(ds):
     assert [name for name, _ in ds.items()] == list(ds.fields)
     assert {type(v).__name__ for v in ds.values()} == {"Array", "Ragged"}
     assert "40 of 5,000 rows" in repr(ds[:40])
+
+
+def test_one_of_a_thing_is_singular(tmp_path):
+    ds = mm.from_arrays({"x": [1]}, tmp_path / "s.mm")
+    assert repr(ds).startswith("mm.Dataset: 1 row, 1 field, ")
+    assert "1 row · 1 field · store " in ds._repr_html_()
+    assert " in 1 part<" in ds._repr_html_()
+    assert repr(ds[:0]).startswith("mm.Dataset: 0 of 1 row, 1 field, ")
+    with mm.append(ds.path) as w:
+        w.append({"x": 2})
+    assert repr(ds.refresh()).startswith("mm.Dataset: 2 rows, 1 field, ")
+    assert " in 2 parts<" in ds.refresh()._repr_html_()
+
+
+def test_a_field_may_be_called_like_a_cut(tmp_path):
+    ds = mm.from_arrays({"met>2": [1]}, tmp_path / "s.mm")
+    assert ds["met>2"].compute().tolist() == [1]
+
+
+def test_a_folder_may_be_called_like_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3:").mkdir()
+    mm.from_arrays({"x": [1]}, "s3:/events.mm")
+    assert len(mm.open("s3:/events.mm")) == len(mm.open("./s3:/events.mm")) == 1
 
 
 def test_tables_of_many_fields_are_cut(tmp_path):

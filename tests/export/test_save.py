@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from mmdask.rows import reader
 from mmdask.schema import Field
 from mmdask.store.layer import read_layer
 from mmdask.store.manifest import history, read_manifest
+from mmdask.store.system import SYSTEM
 
 
 def put(view, path, **kwargs):
@@ -248,3 +250,17 @@ def test_memory_is_bounded(tmp_path):
         assert grown < 120_000, grown
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.mark.parametrize("call", ["create", "write", "fsync", "mkdir"])
+def test_an_error_of_the_disk_names_the_new_store(store, tmp_path, monkeypatch, call):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SYSTEM, call, fail)
+    out = tmp_path / "out.mm"
+    with pytest.raises(OSError, match="No space") as caught:
+        put(mm.open(store), out)
+    assert caught.value.__notes__ == [f"while {out} was written: nothing was saved"]
+    monkeypatch.undo()
+    assert not out.exists()

@@ -138,7 +138,7 @@ def full_disk(levels: int, seed: int, result: Result) -> bool:
         path = os.path.join(folder, "s.mm")
         for operation in OPERATIONS:
             for level in range(levels):
-                leave = rng.randrange(4096) + level * MIB // levels
+                leave = rng.randrange(4096) + level * (256 << 10) // levels
                 how = apart(partial(_with_room, operation, path, leave))
                 result.counts["disk full" if how == "refused" else how] += 1
                 shutil.rmtree(path)

@@ -270,6 +270,7 @@ MUTANTS = (
         "sources/writer.py",
         "        if os.getpid() != self._pid:\n",
         "        if False:\n",
+        quick=True,
     ),
     _one(
         "a fork beside the compiler waits for itself",
@@ -285,6 +286,13 @@ MUTANTS = (
         "            view, offset = view[n:], offset + n\n",
         "            break\n",
     ),
+    _one(
+        "a file left open when it cannot be written",
+        "syscalls",
+        SYSTEM,
+        "        finally:\n            os.close(fd)\n        SYSTEM.rename(temporary, path)",
+        "        finally:\n            pass\n        SYSTEM.rename(temporary, path)",
+    ),
     Mutant(
         "what could not be written stays",
         "disk",
@@ -292,7 +300,6 @@ MUTANTS = (
             (LAYER, "        SYSTEM.remove_tree(self.folder)\n", "        pass\n"),
             ("sources/transaction.py", "SYSTEM.remove_tree(os.path.join(parts, name))", "pass"),
         ),
-        quick=True,
     ),
     _one(
         "a removed part under its own name",

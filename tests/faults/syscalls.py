@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
@@ -111,14 +112,19 @@ def check_names(path: str, before: set[str]) -> None:
         raise Wrong(f"gone: {', '.join(sorted(gone))}")
 
 
-def n_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files(folder: str) -> list[str]:
+    """The files in a folder that this process holds open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{fd}"))
+    return sorted(name for name in found if name.startswith(folder))
 
 
 def run_fault(case: Case, k: int, fault: Fault) -> str | None:
     """Let call `k` of a step fail; why what is left is wrong, or None."""
     case.renew()
-    before, descriptors = names(case.path), n_descriptors()
+    before = names(case.path)
     failing = Failing(k, fault.make, forever=fault.forever, when=fault.when)
     acknowledged = 0
 
@@ -135,8 +141,8 @@ def run_fault(case: Case, k: int, fault: Fault) -> str | None:
     try:
         check_error(raised, failing)
         raised = None if raised is None else raised.with_traceback(None)
-        if n_descriptors() > descriptors:
-            raise Wrong(f"{n_descriptors() - descriptors} descriptors were left open")
+        if left := open_files(case.path):
+            raise Wrong(f"left open: {left}")
         check_after(case, before, acknowledged, raised is None)
     except (Wrong, mm.MmdaskError, OSError) as error:
         return f"{type(error).__name__}: {error}"

@@ -237,7 +237,8 @@ def test_a_commit_that_fails_leaves_no_layer(store, monkeypatch, error):
 
 
 def test_append_parts_of_a_store_that_is_gone(store, tmp_path):
-    base = read_manifest(store).schema
+    base = read_manifest(store)
+    schema = Schema([base.schema["n"], base.schema["pt"]])
     os.mkdir(tmp_path / "empty.mm")
     with pytest.raises(mm.ConflictError, match="removed"):
-        append_parts(str(tmp_path / "empty.mm"), Schema([base["n"], base["pt"]]), [], base=base, action="append")
+        append_parts(str(tmp_path / "empty.mm"), schema, [], base=base, action="append")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from mmdask.rows import derived, reader
 from mmdask.schema import Field
 from mmdask.sources import arrays, assign
 from mmdask.store.manifest import history, read_manifest
+from mmdask.store.system import SYSTEM
 
 PARTS = [([1, 2, 3], [[10.0, 20.0], [], [30.0]]), ([4], [[40.0, 50.0, 60.0]]), ([5, 6], [[], [70.0]])]
 N = [n for part, _ in PARTS for n in part]
@@ -405,4 +407,40 @@ def test_appends_and_assigns_of_other_processes(store):
         for i in range(4):
             assert values(ds, f"f{k}_{i}") == (n * k + ht + i).tolist()
     assert mm.verify(store).ok
+    assert_nothing_left(store)
+
+
+@pytest.mark.parametrize("call", ["create", "write", "fsync", "mkdir"])
+def test_an_error_of_the_disk_names_the_store(store, monkeypatch, call):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SYSTEM, call, fail, raising=True)
+    with pytest.raises(OSError, match="No space") as caught:
+        add(store, a="n")
+    assert caught.value.__notes__ == [f"while {store} was written: nothing was assigned"]
+    monkeypatch.undo()
+    assert_nothing_left(store)
+
+
+def test_files_that_are_removed_meanwhile_are_a_conflict(store, monkeypatch):
+    original = assign.LayerWriter.finish
+
+    def finish(self, *args, **kwargs):
+        mm.vacuum(store, grace=0)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(assign.LayerWriter, "finish", finish)
+    with pytest.raises(mm.ConflictError, match="removed meanwhile, by vacuum.*nothing was assigned; call again"):
+        add(store, a="n")
+    assert_nothing_left(store)
+
+
+def test_a_source_that_is_missing_is_not_a_file_of_the_store(store):
+    def read(block):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere/table.csv")
+
+    with pytest.raises(FileNotFoundError, match="nowhere") as caught:
+        add(store, a=da.ones(len(N), chunks=4).map_blocks(read, dtype="f8", meta=np.ones(0)))
+    assert not isinstance(caught.value, mm.MmdaskError)
     assert_nothing_left(store)

@@ -519,7 +519,12 @@ def test_attrs_and_aux_of_a_new_store(tmp_path):
         ({"attrs": [1]}, mm.OptionError, "attrs is a mapping"),
         ({"fields": [mm.Field.dense("x", "f4", attrs={"a": b""})]}, mm.OptionError, r"field 'x'\['a'\]: bytes"),
         ({"fields": [mm.Field.dense("x", "f4"), mm.Field.dense("x", "f4")]}, mm.SchemaError, "two fields"),
-        ({"fields": ["x"]}, mm.OptionError, "fields are made by"),
+        ({"fields": ["x"]}, mm.OptionError, r"fields are made by .* .*\[mm\.Field\.dense\('a', 'f4'\)\]; got str"),
+        ({"fields": {"a": "f4"}}, mm.OptionError, r"a list, as in fields=\[mm\.Field\.dense\('a', 'f4'\)\]; got dict"),
+        ({"fields": {}}, mm.OptionError, "a list, .* got dict"),
+        ({"fields": mm.Field.dense("x", "f4")}, mm.OptionError, "a list, .* got Field"),
+        ({"fields": "x"}, mm.OptionError, "a list, .* got str"),
+        ({"fields": 3}, mm.OptionError, "a list, .* got int"),
         ({"aux": {"a": None}}, mm.SchemaError, "'a'"),
         ({"aux": {"a": object()}}, mm.SchemaError, "'a'"),
         ({"aux": [1]}, mm.OptionError, "aux is a mapping"),
@@ -586,3 +591,105 @@ def test_fields_that_others_added_or_dropped_meanwhile(tmp_path):
         w.append({"x": 6})
         mm.assign(path, q=np.arange(5))
     assert len(mm.open(path)) == 5
+
+
+# What a vacuum beside an open block removes --------------------------------------------------------------------------
+
+REMOVED = r"removed meanwhile, by vacuum.*write these rows again \(a longer grace="
+
+
+@pytest.mark.parametrize("rows", [1, 5000])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_block_whose_files_were_removed_is_a_conflict(tmp_path, rows, checkpoint):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"x": [1]}, path)
+    with pytest.raises(mm.ConflictError, match=REMOVED) as caught, mm.append(path) as w:
+        if checkpoint:
+            w.extend({"x": [2]})
+            w.checkpoint()
+        w.extend({"x": np.arange(rows)})
+        mm.vacuum(path, grace=0, keep=1)
+        w.extend({"x": np.arange(rows)})
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+    committed = f"{path}: 1 row of this block are committed, up to its last checkpoint; those after it are not"
+    assert caught.value.__notes__ == [committed if checkpoint else f"nothing of this block was committed to {path}"]
+    assert xs(path) == ([1, 2] if checkpoint else [1])
+
+
+def test_removed_files_are_found_by_many_fields_and_by_a_checkpoint(tmp_path):
+    path = tmp_path / "s.mm"
+    row = {"x": [1]} | {f"f{i}": [i] for i in range(250)}  # files that are opened for each write
+    mm.from_arrays(row, path)
+    with pytest.raises(mm.OptionError, match="lost by an earlier error.*removed meanwhile"), mm.append(path) as w:
+        w.extend(row)
+        mm.vacuum(path, grace=0, keep=1)
+        with pytest.raises(mm.ConflictError, match=REMOVED):
+            w.extend(row)
+    with pytest.raises(mm.ConflictError, match=REMOVED), mm.append(path) as w:
+        w.extend(row)
+        mm.vacuum(path, grace=0, keep=1)
+        w.checkpoint()
+    assert xs(path) == [1]
+
+
+@pytest.mark.parametrize("assigned", [False, True])
+def test_allocated_rows_that_were_removed_are_a_conflict(tmp_path, assigned):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"x": [1]}, path)
+    with pytest.raises(mm.ConflictError, match=REMOVED), mm.append(path) as w:
+        a = w.allocate("x", 3)
+        mm.vacuum(path, grace=0, keep=1)
+        if assigned:
+            a[:] = 2
+    with pytest.raises(mm.OptionError, match="the block of their writer has ended"):
+        a[:] = 2
+    assert xs(path) == [1]
+
+
+# Rows that were given one by one -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "good", "note"),
+    [
+        (0, 0, "it is the last row that was appended, row 0 of this block"),
+        (10, 0, "it is the last row that was appended, row 10 of this block"),
+        (10, 8, "it is among the last 9 rows that were appended, of which row 0 is row 10 of this block"),
+        (0, 5000, "it is among the last 905 rows that were appended, of which row 0 is row 4,096 of this block"),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_row_that_does_not_fit_is_named_within_its_block(tmp_path, before, good, note, checkpoint):
+    path = tmp_path / "s.mm"
+    with mm.create(path, fields=[mm.Field.dense("x", "i4")]) as w:
+        w.extend({"x": np.arange(3)})
+    with pytest.raises(mm.SchemaError, match=f"row {good % 4096} ") as caught, mm.append(path) as w:
+        w.extend({"x": np.arange(before)})
+        if checkpoint:
+            w.checkpoint()
+        for i in range(good):
+            w.append({"x": i})
+        w.append({"x": None})
+    assert note in caught.value.__notes__
+
+
+def test_an_error_of_the_disk_is_not_one_of_a_row(tmp_path, monkeypatch):
+    path = tmp_path / "s.mm"
+    with pytest.raises(OSError, match="No space") as caught, mm.create(path) as w:
+        w.append({"x": 1})
+        use(monkeypatch, FailingOnce("write", 1, errno.ENOSPC))
+    assert caught.value.__notes__ == [f"nothing of this block was committed to {path}"]
+
+
+def test_a_field_that_was_replaced_meanwhile_is_a_conflict(tmp_path):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"x": [1, 2], "y": [0, 0]}, path)
+    w = mm.append(path)
+    with pytest.raises(mm.ConflictError, match="replaced the field 'x'"), w:
+        w.extend({"x": [3], "y": [0]})
+        mm.assign(path, x=np.array([10, 20]), replace=True, progress=False)
+    assert mm.open(path)["x"].compute().tolist() == [10, 20]
+    with mm.append(path) as w:
+        w.extend({"x": [30], "y": [0]})
+        mm.assign(path, z="x + y", progress=False)  # one that is computed harms nobody
+    assert mm.open(path)["z"].compute().tolist() == [10, 20, 30]

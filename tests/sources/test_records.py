@@ -268,7 +268,7 @@ def test_members_of_a_list_of_records_have_equal_counts():
         (np.float32(2.5), "float32", 2.5),
         (2.5, "float64", 2.5),
         (True, "bool", True),
-        (b"ab", "bytes16", b"ab"),
+        (b"ab", "S2", b"ab"),
         ("text", "string", "text"),
         (["a", "b"], "ragged string", ["a", "b"]),
         (np.array(["a", "b"]), "ragged string", ["a", "b"]),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.sources.coerce import to_field_data
+from mmdask.schema import Field
+from mmdask.sources.coerce import by_field, to_field_data
 
 
 @pytest.mark.parametrize(
@@ -40,7 +41,7 @@ from mmdask.sources.coerce import to_field_data
         ([np.array([1]), np.array([1], "M8[s]")], "rows of"),
         ([np.zeros(1), np.zeros(1, "f4,i4")], "rows of"),
         ([np.datetime64(1, "s"), 3], "no one dtype"),
-        ([np.timedelta64(1, "s"), 3], "fit exactly"),
+        ([np.timedelta64(1, "s"), 3], "got int64 values"),
         ([np.zeros(2), np.zeros((2, 2))], "one number of axes, got 1 and 2"),
         ([[np.zeros((2, 2)), np.zeros((3, 2))]], r"levels=3"),
         (np.zeros(2, "g"), "cannot be stored"),
@@ -130,3 +131,58 @@ def test_lists_within_themselves_end():
     rows.append(rows)
     with pytest.raises(mm.SchemaError, match="nested more than 16 deep"):
         to_field_data("x", rows)
+
+
+# What does not fit is shown, with advice that loses nothing ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "shown", "advice"),
+    [
+        ("i4", [1, 2**40], r"1099511627776 \(row 1", "whose dtype does"),
+        ("u1", np.array([1, 300]), r"300 \(row 1", "whose dtype does"),
+        ("i8", [1, 2, 1.5], r"1\.5 \(row 2", "whose dtype does"),
+        ("i8", [1.0, np.nan], r"nan \(row 1", "whose dtype does"),
+        ("S3", [b"abc", b"toolong"], r"b'toolong' \(row 1", "whose dtype does"),
+        ("f4", [1e300], r"1e\+300 \(row 0", "whose dtype does"),
+        ("f4", np.array([0.5, 0.1]), r"0\.1 \(row 1", r"astype\('float32'\)"),
+        ("c8", np.array([0.1j]), r"0\.1j \(row 0", r"astype\('complex64'\)"),
+    ],
+)
+def test_the_first_value_that_does_not_fit_is_shown(dtype, values, shown, advice):
+    with pytest.raises(mm.SchemaError, match=f"{shown}.* does not fit exactly.*{advice}"):
+        to_field_data("n", values, Field.dense("n", dtype))
+
+
+@pytest.mark.parametrize(("dtype", "values"), [("f4", np.array([1j])), ("M8[s]", np.array([5])), ("i8", [b"1"])])
+def test_values_of_another_sort_are_not_to_be_cast(dtype, values):
+    with pytest.raises(mm.SchemaError, match="got") as error:
+        to_field_data("n", values, Field.dense("n", dtype))
+    assert "astype" not in str(error.value)
+
+
+def test_python_dates_point_to_numpy():
+    import datetime
+
+    with pytest.raises(mm.SchemaError, match=r"numpy\.datetime64"):
+        to_field_data("t", [datetime.datetime(2020, 1, 1)], Field.dense("t", "M8[us]"))
+
+
+def test_names_of_fields_are_text():
+    with pytest.raises(mm.SchemaError, match="a field name is"):
+        by_field({5: [1]})
+
+
+def test_an_image_of_another_size_is_told_of_shaped_fields():
+    with pytest.raises(mm.SchemaError, match=r"Field\.shaped\('img', 'u1', axes=2\)"):
+        to_field_data("img", [np.ones((4, 4), "u1")], Field.dense("img", "u1", (3, 3)))
+
+
+@pytest.mark.parametrize(("given", "kept"), [(True, (0,)), (False, ()), ((0,), (0,))])
+def test_optional_may_be_a_flag(given, kept):
+    assert Field.dense("x", "f4", optional=given).optional == kept
+
+
+def test_optional_is_nothing_else():
+    with pytest.raises(mm.SchemaError, match="optional= is True"):
+        Field.dense("x", "f4", optional=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import mmdask as mm
 from mmdask.schema import Field
 from mmdask.store.manifest import history, read_manifest
+from mmdask.store.system import SYSTEM
 
 
 @pytest.fixture
@@ -227,3 +229,45 @@ def test_annotated_fields_survive_appends_assigns_and_compaction(store):
     assert ds.schema["x"] == Field.dense("x", "i8", unit="GeV", attrs={"a": 1})
     assert ds.attrs == {"k": "v"}
     assert ds.aux["e"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "nothing"),
+    [
+        (lambda path: mm.drop(path, "x"), "nothing was dropped"),
+        (lambda path: mm.annotate(path, attrs={"a": 1}), "nothing that is noted about it was changed"),
+        (lambda path: mm.annotate(path, aux={"a": [1]}), "nothing that is noted about it was changed"),
+    ],
+)
+def test_an_error_of_the_disk_names_the_store(tmp_path, monkeypatch, change, nothing):
+    path = tmp_path / "noted.mm"
+    mm.from_arrays({"x": [1], "y": [2]}, path)
+    before = read_manifest(path)
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SYSTEM, "write", fail)
+    with pytest.raises(OSError, match="No space") as caught:
+        change(path)
+    assert caught.value.__notes__ == [f"while {path} was written: {nothing}"]
+    monkeypatch.undo()
+    assert read_manifest(path) == before
+
+
+def test_a_change_that_may_have_happened_is_not_denied(tmp_path, monkeypatch):
+    path = tmp_path / "noted.mm"
+    mm.from_arrays({"x": [1]}, path)
+    sync, real = SYSTEM.fsync_folder, []
+
+    def fail(folder):
+        real.append(folder)
+        if str(folder) == str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(folder)
+
+    monkeypatch.setattr(SYSTEM, "fsync_folder", fail)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        mm.annotate(path, attrs={"a": 1})
+    assert len(caught.value.__notes__) == 1
+    assert "may have happened" in caught.value.__notes__[0]

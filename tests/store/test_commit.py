@@ -15,7 +15,7 @@ import pytest
 import mmdask as mm
 from mmdask.schema import Field, Schema
 from mmdask.store import commit as module
-from mmdask.store.commit import add_parts, amount, commit, discard_layers, merge_schemas
+from mmdask.store.commit import add_parts, amount, commit, discard_layers, merge_schemas, same_store
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import (
     Manifest,
@@ -141,6 +141,46 @@ def test_a_change_that_changes_nothing_commits_nothing(store):
 
 
 # What a commit refuses -----------------------------------------------------------------------------------------------
+
+
+def too_many_rows(m):
+    return replace(m, parts=(*m.parts, *[Part(1 << 32, m.parts[0].layers, 0)] * 256))
+
+
+def too_long_a_text(m):
+    return replace(m, schema=Schema([replace(m.schema["x"], doc="a" * ((1 << 20) + 1))]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (too_many_rows, "'rows' must be at most 1099511627776 together"),
+        (too_long_a_text, "field 0: 'doc' must be text"),
+    ],
+)
+def test_what_no_reader_would_take_is_not_committed(store, change, message):
+    with pytest.raises(mm.SchemaError, match=message) as error:
+        commit(store, change, action="x")
+    assert "nothing was changed" in str(error.value)
+    assert len(mm.open(store)) == 2
+    assert generations(store, 9) == [1]
+
+
+def test_a_new_store_that_no_reader_would_take_is_not_made(tmp_path):
+    path = tmp_path / "s.mm"
+    with pytest.raises(mm.SchemaError, match="'doc' must be text"):
+        mm.from_arrays({"x": [1]}, path, fields=[Field.dense("x", "i8", doc="a" * ((1 << 20) + 1))])
+    mm.from_arrays({"x": [1]}, path)
+    assert len(mm.open(path)) == 1
+
+
+def test_a_store_that_was_removed_or_replaced(store):
+    base = read_manifest(store)
+    assert same_store(store, replace(base, generation=7), base).generation == 7
+    with pytest.raises(mm.ConflictError, match="removed meanwhile"):
+        same_store(store, None, base)
+    with pytest.raises(mm.ConflictError, match="replaced by another one meanwhile"):
+        same_store(store, replace(base, uuid="f" * 32), base)
 
 
 def test_layers_that_are_gone_are_not_committed(store):
@@ -330,3 +370,20 @@ def test_the_action_is_one_short_line(store):
 
 def test_amounts():
     assert [amount(n, "row") for n in (0, 1, 2, 12345)] == ["0 rows", "1 row", "2 rows", "12,345 rows"]
+
+
+def test_a_store_that_lost_its_manifest_is_not_made_anew(tmp_path):
+    path = tmp_path / "s.mm"
+    with mm.create(path) as w:
+        w.extend({"x": [1]})
+        w.checkpoint()
+        w.extend({"x": [2]})
+    (path / "manifest.json").unlink()
+    copy = r"copy history/00000002\.json to manifest\.json"
+    with pytest.raises(mm.StoreNotFoundError, match=copy):
+        mm.open(path)
+    with pytest.raises(mm.StoreExistsError, match=copy):
+        mm.create(path)
+    (path / "manifest.json").write_bytes((path / "history" / "00000002.json").read_bytes())
+    assert mm.open(path)["x"].compute().tolist() == [1, 2]
+    assert mm.verify(path).ok

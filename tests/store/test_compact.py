@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import mmdask as mm
 import mmdask.testing as mt
 from mmdask.rows import compact, derived, reader
 from mmdask.schema import Field
+from mmdask.store.commit import commit
 from mmdask.store.layer import read_layer
 from mmdask.store.manifest import history, read_manifest
 
@@ -235,6 +237,15 @@ def test_a_store_without_rows(tmp_path):
     assert len(run(tmp_path / "s.mm")) == 0
 
 
+def test_parts_that_are_named_more_than_once(tmp_path):
+    path = make(tmp_path / "s.mm", [2, 3])
+    commit(path, lambda m: replace(m, parts=(*m.parts, m.parts[0], *m.parts)), action="again")
+    ds = run(path)
+    assert len(parts(path)) == 1
+    assert ds["x"].compute().tolist() == [0, 1, 2, 3, 4, 0, 1, 0, 1, 2, 3, 4]
+    assert mm.verify(path).ok
+
+
 def test_kept_cuts_are_computed_again_and_are_the_same(tmp_path):
     path = make(tmp_path / "s.mm", [5, 5, 5])
     assert mm.open(path).cut("x % 2 == 0 & len(r) > 0").keep().count() == 5
@@ -351,3 +362,23 @@ def test_appenders_and_readers_in_other_processes(tmp_path):
     assert mm.verify(path).ok
     assert merged
     assert Path(path, ".lock").exists()
+
+
+def test_damage_is_not_given_new_checksums(tmp_path):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"met": np.arange(1000, dtype="f4"), "other": np.zeros(1000)}, path)
+    with mm.append(path) as w:
+        w.extend({"met": np.zeros(3, "f4"), "other": np.zeros(3)})
+    first = min(path.glob("parts/*/0-met.npy"), key=lambda f: -f.stat().st_size)
+    data = bytearray(first.read_bytes())
+    data[-2] ^= 16
+    first.write_bytes(data)
+    before = mm.open(path).generation
+    with pytest.raises(mm.CorruptStoreError, match=f"{first.name} is damaged.*mmdask verify"):
+        mm.compact(path)
+    assert mm.open(path).generation == before
+    assert not mm.verify(path).ok
+    mm.drop(path, "met")  # what is damaged may be given up
+    mm.compact(path)
+    assert mm.verify(path).ok
+    assert len(mm.open(path)["other"].compute()) == 1003

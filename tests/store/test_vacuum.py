@@ -109,6 +109,14 @@ def test_the_newest_generations_stay(tmp_path, keep):
     assert set(layers(path)) == named
 
 
+def test_the_oldest_generation_goes_first(tmp_path, monkeypatch):
+    path = make(tmp_path / "s.mm", appends=4)
+    gone, unlink = [], SYSTEM.unlink
+    monkeypatch.setattr(SYSTEM, "unlink", lambda file: (gone.append(os.path.basename(file)), unlink(file)))
+    mm.vacuum(path, keep=2, grace=0)
+    assert [name for name in gone if name.endswith(".json")] == ["00000001.json", "00000002.json", "00000003.json"]
+
+
 def test_grace_counts_from_when_something_was_needed_last(tmp_path):
     """Old files that were in the newest generation an hour ago may be in use."""
     path = make(tmp_path / "s.mm", 2)
@@ -360,8 +368,8 @@ def test_what_goes_is_named_away_before_anything_of_it_is_deleted(tmp_path, monk
     mm.vacuum(path, keep=1, grace=0)
     names = [c[0] for c in calls]
     assert calls[:3] == [
-        ("unlink", "history/00000002.json"),
         ("unlink", "history/00000001.json"),
+        ("unlink", "history/00000002.json"),
         ("fsync_folder", "history"),
     ]
     assert names[3:6] == ["rename", "rename", "fsync_folder"]
@@ -468,3 +476,14 @@ def test_the_lock_is_held_while_it_is_decided(tmp_path, monkeypatch):
         mm.vacuum(path, dry_run=True)  # which only looks
     assert SYSTEM is vacuum.SYSTEM
     assert json.loads(Path(path, "manifest.json").read_text())["generation"] == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "words"),
+    [
+        (1, "s.mm: removed 1 layer, 1 old generation, 1 file in all, 1 B; 1 more (1 B) stays until the grace"),
+        (2, "s.mm: removed 2 layers, 2 old generations, 2 files in all, 2 B; 2 more (2 B) stay until the grace"),
+    ],
+)
+def test_one_of_a_thing_is_singular(n, words):
+    assert str(mm.VacuumReport("s.mm", n, n, n, n, n, n, False)) == f"{words} period is over"

@@ -490,7 +490,7 @@ def test_layers_that_only_the_history_names(every):
     shutil.rmtree(every / "parts" / "part-0")
     [problem] = mm.verify(every).problems
     assert (problem.file, problem.rows) == ("history/00000001.json", None)
-    assert "1 layers of generation 1 are gone, as part-0" in problem.message
+    assert "1 layer of generation 1 is gone, as part-0" in problem.message
 
 
 def test_what_belongs_to_no_generation_is_a_note(every):
@@ -501,6 +501,52 @@ def test_what_belongs_to_no_generation_is_a_note(every):
     [note] = report.notes
     assert "2 folders in parts/ belong to no generation, as abc.tmp-1234" in note
     assert str(report).endswith(f"no problem\nnote: {note}")
+
+
+def test_reports_read_as_one_would_say_it(tmp_path):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"x": np.arange(3, dtype="i2")}, path)
+    text = str(mm.verify(path))
+    assert ": generation 1, 1 part, 4 files, 6 " in text
+    assert "bytes checked (every byte): no problem" in text
+    assert "(sample of 1 extent of each array, seed=5)" in str(mm.verify(path, sample=1, seed=5))
+    (path / "parts" / "abc.tmp-1234").mkdir()
+    assert "1 folder in parts/ belongs to no generation, as abc.tmp-1234" in mm.verify(path).notes[0]
+    [document] = path.glob("parts/*/part.json")
+    with open(document, "a") as file:
+        file.write(" ")
+    where = f"parts/{document.parent.name}/part.json"
+    _, *lines, _ = str(mm.verify(path)).splitlines()
+    assert lines[0].startswith(f"{where}: rows 0 to 2: the checksum in its first line does not fit")
+    assert not any(str(path) in line or "::" in line for line in lines)
+    [array] = path.glob("parts/*/*-x.npy")
+    array.unlink()
+    assert str(mm.verify(path)).count("problem") == 1
+
+
+def test_damaged_documents_of_the_history_are_named_once(tmp_path):
+    path = tmp_path / "s.mm"
+    mm.from_arrays({"x": [1, 2, 3]}, path)
+    with mm.append(path) as w:
+        w.append({"x": 4})
+    with open(path / "history" / "00000001.json", "a") as file:
+        file.write(" ")
+    head, line = str(mm.verify(path)).splitlines()
+    assert head.endswith(": 1 problem")
+    assert line.startswith("history/00000001.json: the checksum")
+
+
+@pytest.mark.parametrize(
+    ("field", "rows", "text"),
+    [
+        ("", None, "a.npy: gone"),
+        ("x", None, "a.npy: x: gone"),
+        ("", (2, 5), "a.npy: rows 2 to 4: gone"),
+        ("x", (2, 5), "a.npy: x rows 2 to 4: gone"),
+    ],
+)
+def test_problems_in_a_line(field, rows, text):
+    assert str(checks.Problem("a.npy", field, rows, "gone")) == text
 
 
 # Large arrays, samples, threads --------------------------------------------------------------------------------------
@@ -572,7 +618,7 @@ def test_a_sample_is_named_by_its_seed(large, tmp_path):
     n = {e: -(-(f.stat().st_size - HEADER) // EXTENT) for e, f in files.items()}
     assert n == {"r": 6, "r.offsets": 4, "x": 1}
     report = mm.verify(large, sample=1, seed=5)
-    assert report.method == "sample of 1 extents of each array, seed=5"
+    assert report.method == "sample of 1 extent of each array, seed=5"
     assert report.nbytes <= 2 * EXTENT + 1_600_000
     assert report.ok
     flip(files["r"], HEADER + 2 * EXTENT)
@@ -624,6 +670,11 @@ def test_memory_is_bounded(large):
 
 def test_a_progress_bar_counts_all_bytes(large, capsys):
     mm.verify(large, show_progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+def test_a_progress_bar_of_a_fraction_has_an_end(large, capsys):
+    mm.verify(large, sample=1.0, show_progress=True)
     assert "100%" in capsys.readouterr().err
 
 

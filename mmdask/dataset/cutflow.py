@@ -1,0 +1,427 @@
+"""`CutFlow`: how many rows pass each cut alone, cumulatively, and all cuts but one; how it is shown and exported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask import display
+from mmdask.dataset.cut import Cut
+from mmdask.dataset.run import dask_runner
+from mmdask.errors import MissingDependencyError
+from mmdask.expr import Expression
+from mmdask.rows.counting import check_by, check_weight, count_passing
+from mmdask.rows.flow import Sums
+from mmdask.rows.rows import Rows
+from mmdask.schema import Field
+
+__all__ = ["CutFlow", "Passing", "cut_flow", "name_of"]
+
+Floats = npt.NDArray[np.float64]
+#: a value of a field by which rows are split; None where it is missing
+Group = str | int | bool | None
+_INITIAL = "initial"
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    # two of them would be a dash, and quotes differ between encodings
+    "-": "-{}",
+    '"': "''",
+    # after the end of a row these are arguments of it
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    **{c: f"\\{c}" for c in "#$%&_{}"},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Passing:
+    """Rows that pass, and the sums of their weights; read-only arrays, with an axis of groups first if there are any.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray
+        How many, int64.
+    sums : numpy.ndarray
+        Sums of weights, float64; without weights the rows again.
+    errors : numpy.ndarray
+        The square root of the sum of squared weights, float64.
+    """
+
+    rows: npt.NDArray[np.int64]
+    sums: Floats
+    errors: Floats
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CutFlow:
+    """How many rows pass some cuts; made by `Dataset.cutflow`. Immutable, in memory.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the cuts.
+    groups : tuple
+        The values of `by` that occur: labels in the order of the store, integers ascending; None, last, stands for rows
+        in which it is missing. Empty when rows are not split.
+    alone, cumulative : Passing
+        Rows that pass one cut, and all cuts up to it. Entry 0 are all rows, entry k is of cut k: arrays
+        ``(cuts + 1,)``, or ``(groups, cuts + 1)`` when rows are split.
+    n_minus_one : Passing
+        Rows that pass all cuts but one: ``(cuts,)``, or ``(groups, cuts)``.
+    weight, by : str
+        What rows are weighted and split by; empty if nothing.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> ds = mm.from_arrays({"n": [4, 5, 6], "w": [1.0, 2.0, -0.5]}, "weighted.mm")
+    >>> flow = ds.cutflow(["n >= 5", "n < 6"], weight="w")
+    >>> flow.cumulative.sums, flow.cumulative.errors.round(2), flow.n_minus_one.rows
+    (array([2.5, 1.5, 2. ]), array([2.29, 2.06, 2.  ]), array([2, 2]))
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[Group, ...]
+    alone: Passing
+    cumulative: Passing
+    n_minus_one: Passing
+    weight: str = ""
+    by: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the entries of `alone` and `cumulative` are called: "initial", and the names of the cuts."""
+        return (_INITIAL, *self.names)
+
+    @property
+    def relative(self) -> Floats:
+        """Efficiency of each cut among the rows that pass those before it, float64 like `cumulative.sums`.
+
+        nan for entry 0, and for none of none.
+        """
+        sums = self.cumulative.sums
+        before = np.concatenate([np.full((*sums.shape[:-1], 1), np.nan), sums[..., :-1]], axis=-1)
+        return _ratio(sums, before)
+
+    @property
+    def efficiency(self) -> Floats:
+        """Efficiency of all cuts up to each among all rows, float64 like `cumulative.sums`; nan for none of none."""
+        return _ratio(self.cumulative.sums, self.cumulative.sums[..., :1])
+
+    # Looks ----------------------------------------------------------------------------------------------------------
+
+    def table(self) -> str:
+        """The numbers as a table in plain text; with weights, sums and their errors, and the rows that pass."""
+        return display.text_table(self._rows(), self._headers(), self._align())
+
+    def __repr__(self) -> str:
+        return "\n".join(filter(None, [display.terminal_safe(self._caption()), self.table()]))
+
+    def _repr_html_(self) -> str:
+        return display.html_table(self._rows(), self._headers(), self._align(), caption=self._caption())
+
+    def _caption(self) -> str:
+        return f"weighted by {self.weight}" if self.weight else ""
+
+    def _headers(self) -> list[str]:
+        words = ["cut", "alone", "cumulative", "N-1", "of before", "of all"]
+        if self.weight:
+            words.insert(1, "rows")
+        return [self.by, *words] if self.by else words
+
+    def _align(self) -> str:
+        return "l" * (1 + bool(self.by)) + "r" * (5 + bool(self.weight))
+
+    def _rows(self, pm: str = " ± ") -> list[list[str]]:
+        """The cells of the table."""
+        rows = []
+        for name, block in self._blocks():
+            for k, label in enumerate(self.labels):
+                numbers = [block.alone.cell(k, pm), block.cumulative.cell(k, pm)]
+                numbers.append(block.n_minus_one.cell(k - 1, pm) if k else "")
+                numbers += [_percent(block.relative[k]), _percent(block.efficiency[k])]
+                if self.weight:
+                    numbers.insert(0, display.count_text(int(block.cumulative.rows[k])))
+                rows.append([*([name if not k else ""] if self.by else []), label, *numbers])
+        return rows
+
+    def _blocks(self) -> Iterator[tuple[str, _Block]]:
+        """The numbers of each group, and its name."""
+        weighted = bool(self.weight)
+        for i, group in enumerate(self.groups if self.by else [None]):
+            at = i if self.by else ...
+            alone, cumulative, others = [
+                _Column(p.rows[at], p.sums[at], p.errors[at], weighted)
+                for p in (self.alone, self.cumulative, self.n_minus_one)
+            ]
+            yield _group_text(group), _Block(alone, cumulative, others, self.relative[at], self.efficiency[at])
+
+    # Exports --------------------------------------------------------------------------------------------------------
+
+    def to_latex(self) -> str:
+        r"""The table as a LaTeX ``tabular``, which needs no package. Names are escaped.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"n_jet": [4, 5]}, "latex.mm")
+        >>> print(ds.cutflow(["n_jet >= 5"]).to_latex())
+        \begin{tabular}{lrrrrr}
+        \hline
+        cut & alone & cumulative & $N-1$ & of before & of all \\
+        \hline
+        initial & 2 & 2 &  &  & 100.00\% \\
+        n\_jet \textgreater{}= 5 & 1 & 1 & 2 & 50.00\% & 50.00\% \\
+        \hline
+        \end{tabular}
+        """
+        n_names = 1 + bool(self.by)
+        head = [_latex(h) if i < n_names else h.replace("N-1", "$N-1$") for i, h in enumerate(self._headers())]
+        lines = [rf"\begin{{tabular}}{{{self._align()}}}", r"\hline", _latex_row(head), r"\hline"]
+        for i, row in enumerate(self._rows(pm=r" \pm ")):
+            if i and self.by and i % len(self.labels) == 0:
+                lines.append(r"\hline")
+            lines.append(_latex_row([_latex(c) if i < n_names else _latex_number(c) for i, c in enumerate(row)]))
+        return "\n".join([*lines, *([r"\hline"] if lines[-1] != r"\hline" else []), r"\end{tabular}"])
+
+    def to_pandas(self) -> Any:
+        """The numbers as a pandas DataFrame, one row for each label, or for each group and label.
+
+        Columns `alone`, `cumulative` and `n_minus_one` are rows; with weights there are ``..._sum`` and ``..._error``
+        of each, too. `n_minus_one` is NA in "initial". `relative` and `efficiency` are as in this class.
+
+        Raises
+        ------
+        MissingDependencyError
+            When pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            raise _missing(error, "pandas", "pandas") from None
+        if self.by:
+            keys = [(group, label) for group in self.groups for label in self.labels]
+            index = pd.MultiIndex.from_tuples(keys, names=[self.by, "cut"]) if keys else None
+        else:
+            index = pd.Index(self.labels, name="cut")
+        columns: dict[str, Any] = {}
+        for name in ("alone", "cumulative", "n_minus_one"):
+            passing: Passing = getattr(self, name)
+            absent = np.zeros((*passing.rows.shape[:-1], len(self.labels)), np.bool_)
+            absent[..., 0] = name == "n_minus_one"
+            columns[name] = _pandas_column(pd, passing.rows, absent, "Int64")
+            if self.weight:
+                columns[f"{name}_sum"] = _pandas_column(pd, passing.sums, absent, "Float64")
+                columns[f"{name}_error"] = _pandas_column(pd, passing.errors, absent, "Float64")
+        columns |= {"relative": self.relative.ravel(), "efficiency": self.efficiency.ravel()}
+        return pd.DataFrame(columns, index=index)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw the cumulative rows, or sums of weights, of each group, with their errors.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Where; a new figure by default.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes, to go on with: ``flow.plot().set_yscale("log")``.
+
+        Raises
+        ------
+        MissingDependencyError
+            When matplotlib is not installed.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ModuleNotFoundError as error:
+            raise _missing(error, "matplotlib", "mmdask[plot]") from None
+        n = len(self.labels)
+        if ax is None:
+            _, ax = plt.subplots(figsize=(max(4.8, 1.8 + 0.7 * n), 4.2), layout="constrained")
+        blocks = list(self._blocks())
+        edges = np.arange(n + 1) - 0.5
+        for i, (name, block) in enumerate(blocks):
+            column = block.cumulative
+            # Bars of several groups stand beside each other.
+            at = np.arange(n) + ((i + 0.5) / len(blocks) - 0.5) * 0.6
+            line = ax.stairs(column.sums, edges, baseline=None, label=_plain(name) if self.by else None, linewidth=1.6)
+            ax.errorbar(at, column.sums, column.errors, fmt="none", ecolor=line.get_edgecolor(), capsize=2)
+        names = [_plain(label if len(label) <= 40 else f"{label[:37]}...") for label in self.labels]
+        ax.set_xticks(np.arange(n), names, rotation=30, ha="right", rotation_mode="anchor")
+        ax.set_xlim(-0.5, n - 0.5)
+        if not any((b.cumulative.sums - b.cumulative.errors < 0).any() for _, b in blocks):
+            ax.set_ylim(bottom=0)
+        ax.set_ylabel(_plain(f"sum of {self.weight}") if self.weight else "rows")
+        if self.by and blocks:
+            ax.legend(title=_plain(self.by), frameon=False)
+        return ax
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The numbers of one group in one column of the table."""
+
+    rows: npt.NDArray[np.int64]
+    sums: Floats
+    errors: Floats
+    weighted: bool
+
+    def cell(self, k: int, pm: str) -> str:
+        if not self.weighted:
+            return display.count_text(int(self.rows[k]))
+        return _with_error(float(self.sums[k]), float(self.errors[k]), pm)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The numbers of one group."""
+
+    alone: _Column
+    cumulative: _Column
+    n_minus_one: _Column
+    relative: Floats
+    efficiency: Floats
+
+
+def name_of(label: object, cut: str | Cut) -> str:
+    """What a cut is called in a table: its label if it has one, else its text, with constants put in."""
+    if label is not None:
+        return str(label)
+    if isinstance(cut, Cut):
+        text = cut.expression
+        # The outermost brackets are those of the last operator, and close at the end.
+        return text[1:-1] if text.startswith("(") else text
+    return " ".join(cut.split())
+
+
+def cut_flow(
+    rows: Rows, names: Sequence[str], cuts: Sequence[Expression], weight: str | None, by: str | None
+) -> CutFlow:
+    """Count; the parameters are those of `Dataset.cutflow`."""
+    weights = None if weight is None else check_weight(weight, rows.schema)
+    if by is not None:
+        check_by(by, rows.schema)
+    counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))
+    total = counted.tally
+    everything = _first_entry(total.together)
+    return CutFlow(
+        tuple(names),
+        tuple([_group(rows.schema[by], value) for value in counted.groups]) if by is not None else (),
+        _passing(_side_by_side(everything, total.alone), split=by is not None),
+        _passing(total.together, split=by is not None),
+        _passing(total.others, split=by is not None),
+        weight or "",
+        by or "",
+    )
+
+
+def _group(field: Field, value: int | None) -> Group:
+    if value is None:
+        return None
+    if field.kind == "category":
+        return field.labels[value]
+    return bool(value) if field.dtype.kind == "b" else value
+
+
+def _group_text(group: Group) -> str:
+    """What a group is called in tables."""
+    return "(missing)" if group is None else str(group)
+
+
+def _first_entry(sums: Sums) -> Sums:
+    return Sums(*(None if a is None else a[:, :1] for a in (sums.n, sums.w, sums.w2)))  # type: ignore[arg-type]
+
+
+def _side_by_side(a: Sums, b: Sums) -> Sums:
+    n = np.concatenate([a.n, b.n], axis=1)
+    if a.w is None or a.w2 is None or b.w is None or b.w2 is None:
+        return Sums(n)
+    return Sums(n, np.concatenate([a.w, b.w], axis=1), np.concatenate([a.w2, b.w2], axis=1))
+
+
+def _passing(sums: Sums, *, split: bool) -> Passing:
+    n = sums.n if split else sums.n[0]
+    w, w2 = (np.asarray(n if a is None else a if split else a[0], np.float64) for a in (sums.w, sums.w2))
+    arrays = n.copy(), w.copy(), np.sqrt(w2)
+    for array in arrays:
+        array.flags.writeable = False
+    return Passing(*arrays)
+
+
+def _ratio(a: Floats, b: Floats) -> Floats:
+    with np.errstate(all="ignore"):
+        return np.divide(a, b)
+
+
+# Text ---------------------------------------------------------------------------------------------------------------
+
+
+def _percent(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:,.2%}"
+
+
+def _with_error(value: float, error: float, pm: str) -> str:
+    """A number with two digits of its error, and the error."""
+    if not (math.isfinite(value) and math.isfinite(error) and error > 0):
+        return f"{value:.6g}{pm}{error:.2g}"
+    digits = 1 - math.floor(math.log10(error))
+    if digits > 6 or abs(value) >= 1e12 or error >= 1e12:
+        return f"{value:.6g}{pm}{error:.2g}"
+    digits = max(digits, 0)
+    return f"{value:,.{digits}f}{pm}{error:,.{digits}f}"
+
+
+def _latex(text: object) -> str:
+    r"""Text as LaTeX source in which no character has a meaning of its own.
+
+    Examples
+    --------
+    >>> print(_latex("jet_pt > 100 & 50%"))
+    jet\_pt \textgreater{} 100 \& 50\%
+    """
+    return "".join([_SPECIAL.get(c, c) for c in display.terminal_safe(text)])
+
+
+def _latex_number(cell: str) -> str:
+    if r"\pm" in cell:
+        return f"${cell.replace(',', '{,}')}$"
+    return cell.replace("%", r"\%")
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _plain(text: str) -> str:
+    """Text in which matplotlib sees no mathematics, and no name that is to be hidden."""
+    return f"{' ' * text.startswith('_')}{display.terminal_safe(text)}".replace("$", r"\$")
+
+
+def _pandas_column(pd: Any, values: npt.NDArray[Any], absent: npt.NDArray[np.bool_], dtype: str) -> Any:
+    """Values where they are not absent, as an array of pandas that says which are."""
+    filled = np.zeros(absent.shape, values.dtype)
+    filled[..., absent.shape[-1] - values.shape[-1] :] = values
+    kind = pd.arrays.IntegerArray if dtype == "Int64" else pd.arrays.FloatingArray
+    return kind(filled.ravel(), absent.ravel())
+
+
+def _missing(error: ModuleNotFoundError, package: str, install: str) -> Exception:
+    """What to raise when an import failed: our error if it is the package itself that is not there."""
+    if error.name != package:
+        return error
+    return MissingDependencyError(f'{package} is not installed; run: pip install "{install}"')
