@@ -16,7 +16,7 @@ from mmdask.dataset.run import dask_runner
 from mmdask.errors import MissingDependencyError
 from mmdask.expr import Expression
 from mmdask.rows.counting import check_by, check_weight, count_passing
-from mmdask.rows.flow import Sums
+from mmdask.rows.flow import Sums, side_by_side
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field
 
@@ -318,11 +318,11 @@ def cut_flow(
         check_by(by, rows.schema)
     counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))
     total = counted.tally
-    everything = _first_entry(total.together)
+    everything = total.together.map(lambda entries: entries[:, :1])
     return CutFlow(
         tuple(names),
         tuple([_group(rows.schema[by], value) for value in counted.groups]) if by is not None else (),
-        _passing(_side_by_side(everything, total.alone), split=by is not None),
+        _passing(side_by_side([everything, total.alone]), split=by is not None),
         _passing(total.together, split=by is not None),
         _passing(total.others, split=by is not None),
         weight or "",
@@ -341,17 +341,6 @@ def _group(field: Field, value: int | None) -> Group:
 def _group_text(group: Group) -> str:
     """What a group is called in tables."""
     return "(missing)" if group is None else str(group)
-
-
-def _first_entry(sums: Sums) -> Sums:
-    return Sums(*(None if a is None else a[:, :1] for a in (sums.n, sums.w, sums.w2)))  # type: ignore[arg-type]
-
-
-def _side_by_side(a: Sums, b: Sums) -> Sums:
-    n = np.concatenate([a.n, b.n], axis=1)
-    if a.w is None or a.w2 is None or b.w is None or b.w2 is None:
-        return Sums(n)
-    return Sums(n, np.concatenate([a.w, b.w], axis=1), np.concatenate([a.w2, b.w2], axis=1))
 
 
 def _passing(sums: Sums, *, split: bool) -> Passing:

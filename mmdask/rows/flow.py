@@ -7,7 +7,7 @@ result does not depend on who computed which.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mmdask.rows.bits import PartBits, and_bits, count_bits, unpack
 
-__all__ = ["Grouped", "Sums", "Tally", "add", "group", "tally", "zeros"]
+__all__ = ["Grouped", "Sums", "Tally", "add", "group", "side_by_side", "tally", "zeros"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -39,12 +39,24 @@ class Sums:
     def __add__(self, other: Sums) -> Sums:
         return Sums(self.n + other.n, _sum(self.w, other.w), _sum(self.w2, other.w2))
 
+    def map(self, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Sums:
+        """The same change of each array."""
+        return Sums(
+            change(self.n), None if self.w is None else change(self.w), None if self.w2 is None else change(self.w2)
+        )
+
     def at(self, groups: Codes, n_groups: int) -> Sums:
         """The same sums as those of other groups: group i becomes ``groups[i]`` of `n_groups`; others are zero."""
-        moved = functools.partial(_moved, groups=groups, n_groups=n_groups)
-        return Sums(
-            moved(self.n), None if self.w is None else moved(self.w), None if self.w2 is None else moved(self.w2)
-        )
+        return self.map(lambda array: _moved(array, groups, n_groups))
+
+
+def side_by_side(sums: Sequence[Sums]) -> Sums:
+    """Entries of some sums of the same groups, one after the other."""
+
+    def joined(arrays: Sequence[Any]) -> Any:
+        return None if any(a is None for a in arrays) else np.concatenate(arrays, axis=1)
+
+    return Sums(joined([s.n for s in sums]), joined([s.w for s in sums]), joined([s.w2 for s in sums]))
 
 
 def _moved(array: npt.NDArray[Any], groups: Codes, n_groups: int) -> npt.NDArray[Any]:
@@ -146,47 +158,99 @@ def tally(
     for before, bits in zip(reversed(upto[:-1]), reversed(cuts), strict=True):
         others.append(and_bits(before, after))
         after = and_bits(after, bits)
+    others.reverse()
     alone = [and_bits(selected, bits) for bits in cuts]
-
-    def summed(passing: Sequence[PartBits]) -> Sums:
-        entries = [_entry(bits, rows, weights, groups, n_groups) for bits in passing]
-        return _joined(entries, n_groups, weighted=weights is not None)
-
-    return Tally(summed(alone), summed(upto), summed(others[::-1]))
-
-
-def _joined(entries: Sequence[Sums], n_groups: int, *, weighted: bool) -> Sums:
-    """Sums of one entry each, side by side."""
-    n = np.array([e.n for e in entries], np.int64).reshape(len(entries), n_groups).T
-    if not weighted:
-        return Sums(n)
-    w, w2 = (
-        np.array(a, np.float64).reshape(len(entries), n_groups).T
-        for a in ([e.w for e in entries], [e.w2 for e in entries])
-    )
-    return Sums(n, w, w2)
-
-
-def _entry(bits: PartBits, rows: int, weights: Floats | None, groups: Codes | None, n_groups: int) -> Sums:
-    """The sums of the rows that pass: arrays ``(groups,)``."""
     if weights is None and groups is None:
-        return Sums(np.array([rows * bits if isinstance(bits, bool) else count_bits(bits)]))
-    if bits is False:
-        none = np.zeros(n_groups)
-        return Sums(none.astype(np.int64), none, none)
-    mask = slice(None) if bits is True else unpack(bits, 0, rows)
-    w = None if weights is None else weights[mask]
-    if groups is None:
-        assert w is not None
-        with np.errstate(all="ignore"):
-            return Sums(np.array([len(w)]), np.array([w.sum()]), np.array([(w * w).sum()]))
-    codes = groups[mask]
-    n = np.bincount(codes, minlength=n_groups).astype(np.int64)
-    if w is None:
-        return Sums(n)
-    with np.errstate(all="ignore"):
-        w_sums, w2_sums = (np.bincount(codes, x, n_groups).astype(np.float64) for x in (w, w * w))
-    return Sums(n, w_sums, w2_sums)
+        return Tally(*(_counted(passing, rows) for passing in (alone, upto, others)))
+    bins = _Bins(weights, _places_of(groups, selected, rows, n_groups), n_groups)
+    return Tally(*_from_bins(bins, alone, upto, others, rows))
+
+
+def _counted(passing: Sequence[PartBits], rows: int) -> Sums:
+    counts = [rows * bits if isinstance(bits, bool) else count_bits(bits) for bits in passing]
+    return Sums(np.array(counts, np.int64).reshape(1, -1))
+
+
+# Weights are not summed once for each entry, but once for each of three ways to number the rows: by how many cuts they
+# pass before one fails, by the only cut that fails, and, for eight cuts at a time, by which of these pass. The entries
+# are sums of such bins. No bin is subtracted, so that a nan or infinity stays where it belongs.
+
+
+@dataclass(frozen=True)
+class _Bins:
+    """Sums of weights of rows that have the same number, for each group."""
+
+    weights: Floats | None
+    places: Codes | None
+    n_groups: int
+
+    def sums(self, numbers: npt.NDArray[np.unsignedinteger[Any]], n: int) -> Sums:
+        """Sums ``(groups, n)`` over the rows that have each number from 0 to `n` - 1."""
+        at = numbers if self.places is None else self.places * n + numbers
+        shape = self.n_groups, n
+
+        def binned(weights: Floats | None) -> npt.NDArray[Any]:
+            # Rows that are not selected are in a group behind the others.
+            return np.bincount(at, weights, (self.n_groups + 1) * n)[: self.n_groups * n].reshape(shape)
+
+        counts = binned(None).astype(np.int64)
+        if self.weights is None:
+            return Sums(counts)
+        return Sums(counts, binned(self.weights).astype(np.float64), binned(self._squares).astype(np.float64))
+
+    @functools.cached_property
+    def _squares(self) -> Floats | None:
+        return None if self.weights is None else np.square(self.weights)
+
+
+def _places_of(groups: Codes | None, selected: PartBits, rows: int, n_groups: int) -> Codes | None:
+    """The group of each row, `n_groups` for rows that are not selected; None where all are in group 0."""
+    if selected is True:
+        return groups
+    places = np.zeros(rows, np.int64) if groups is None else groups.copy()
+    places[slice(None) if selected is False else ~unpack(selected, 0, rows)] = n_groups
+    return places
+
+
+def _from_bins(
+    bins: _Bins, alone: Sequence[PartBits], upto: Sequence[PartBits], others: Sequence[PartBits], rows: int
+) -> tuple[Sums, Sums, Sums]:
+    n = len(alone)
+    with np.errstate(all="ignore"):  # what overflows or is no number is what the weights make of it
+        passed = bins.sums(_numbers([(1, bits) for bits in upto[1:]], rows, n), n + 1)
+        together = passed.map(lambda x: np.cumsum(x[:, ::-1], axis=1)[:, ::-1])
+        only = [(k + 1, _without(bits, upto[-1])) for k, bits in enumerate(others)]
+        failed = bins.sums(_numbers(only, rows, n), n + 1)
+        but_one = failed.map(lambda x: x[:, 1:]) + passed.map(lambda x: x[:, -1:])
+        each = [passed.map(lambda x: x[:, :0])]
+        for first in range(0, n, 8):
+            some = alone[first : first + 8]
+            patterns = np.arange(1 << len(some))
+            found = bins.sums(_numbers([(1 << j, bits) for j, bits in enumerate(some)], rows, 255), len(patterns))
+            for j in range(len(some)):
+                has = np.flatnonzero(patterns >> j & 1)
+                each.append(found.map(lambda x, has=has: x[:, has].sum(axis=1, keepdims=True)))  # type: ignore[misc]
+    return side_by_side(each), together, but_one
+
+
+def _numbers(steps: Iterable[tuple[int, PartBits]], rows: int, highest: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """For each row the sum of the steps whose bit it has."""
+    numbers: npt.NDArray[Any] = np.zeros(rows, np.min_scalar_type(highest))
+    for step, bits in steps:
+        if bits is True:
+            numbers += numbers.dtype.type(step)
+        elif bits is not False:
+            numbers += unpack(bits, 0, rows).view(np.uint8) * numbers.dtype.type(step)
+    return numbers
+
+
+def _without(bits: PartBits, others: PartBits) -> PartBits:
+    """Rows in `bits` that are not in `others`."""
+    if others is False or bits is False:
+        return bits
+    if others is True:
+        return False
+    return np.bitwise_not(others) if bits is True else np.bitwise_and(bits, np.bitwise_not(others))
 
 
 def group(values: npt.NDArray[Any], selected: Bools | None) -> tuple[list[int], Codes]:

@@ -224,6 +224,13 @@ def test_counts_of_kept_cuts_read_no_field(ds):
     assert reads.rows == {"w": PART}, "only blocks in which rows are selected"
 
 
+def test_blocks_without_selected_rows_are_not_read(ds, monkeypatch):
+    monkeypatch.setattr(counting, "BLOCK_ROWS", 64)
+    with count_reads() as reads:
+        ds[100:200].cutflow([], weight="w")
+    assert reads.rows == {"w": 3 * 64}
+
+
 def test_parts_without_selected_rows_are_left_alone(ds):
     with count_reads() as reads:
         ds[:50].cutflow(CUTS)
@@ -241,14 +248,15 @@ def test_leaves_and_labels_of_cuts_are_looked_at_one_by_one(ds, data):
 
 
 def test_labels_of_parts_rule_one_cut_out_and_no_other(tmp_path):
-    for i, process in enumerate(["ttbb", "ttH"]):
-        fields = [mm.Field.dense("n", "i8"), mm.Field.category("process")]
-        with mm.append(tmp_path / "c.mm") if i else mm.create(tmp_path / "c.mm", fields=fields) as w:
-            w.extend({"n": [1, 2, 3], "process": [process] * 3})
+    mm.from_arrays({"n": [1, 2, 3]}, tmp_path / "c.mm", labels={"process": "ttbb"})
+    with mm.append(tmp_path / "c.mm", labels={"process": "ttH"}) as w:
+        w.extend({"n": [1, 2, 3]})
     ds = mm.open(tmp_path / "c.mm")
+    with count_reads() as reads:
+        assert ds.cut("process == 'ttbb' & n > 1").count() == 2
+    assert reads.rows["n"] == 3, "a cut leaves the part alone that its label rules out"
     flow = ds.cutflow(["process == 'ttbb'", "n > 1"], by="process")
     assert flow.alone.rows.tolist() == [[3, 3, 2], [3, 0, 2]]
-    assert ds.cut("process == 'ttbb' & n > 1").count() == 2
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])

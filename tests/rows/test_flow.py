@@ -149,3 +149,21 @@ def test_unread_weights_stay_read_only():
     bits = pack(np.array([True, False]))
     bits.flags.writeable = False
     assert tally([bits], bits, 2, weights=weights).together.w.tolist() == [[1.0, 1.0]]
+
+
+def test_more_cuts_than_a_byte_counts():
+    rng = np.random.default_rng(1)
+    n, n_cuts = 50, 600
+    cuts = (rng.random((n_cuts, n)) > 0.002).tolist()
+    weights = rng.integers(-9, 9, n).astype(float).tolist()
+    bits = [bits_of(c, False) for c in cuts]
+    found = tally(bits, True, n, weights=np.array(weights))
+    compare(found, 0, expected(cuts, list(range(n)), weights), True)
+    assert 0 < found.together.n[0, -1] < found.together.n[0, 256] < n
+
+
+def test_groups_stay_read_only():
+    groups = np.array([0, 1])
+    groups.flags.writeable = False
+    selected = pack(np.array([True, False]))
+    assert tally([], selected, 2, groups=groups, n_groups=2).together.n.tolist() == [[1], [0]]
