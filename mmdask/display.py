@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 import html
+import os
 import re
+import threading
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -239,7 +241,11 @@ def _bar_class() -> Any:
     from tqdm.auto import tqdm
 
     # No watcher thread: it would outlive the bar. `miniters=1` below makes up for it.
-    return type("Bar", (tqdm,), {"monitor_interval": 0})
+    bar: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
+    # tqdm's own lock is shared with forked children: one that is killed while it holds it would stop all others.
+    bar.set_lock(threading.RLock())
+    os.register_at_fork(after_in_child=lambda: bar.set_lock(threading.RLock()))
+    return bar
 
 
 def progress(

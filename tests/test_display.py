@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import html.parser
 import io
+import os
+import signal
 import sys
 import threading
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmdask import display
 from mmdask.display import (
     count_text,
     html_table,
@@ -255,3 +258,28 @@ class TestProgress:
             bar.update(1)
         assert set(threading.enumerate()) <= before
         assert type(bar).monitor is None  # one that another bar of this process started would hide a new one
+
+
+def test_a_killed_child_does_not_stop_the_bars_of_its_parent():
+    """Lock of a bar held by a forked child that is killed."""
+    with display.progress(1, "first", disable=True):
+        pass
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        display._bar_class().get_lock().acquire()
+        os.write(write, b"x")
+        signal.pause()
+    os.read(read, 1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    free = threading.Event()
+
+    def use():
+        with display.progress(1, "second", disable=True):
+            free.set()
+
+    threading.Thread(target=use, daemon=True).start()
+    assert free.wait(20)

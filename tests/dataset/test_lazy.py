@@ -258,7 +258,7 @@ def test_a_store_that_claims_too_many_rows(tmp_path):
 
 
 def test_options_are_checked_at_the_call(ds):
-    with pytest.raises(mm.OptionError, match="'id' is bytes"):
+    with pytest.raises(mm.OptionError, match="'id' is S4"):
         ds.split({"a": 1.0}, by="id")
     with pytest.raises(mm.OptionError, match="one key per row"):
         ds.split({"a": 1.0}, by="image")
