@@ -249,7 +249,7 @@ VACUUM = "test_vacuum_keeps_what_is_named"
         (on_results(dtype_of_python), ["test_every_kind_holds_the_extremes_of_a_dtype"]),
         (on_results(offsets_from_one), [ROWS, "test_empty_rows"]),
         (on_results(without_shapes), ["test_lengths_of_zero"]),
-        (on_results(nan_to_zero), [ROWS, "test_every_kind_holds_the_extremes_of_a_dtype"]),
+        (on_results(nan_to_zero), ["test_every_kind_holds_the_extremes_of_a_dtype"]),
         (view_mutant(take=take_sorted), [TAKES, "test_empty_rows"]),
         (view_mutant(take=take_unique), [TAKES, "test_many_rows"]),
         (view_mutant(take=take_from_the_end), ["test_what_is_not_there_is_said_to_be"]),
