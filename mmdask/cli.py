@@ -76,6 +76,21 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--fields", nargs="+", metavar="NAME", help="branches or patterns to take; all by default")
     convert.add_argument("--exclude", nargs="+", metavar="NAME", help="branches or patterns to leave out")
     convert.add_argument("--tree", help="for sources that name none")
+    convert.add_argument("--cut", metavar="CUT", help="keep only rows that pass, as in 'nJets >= 4 & any(jet_pt > 30)'")
+    convert.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=EXPR",
+        help="a field that is computed, as in 'ht=sum(jet_pt)'; may be given several times",
+    )
+    convert.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="W",
+        help="keep the sum of this over all rows before the cut; may be given several times",
+    )
     convert.add_argument("--update", action="store_true", help="convert again when the options are others than before")
     convert.add_argument(
         "--missing", choices=["error", "drop"], default="error", help="what to do with rows of files that are gone"
@@ -174,12 +189,28 @@ def _convert(args: argparse.Namespace) -> int:
         fields=args.fields,
         exclude=args.exclude,
         tree=args.tree,
+        cut=args.cut,
+        aliases=_aliases(args.alias),
+        weights=args.weight,
         update=args.update,
         missing=args.missing,
         progress=not args.quiet,
     )
     print(repr(ds))
     return 0
+
+
+def _aliases(words: Sequence[str]) -> dict[str, str]:
+    """Aliases as given: ``ht=sum(jet_pt)``."""
+    aliases: dict[str, str] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.strip():
+            raise mm.OptionError(f"--alias {word!r}: a name and an expression, as in 'ht=sum(jet_pt)'")
+        if name.strip() in aliases:
+            raise mm.OptionError(f"the alias {name.strip()} is given twice")
+        aliases[name.strip()] = text
+    return aliases
 
 
 def _sources(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -313,7 +313,7 @@ def cut_flow(
     rows: Rows, names: Sequence[str], cuts: Sequence[Expression], weight: str | None, by: str | None
 ) -> CutFlow:
     """Count; the parameters are those of `Dataset.cutflow`."""
-    weights = None if weight is None else check_weight(weight, rows.schema)
+    weights = None if weight is None else check_weight(weight, rows)
     if by is not None:
         check_by(by, rows.schema)
     counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))

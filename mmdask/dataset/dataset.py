@@ -16,15 +16,17 @@ from mmdask.batches.loader import Last, Loader, Shuffle
 from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
+from mmdask.dataset.given import Given
 from mmdask.dataset.layouts import records, row, several
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.export.save import save_rows
-from mmdask.expr import check_cut
+from mmdask.expr import Expression
 from mmdask.rows.rows import Rows
 from mmdask.rows.splits import check_key, folds
+from mmdask.rows.virtual import names_in_text
 from mmdask.schema import Schema
 from mmdask.store.layer import Source
 from mmdask.store.manifest import Entry, history
@@ -55,15 +57,20 @@ class Dataset(Mapping[str, Any]):
         Which fields, in which order.
     chunk_rows : int
         Store rows of a chunk, a power of two.
+    given : mapping of Given, optional
+        Fields that are dask arrays of the user's, by name.
     """
 
-    def __init__(self, rows: Rows, names: Sequence[str], chunk_rows: int) -> None:
+    def __init__(
+        self, rows: Rows, names: Sequence[str], chunk_rows: int, given: Mapping[str, Given] | None = None
+    ) -> None:
         self._rows = rows
         self._names = tuple(names)
         self._chunk_rows = chunk_rows
+        self._given = dict(given or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._rows, self._names, self._chunk_rows)
+        return type(self), (self._rows, self._names, self._chunk_rows, self._given)
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -75,7 +82,8 @@ class Dataset(Mapping[str, Any]):
     @cached_property
     def schema(self) -> Schema:
         """Kind, dtype, shape, unit and doc of the fields."""
-        return Schema(self._rows.schema[name] for name in self._names)
+        given = {name: g.field for name, g in self._given.items()}
+        return Schema(given[name] if name in given else self._rows.schema[name] for name in self._names)
 
     @property
     def path(self) -> str:
@@ -150,9 +158,16 @@ class Dataset(Mapping[str, Any]):
         """
         snapshot = self._rows.snapshot
         newest = open_snapshot(snapshot.path, uuid=snapshot.manifest.uuid, io=snapshot.io)
-        every = self._names == tuple(snapshot.schema)
-        names = list(newest.schema) if every else [newest.schema[name].name for name in self._names]
-        return Dataset(self._rows.on(newest), names, self._chunk_rows)
+        for name in self._given:
+            raise OptionError(
+                f"the field {name!r} is a dask array over the rows that there were; refresh the dataset that it was "
+                "given to, and assign it anew"
+            )
+        rows = self._rows.on(newest)
+        # All of the fields of the store are those that it has now.
+        every = set(snapshot.schema) <= set(self._names)
+        names = [*(rows.schema if every else ()), *(rows.schema[name].name for name in self._names)]
+        return Dataset(rows, list(dict.fromkeys(names)), self._chunk_rows)
 
     @property
     def nbytes(self) -> int:
@@ -230,27 +245,30 @@ class Dataset(Mapping[str, Any]):
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             return self._row(int(key))
         if isinstance(key, list | tuple) and key and all(isinstance(k, str) for k in key):
-            return Dataset(self._rows, self.schema.match(key), self._chunk_rows)
+            return self._with(self._rows, self.schema.match(key))
         if isinstance(key, list | tuple | np.ndarray):
             return self._take(key)
         hint = "; rows are cut by ds[ds.cut('met > 30')]" if hasattr(key, "dtype") else ""
         what = "a field name, a list of them, a slice, a cut, or row numbers"
         raise OptionError(f"a dataset takes {what}; got {type(key).__name__}{hint}")
 
-    def _with(self, rows: Rows) -> Dataset:
-        return Dataset(rows, self._names, self._chunk_rows)
+    def _with(self, rows: Rows, names: Sequence[str] | None = None) -> Dataset:
+        return Dataset(rows, self._names if names is None else names, self._chunk_rows, self._given)
 
     def _field(self, name: str) -> Any:
         if name not in self._names and any(sign in name for sign in _OPERATORS):
             hint = f"a cut is written ds[ds.cut({name!r})]"
             raise FieldNotFoundError(f"{self.schema.unknown(name)}; {hint}")
         field = self.schema[name]
+        if name in self._given:
+            return self._given[name].on(self._resolved(), self._chunk_rows)
         if field.n_offsets:
             return Ragged(self._resolved(), name, self._chunk_rows)
         return to_dask(FieldArray(self._resolved(), name), self.chunks, name)
 
     def _row(self, i: int) -> dict[str, Any]:
         number = self._resolved().number(i)
+        self._readable(self._names)
         schema = self._rows.schema
         return {name: row(schema[name], self._rows.read_row(name, number)) for name in self._names}
 
@@ -263,8 +281,86 @@ class Dataset(Mapping[str, Any]):
             what = f"an array of {indices.dtype} {indices.shape}"
             raise OptionError(f"row numbers are a list of integers, got {what}; rows are cut by ds[ds.cut(...)]")
         rows = self._resolved()
+        self._readable(self._names)
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
         return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
+
+    def _readable(self, names: Iterable[str], what: str = "rows at once are") -> None:
+        """Raise for fields, or texts that name them, that are dask arrays, where nothing is computed by dask."""
+        for text in names if self._given else ():
+            for name in set(self._given) & ({text} if text in self._names else names_in_text(text)):
+                raise OptionError(
+                    f"{what} fields of the store and what is computed from them by expressions, and {name!r} is a dask "
+                    f"array; assign it as text, as in ds.assign({name}='a / b'), or store it by mm.assign(path, "
+                    f"{name}=ds[{name!r}])"
+                )
+
+    def assign(self, fields: Mapping[str, Any] | None = None, /, **named: Any) -> Dataset:
+        """Add fields that are computed when they are read. Computes nothing; the store stays as it is.
+
+        Parameters
+        ----------
+        fields : mapping, optional
+            Values by name, for names that are no Python names.
+        **named
+            Values by name. Text is an expression in the language of cuts, as ``ht="sum(jet_pt)"``, with one value per
+            row or per item. It may name fields of the same call; its own name means the field that it replaces. A
+            `Cut` becomes a field of booleans. A dask array has one entry for each row of this dataset.
+
+        Returns
+        -------
+        Dataset
+            With the new fields behind the others; those that are replaced keep their place. A field that is computed
+            from an expression does what a stored one does: in cuts, splits, cut flows, batches, and when it is saved.
+            A dask array is a field to compute with, and no more.
+
+        Raises
+        ------
+        ExpressionError
+            When an expression cannot be read, or when expressions need each other.
+        OptionError
+            When a value is something else, or has not one entry for each row.
+
+        See Also
+        --------
+        mmdask.assign : Add fields to the store.
+
+        Notes
+        -----
+        Where an expression has no value, as the maximum of an empty row, the value is missing, and the field is
+        optional. A cut that names the field is kept as if what it is computed from stood there, so it is computed anew
+        if and only if the field becomes another.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [60.0, 40.0], "jet_pt": [[30.0, 20.0], []]}, "lazy.mm")
+        >>> ds = ds.assign(ht="sum(jet_pt)", ratio=ds["met"] / 100, hard=ds.cut("met > 50"))
+        >>> ds["ht"].compute(), ds["ratio"].compute(), ds[ds.cut("ht > 40 & hard")]["met"].compute()
+        (array([50.,  0.]), array([0.6, 0.4]), array([60.]))
+        """
+        wanted = dict(_values_of("fields", fields)) | named
+        twice = [name for name in named if name in (fields or {})]
+        if twice:
+            raise OptionError(f"the field {twice[0]!r} is given twice")
+        texts: dict[str, str | Expression] = {}
+        given = dict(self._given)
+        for name, value in wanted.items():
+            given.pop(name, None)
+            if isinstance(value, Cut):
+                texts[name] = self._own(value)
+            elif isinstance(value, str):
+                self._readable([value], f"the expression of {name!r} reads")
+                texts[name] = value
+            elif hasattr(value, "__dask_graph__") and hasattr(value, "map_blocks"):
+                given[name] = Given.checked(name, self._resolved(), value)
+            else:
+                raise OptionError(
+                    f"field {name!r} is text, as 'sum(jet_pt)', a cut, or a dask array with an entry for each row; got "
+                    f"{type(value).__name__}; values in memory are stored by mm.assign(path, {name}=...)"
+                )
+        names = list(dict.fromkeys([*self._names, *wanted]))
+        return Dataset(self._rows.assign(texts), names, self._chunk_rows, given)
 
     def cut(self, expression: str | Cut, /, **constants: Any) -> Cut:
         """Make a cut: one boolean per row. Computes nothing.
@@ -298,7 +394,8 @@ class Dataset(Mapping[str, Any]):
             return Cut(self, self._own(expression))
         if not isinstance(expression, str):
             raise OptionError(f"a cut is written as text, as in 'met > 50'; got {type(expression).__name__}")
-        return Cut(self, check_cut(expression, self._rows.schema, constants))
+        self._readable([expression], "a cut reads")
+        return Cut(self, self._rows.check_cut(expression, constants))
 
     def _own(self, cut: Cut) -> Any:
         theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
@@ -344,6 +441,7 @@ class Dataset(Mapping[str, Any]):
                 f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
             )
         if by is not None:
+            self._readable([by], "a split goes by")
             check_key(self._rows.schema[by])
         return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
 
@@ -401,6 +499,7 @@ class Dataset(Mapping[str, Any]):
         named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
         expressions = [self.cut(cut)._expression for _, cut in named]
         names = [name_of(label, cut) for label, cut in named]
+        self._readable([by or "", weight or ""], "a cut flow reads")
         return cut_flow(self._rows, names, expressions, weight, by)
 
     # Handing out ----------------------------------------------------------------------------------------------------
@@ -454,10 +553,12 @@ class Dataset(Mapping[str, Any]):
         [1. 2.] (2, 2) [0 1]
         [3.] (1, 2) [2]
         """
+        names = self._names if fields is None else self.schema.match(fields)
+        self._readable(names, "batches hold")
         return Loader(
             self._resolved(),
             batch_size,
-            fields=self._names if fields is None else self.schema.match(fields),
+            fields=names,
             shuffle=shuffle,
             seed=seed,
             collate=collate,
@@ -516,6 +617,7 @@ class Dataset(Mapping[str, Any]):
         array([2, 3])
         """
         names = self._names if fields is None else self.schema.match(fields)
+        self._readable(names, "a store holds")
         save_rows(self._resolved(), names, path, part_nbytes=part_nbytes, progress=progress)
         return open_dataset(path)
 
@@ -536,7 +638,7 @@ class Dataset(Mapping[str, Any]):
         if not names:
             raise OptionError("an awkward array of records needs one field or more")
         values = dask.compute(*(self[name] for name in names))
-        return records(self._rows.schema, names, values)
+        return records(self.schema, names, values)
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -568,6 +670,12 @@ class Dataset(Mapping[str, Any]):
         caption = f"{self._count_text()} · {display.amount(fields, 'field')} · {where}"
         table = display.html_table(cells, headers) + (f"<small>{more}</small>" if more else "")
         return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
+
+
+def _values_of(what: str, values: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise OptionError(f"{what} are a mapping of names to values, got {type(values).__name__}")
+    return values or {}
 
 
 def open_dataset(

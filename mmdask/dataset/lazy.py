@@ -95,7 +95,7 @@ def item_edges(rows: Rows, name: str, chunk_rows: int) -> Int64s:
 
     Reads two offsets of each chunk where rows lie together, else those of all rows.
     """
-    key = rows.key, chunk_rows, name
+    key = rows.key, chunk_rows, rows.token(name)
     edges = EDGES.get(key)
     if edges is None:
         bounds = row_edges(rows, chunk_rows).tolist()
@@ -164,7 +164,7 @@ class FieldArray(LazyArray):
     def __init__(self, rows: Rows, name: str) -> None:
         field = rows.schema[name]
         dtype = np.array(field.labels or ("",)).dtype if field.kind == "category" else field.dtype
-        super().__init__(rows, (name,), (len(rows), *field.shape), dtype, masked=0 in field.optional)
+        super().__init__(rows, (rows.token(name),), (len(rows), *field.shape), dtype, masked=0 in field.optional)
         self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -177,7 +177,7 @@ class ResultArray(LazyArray):
 
     def __init__(self, rows: Rows, expression: Expression, default: Any, *, masked: bool = False) -> None:
         key = (expression.canonical, repr(default), str(masked))
-        super().__init__(rows, key, (len(rows),), expression.dtype, masked=masked)
+        super().__init__(rows.stored, key, (len(rows),), expression.dtype, masked=masked)
         self.expression, self.default = expression, default
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -234,7 +234,7 @@ class CountsArray(LazyArray):
 
     def __init__(self, rows: Rows, name: str) -> None:
         optional = 0 in rows.schema[name].optional
-        super().__init__(rows, (name,), (len(rows),), np.int64, masked=optional)
+        super().__init__(rows, (rows.token(name),), (len(rows),), np.int64, masked=optional)
         self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -246,7 +246,7 @@ class ValidArray(LazyArray):
     """Which rows of a field are not missing, bool ``(rows,)``."""
 
     def __init__(self, rows: Rows, name: str) -> None:
-        super().__init__(rows, (name,), (len(rows),), np.bool_)
+        super().__init__(rows, (rows.token(name),), (len(rows),), np.bool_)
         self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -258,7 +258,7 @@ class ShapesArray(LazyArray):
     """Shapes of the rows of a shaped field, int64 ``(rows, axes)``; reads no items."""
 
     def __init__(self, rows: Rows, name: str) -> None:
-        super().__init__(rows, (name,), (len(rows), rows.schema[name].axes), np.int64)
+        super().__init__(rows, (rows.token(name),), (len(rows), rows.schema[name].axes), np.int64)
         self.name = name
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -269,7 +269,7 @@ class OffsetsArray(LazyArray):
     """Cumulative offsets of a ragged field over a view: int64 ``(rows + 1,)``."""
 
     def __init__(self, rows: Rows, name: str, chunk_rows: int) -> None:
-        super().__init__(rows, (name, str(chunk_rows)), (len(rows) + 1,), np.int64)
+        super().__init__(rows, (rows.token(name), str(chunk_rows)), (len(rows) + 1,), np.int64)
         self.name, self.chunk_rows = name, chunk_rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -287,7 +287,7 @@ class ValuesArray(LazyArray):
         field = rows.schema[name]
         n = int(item_edges(rows, name, chunk_rows)[-1])
         optional = field.levels == 1 and 1 in field.optional
-        super().__init__(rows, (name, str(chunk_rows)), (n, *field.shape), field.dtype, masked=optional)
+        super().__init__(rows, (rows.token(name), str(chunk_rows)), (n, *field.shape), field.dtype, masked=optional)
         self.name, self.chunk_rows = name, chunk_rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:

@@ -89,6 +89,9 @@ def from_root(
     fields: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     tree: str | None = None,
+    cut: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    weights: str | Iterable[str] = (),
     update: bool = False,
     missing: str = "error",
     progress: bool = True,
@@ -112,6 +115,14 @@ def from_root(
         kind that is not supported are left out with a `SkippedFieldsWarning`, and are an error when named.
     tree : str, optional
         For sources that name none.
+    cut : str, optional
+        Only rows that pass are kept, as ``"nJets >= 4"``: an expression of branches, labels and aliases. Branches that
+        only it needs are read, but not kept, unless `fields` has them, too.
+    aliases : mapping, optional
+        Fields that are computed from branches, labels and other aliases, as ``{"ht": "sum(jet_pt)"}``. They are stored.
+    weights : str or list of str, optional
+        Weights whose sums over all rows, before the cut, are kept for each source: `Dataset.sources`,
+        `Dataset.cutflow`. Names of branches or aliases, or expressions.
     update : bool
         Convert again when options differ from those of the last call, instead of raising.
     missing : {"error", "drop"}
@@ -126,6 +137,8 @@ def from_root(
 
     Raises
     ------
+    ExpressionError
+        When the cut, an alias or a weight cannot be read or does not fit the branches; before any data are read.
     SourceNotFoundError
         When no file has this name, or one is gone.
     SourceError
@@ -138,8 +151,25 @@ def from_root(
         When something else is at `path`.
     OptionError
         When the store was made with other options; it names them.
+
+    Warns
+    -----
+    SkippedFieldsWarning
+        With the branches that were left out, and why.
+    RuntimeWarning
+        When the sum of a weight is no finite number, so that nothing can be normalised by it.
     """
     convert_root(
-        sources, path, fields=fields, exclude=exclude, tree=tree, update=update, missing=missing, progress=progress
+        sources,
+        path,
+        fields=fields,
+        exclude=exclude,
+        tree=tree,
+        cut=cut,
+        aliases=aliases,
+        weights=weights,
+        update=update,
+        missing=missing,
+        progress=progress,
     )
     return open_dataset(path)

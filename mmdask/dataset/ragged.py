@@ -25,7 +25,7 @@ from mmdask.dataset.lazy import (
 )
 from mmdask.display import html_table
 from mmdask.errors import OptionError, SchemaError
-from mmdask.expr import check, spelled_name
+from mmdask.expr import spelled_name
 from mmdask.rows.reader import Picker, decode
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field
@@ -68,7 +68,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         self._rows = rows
         self._field: Field = rows.schema[name]
         self._chunk_rows = chunk_rows
-        self._name = f"{name}-{tokenize('Ragged', rows.key, name, chunk_rows)}"
+        self._name = f"{name}-{tokenize('Ragged', rows.key, rows.token(name), chunk_rows)}"
         self._graph = graph
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -224,7 +224,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
                 f"{field.name!r} is {field.describe()}: {function} is for numbers in rows of one level; "
                 ".compute() gives an awkward array"
             )
-        expression = check(f"{function}({spelled_name(field.name)})", self._rows.schema)
+        expression = self._rows.check(f"{function}({spelled_name(field.name)})")
         masked = default is None and bool(field.optional)
         if expression.maybe_missing and not masked:
             default = usual if default is None else default
@@ -250,7 +250,7 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
             number = self._rows.number(int(index))
             field = self._field
-            if field.n_offsets > 1 or 1 in field.optional:
+            if field.n_offsets > 1 or 1 in field.optional or field.name in self._rows.derived:
                 return row(field, self._rows.read_row(field.name, number))
             items = self._pick(number)
             return items if field.kind != "string" or items is None else decode(items.tobytes())

@@ -15,10 +15,10 @@ from mmdask.rows.compact import constant_of, used_labels
 from mmdask.rows.derived import reads
 from mmdask.rows.reader import read_aux
 from mmdask.rows.rows import Rows
-from mmdask.schema import FieldData, Schema
+from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.folder import check_free, make_folder, remove_folder
-from mmdask.store.layer import Layer, Source, new_id
+from mmdask.store.layer import Layer, Scalar, Source, new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, store_root
 from mmdask.store.outcome import writing
@@ -52,7 +52,7 @@ def save_rows(
     if os.path.realpath(root).startswith(os.path.realpath(snapshot.path) + os.sep):
         raise OptionError(f"{root} lies in the store {snapshot.path} itself; choose another path")
     check_free(root)
-    schema = _schema(snapshot.schema, names)
+    schema = _schema(rows, names)
     parts = list(_plan(rows, schema, target))
     made: list[str] = []
     with writing(root, "nothing was saved"):
@@ -99,12 +99,18 @@ def _fill(
     commit(root, change, action=f"save {amount(len(rows), 'row')} of {origin}")
 
 
-def _schema(schema: Schema, names: Iterable[str]) -> Schema:
+def _schema(rows: Rows, names: Iterable[str]) -> Schema:
     """The fields of these names; one whose expression reads others is no longer computed."""
-    chosen = Schema(schema[name] for name in names)
-    return Schema(
-        replace(f, expression="") if f.expression and not reads(f) <= set(chosen) else f for f in chosen.values()
-    )
+    chosen = Schema(rows.schema[name] for name in names)
+    # Those of computed fields name stored ones, wherever these came from.
+    texts = {name: d.expression.canonical for name, d in rows.derived.items()}
+    stored = set(chosen) - set(texts)
+
+    def saved(f: Field) -> Field:
+        f = replace(f, expression=texts.get(f.name, f.expression))
+        return f if f.expression and reads(f) <= stored else replace(f, expression="")
+
+    return Schema(map(saved, chosen.values()))
 
 
 @dataclass(frozen=True)
@@ -118,17 +124,17 @@ class _Part:
 
 def _plan(rows: Rows, schema: Schema, target: int) -> Iterator[_Part]:
     """Cut the rows into parts of about `target` bytes, where it can be so at changes of what is constant."""
-    snapshot, counts = rows.snapshot, _counts(rows)
+    counts = _counts(rows)
     start = stop = 0
     nbytes = 0.0
     inside: list[int] = []
     constants: tuple[str, ...] = ()
     for p in np.flatnonzero(counts).tolist():
-        before, constants = constants, tuple(repr(constant_of(snapshot, [p], f)) for f in schema.values())
+        before, constants = constants, tuple(repr(_constant(rows, [p], f)) for f in schema.values())
         if inside and constants != before and nbytes >= target / 2:
             yield _Part(start, stop, tuple(inside))
             start, nbytes, inside = stop, 0.0, []
-        width = sum(_row_nbytes(snapshot, p, name) for name in schema)
+        width = sum(_row_nbytes(rows, p, f) for f in schema.values())
         left = int(counts[p])
         while left:
             room = max(1, int((target - nbytes) / width)) if width else left
@@ -149,23 +155,31 @@ def _counts(rows: Rows) -> Any:
     return rows.bits.counts
 
 
-def _row_nbytes(snapshot: Snapshot, part: int, name: str) -> float:
-    layer, stored = snapshot.stored(part, name)
-    return layer.field_nbytes(name) / max(layer.rows, 1) if stored.values is not None else 0.0
+def _constant(rows: Rows, parts: Sequence[int], field: Field) -> Scalar | None:
+    return None if field.name in rows.derived else constant_of(rows.snapshot, parts, field)
+
+
+def _row_nbytes(rows: Rows, part: int, field: Field) -> float:
+    """Bytes of a row, of a computed field as of the widest that it reads."""
+    if field.name not in rows.derived:
+        layer, stored = rows.snapshot.stored(part, field.name)
+        return layer.field_nbytes(field.name) / max(layer.rows, 1) if stored.values is not None else 0.0
+    read = rows.derived[field.name].expression.fields if field.n_offsets else ()
+    return max([field.item_nbytes, *(_row_nbytes(rows.stored, part, rows.snapshot.schema[name]) for name in read)])
 
 
 def _write(rows: Rows, schema: Schema, part: _Part, root: str, layer_id: str, update: Callable[[int], Any]) -> Layer:
     snapshot = rows.snapshot
     with LayerWriter(root, layer_id) as w:
         for field in schema.values():
-            constant = constant_of(snapshot, part.parts, field)
+            constant = _constant(rows, part.parts, field)
             if constant is not None:
                 w.constant(field, constant)
                 update(part.stop - part.start)
                 continue
             field, codes = used_labels(snapshot, part.parts, field)
             writer = w.field(field)
-            width = max(_row_nbytes(snapshot, p, field.name) for p in part.parts)
+            width = max(_row_nbytes(rows, p, field) for p in part.parts)
             step = max(1, min(_BLOCK_ROWS, int(BLOCK_NBYTES / max(width, 1.0))))
             for a in range(part.start, part.stop, step):
                 b = min(a + step, part.stop)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from mmdask.expr.evaluator import Result, evaluate, evaluate_bits, evaluate_cut, evaluate_many
-from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate
+from mmdask.expr.evaluator import (
+    Result,
+    evaluate,
+    evaluate_bits,
+    evaluate_cut,
+    evaluate_many,
+    evaluate_three_valued,
+)
+from mmdask.expr.expression import SEMANTICS, Expression, check, check_cut, combine, conjuncts, negate, operands
 from mmdask.expr.parser import parse
 from mmdask.expr.tree import Node, canonical, spelled_name
 
@@ -21,7 +28,9 @@ __all__ = [
     "evaluate_bits",
     "evaluate_cut",
     "evaluate_many",
+    "evaluate_three_valued",
     "negate",
+    "operands",
     "parse",
     "spelled_name",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from mmdask.errors import did_you_mean
 from mmdask.expr.functions import ALIASES, FUNCTIONS, Function
+from mmdask.expr.parser import INDEX, MAX_INDEX
 from mmdask.expr.tokens import thousands
 from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary, error_at
 from mmdask.expr.typed import (
@@ -22,7 +23,6 @@ from mmdask.expr.typed import (
     UINT64,
     Range,
     Typed,
-    lists_missing,
     literal,
     range_of,
     whole_dtype,
@@ -31,7 +31,7 @@ from mmdask.expr.typed import (
 if TYPE_CHECKING:
     from mmdask.expr.checker import Checker
 
-__all__ = ["call", "item"]
+__all__ = ["brackets", "call"]
 
 #: no row has more items, and no sum of 32-bit integers gets beyond: numbers of items are bounded by memory
 _MOST_ITEMS = 2**48
@@ -89,9 +89,18 @@ def _tree(node: Call, args: tuple[Typed, ...]) -> Call:
 
 def _items(checker: Checker, x: Typed, what: str) -> Typed:
     """The same value, if it has items to go through."""
-    if x.depth != 1:
+    if not x.depth:
         raise checker.error(x.tree, f"{what} needs one value per item, and {checker.source(x.tree)} has one per row")
     return x
+
+
+def _unsure(x: Typed) -> bool:
+    """Whether one of the innermost lists may be missing, or an item in it."""
+    return x.missing or _lists_unsure(x)
+
+
+def _lists_unsure(x: Typed) -> bool:
+    return x.depth - 1 in x.lists_missing
 
 
 def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
@@ -105,71 +114,157 @@ def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> 
             node, f"count(...) counts true items, and {checker.what(x)}; write count({source} != 0), or len({source})"
         )
     x = checker.truth(x)
-    tree, missing = _tree(node, (x,)), x.missing or lists_missing(x)
+    tree, missing, depth = _tree(node, (x,)), _unsure(x), x.depth - 1
     if name == "count":
-        return Typed("count", (x,), "int", INT64, 0, missing, tree, (0, _MOST_ITEMS))
+        return Typed("count", (x,), "int", INT64, depth, missing, tree, (0, _MOST_ITEMS))
     if name == "none":
-        found = Typed("any", (x,), "bool", BOOL, 0, missing, tree, (0, 1))
-        return Typed("not", (found,), "bool", BOOL, 0, missing, tree, (0, 1))
-    return Typed(name, (x,), "bool", BOOL, 0, missing, tree, (0, 1))
+        found = Typed("any", (x,), "bool", BOOL, depth, missing, tree, (0, 1))
+        return Typed("not", (found,), "bool", BOOL, depth, missing, tree, (0, 1))
+    return Typed(name, (x,), "bool", BOOL, depth, missing, tree, (0, 1))
 
 
 def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
-    x = _items(checker, checker.number(args[0]), f"{name}(...)")
-    tree = _tree(node, args)
+    x = args[0]
+    if x.kind in ("label", "text") and (name != "len" or not x.depth):
+        checker.number(x)
+    _items(checker, x, f"{name}(...)")
+    tree, depth = _tree(node, args), x.depth - 1
+    length = Typed("len", (x,), "int", INT64, depth, _lists_unsure(x), tree, (0, _MOST_ITEMS))
     if name == "len":
-        return Typed("len", (x,), "int", INT64, 0, lists_missing(x), tree, (0, _MOST_ITEMS))
+        return length
     if name == "sum":
         return _sum(x, tree)
     if name == "mean":
-        total = _sum(x, tree)
-        length = Typed("len", (x,), "int", INT64, 0, lists_missing(x), tree, (0, _MOST_ITEMS))
-        return Typed("mean", (total, length), "float", FLOAT64, 0, True, tree)
+        return Typed("mean", (_sum(x, tree), length), "float", FLOAT64, depth, True, tree)
     if name in ("argmin", "argmax"):
-        return Typed(name, (x,), "int", INT64, 0, True, tree, (0, _MOST_ITEMS))
-    return Typed(name, (x,), x.kind, x.dtype, 0, True, tree, x.range)
+        return Typed(name, (x,), "int", INT64, depth, True, tree, (0, _MOST_ITEMS))
+    return Typed(name, (x,), x.kind, x.dtype, depth, True, tree, x.range)
 
 
 def _sum(x: Typed, tree: Node) -> Typed:
-    missing = x.missing or lists_missing(x)
+    missing, depth = _unsure(x), x.depth - 1
     if x.kind == "float":
-        return Typed("sum", (x,), "float", FLOAT64, 0, missing, tree)
+        return Typed("sum", (x,), "float", FLOAT64, depth, missing, tree)
     dtype = UINT64 if x.dtype == UINT64 else INT64
     narrow = x.dtype.itemsize < 8
     values = range_of(dtype)
     if narrow:
         values = (-_FAR_SUM if x.range[0] < 0 else 0, _FAR_SUM)
-    return Typed("sum", (x,), "int", dtype, 0, missing, tree, values, "plain" if narrow else "checked")
+    return Typed("sum", (x,), "int", dtype, depth, missing, tree, values, "plain" if narrow else "checked")
 
 
 def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = args[0]
-    if name != "get":
-        return item(checker, x, 0 if name == "first" else -1, Index(node.args[0], 0, start=node.start, end=node.end))
-    i, default = args[1], args[2]
-    if i.op != "literal" or i.kind != "int" or abs(i.value) >= 2**31:
-        raise checker.error(i.tree, "the index of get(x, i, default) is an integer literal or constant")
-    if default.depth:
-        raise checker.error(default.tree, "the default of get(x, i, default) is one value per row")
+    if name == "get":
+        return _get(checker, x, args[1], args[2], node)
+    index = 0 if name == "first" else -1
+    if x.depth < 2:
+        return _item(checker, x, index, Index(node.args[0], 0, start=node.start, end=node.end))
+    return Typed("inner item", (x,), x.kind, x.dtype, x.depth - 1, True, _tree(node, args), x.range, index)
+
+
+def _get(checker: Checker, x: Typed, i: Typed, default: Typed, node: Call) -> Typed:
+    if x.kind in ("label", "text"):
+        checker.number(x)
+    _items(checker, x, "get(x, i, default)")
+    if x.depth > 1:
+        source = checker.source(x.tree)
+        raise checker.error(
+            x.tree,
+            f"get(x, i, default) takes from one list in each row, and {source} has lists in lists; write "
+            f"get({source}[0], i, default), say",
+        )
+    for what, y in (("index", i), ("default", default)):
+        if y.depth:
+            raise checker.error(y.tree, f"the {what} of get(x, i, default) is one value per row")
+    if i.kind != "int":
+        raise checker.error(i.tree, f"the index of get(x, i, default) is an integer, and {checker.what(i)}")
     checker.number(default)
-    element = item(checker, x, int(i.value), Index(node.args[0], 0, start=node.start, end=node.end))
     kind, dtype, values = _common(checker, x, default, node)
-    missing = x.missing or lists_missing(x) or default.missing
+    missing = _unsure(x) or default.missing or i.missing
+    if i.op != "literal":
+        tree = _tree(node, (x, i, default))
+        return Typed("get", (x, i, default), kind, dtype, 0, missing, tree, values)
+    _check_index(checker, i)
     # The index as it was typed, and not as an expression that gave it: equal cuts have equal trees.
     index: Node = Integer(abs(i.value), start=i.tree.start, end=i.tree.end)
     index = Unary("-", index, start=i.tree.start, end=i.tree.end) if i.value < 0 else index
     tree = replace(node, args=(x.tree, index, default.tree))
-    return Typed("get", (x, default), kind, dtype, 0, missing, tree, values, element.value)
+    return Typed("get", (x, default), kind, dtype, 0, missing, tree, values, int(i.value))
 
 
-def item(checker: Checker, x: Typed, index: int, node: Index) -> Typed:
-    """The typed tree of ``x[index]``."""
-    if x.kind in ("label", "text"):
-        checker.number(x)
-    if x.depth != 1:
+def _check_index(checker: Checker, i: Typed) -> None:
+    if abs(i.value) >= MAX_INDEX:
+        raise checker.error(i.tree, "an index is below 2**31")
+
+
+def brackets(checker: Checker, node: Index) -> Typed:
+    """The typed tree of ``x[i]``: an item, or the items that a condition chooses."""
+    x = checker.visit(node.operand)
+    if isinstance(node.index, int):
+        return _item(checker, x, node.index, node)
+    _listed(checker, x, node)
+    i = checker.visit(node.index)
+    if i.op == "literal" and i.kind == "int":
+        _check_index(checker, i)
+        return _item(checker, x, int(i.value), node)
+    if i.op == "literal" or i.kind not in ("bool", "int"):
+        raise checker.error(i.tree, f"{INDEX}; {checker.what(i)}")
+    if i.kind == "bool":
+        return _choose(checker, x, i, node)
+    if i.depth >= x.depth:
+        source = checker.source(i.tree)
+        raise checker.error(
+            i.tree,
+            f"{source} has a number for each item, and an index is one for each list; as a condition, which chooses "
+            f"items, write {checker.source(x.tree)}[{source} != 0]",
+        )
+    return _at(x, i.depth, i, Typed("item at", (x, i), x.kind, x.dtype, x.depth - 1, True, _index_tree(node, x, i)))
+
+
+def _listed(checker: Checker, x: Typed, node: Index) -> None:
+    if not x.depth:
         raise checker.error(node, f"{checker.source(x.tree)} has one value per row; there are no items to choose from")
+
+
+def _index_tree(node: Index, x: Typed, i: Typed) -> Index:
+    return replace(node, operand=x.tree, index=i.tree)
+
+
+def _item(checker: Checker, x: Typed, index: int, node: Index) -> Typed:
+    """The typed tree of ``x[index]``, of the outermost list."""
+    _listed(checker, x, node)
     tree = replace(node, operand=x.tree, index=index)
-    return Typed("item", (x,), x.kind, x.dtype, 0, True, tree, x.range, index)
+    return _at(x, 0, x, Typed("item", (x,), x.kind, x.dtype, x.depth - 1, True, tree, value=index))
+
+
+def _at(x: Typed, level: int, index: Typed, typed: Typed) -> Typed:
+    """What is taken out of the lists of a level of `x`: there may be none; what it is a list of stays as it is."""
+    typed = replace(typed, range=x.range)
+    if level == typed.depth:
+        return typed
+    outer = {k for k in x.lists_missing | index.lists_missing if k < level}
+    inner = {k - 1 for k in x.lists_missing if k > level + 1}
+    return replace(typed, missing=x.missing, lost=tuple(sorted({level} | outer | inner)))
+
+
+def _choose(checker: Checker, x: Typed, condition: Typed, node: Index) -> Typed:
+    source = checker.source(condition.tree)
+    if not condition.depth:
+        raise checker.error(
+            condition.tree,
+            f"a condition in brackets chooses items, and {source} has one value per row; write where(...)",
+        )
+    if condition.depth > x.depth:
+        raise checker.error(
+            condition.tree,
+            f"{source} has values for the items of deeper lists than {checker.source(x.tree)}; write "
+            f"any({source}), say",
+        )
+    lost = x.lists_missing | condition.lists_missing | ({condition.depth - 1} if condition.missing else set())
+    tree = _index_tree(node, x, condition)
+    args = (x, condition)
+    return Typed("choose", args, x.kind, x.dtype, x.depth, x.missing, tree, x.range, lost=tuple(sorted(lost)))
 
 
 def _where(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
@@ -234,7 +329,9 @@ def _double(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
 def _check_delta_r(checker: Checker, args: tuple[Typed, ...], node: Call) -> None:
     # ROOT::VecOps::DeltaR(eta1, eta2, phi1, phi2) has another order; a wrong one gives plausible numbers.
     for place, x in enumerate(args):
-        field = x.tree.operand if isinstance(x.tree, Index) else x.tree
+        field = x.tree
+        while isinstance(field, Index):
+            field = field.operand
         name = field.name.lower() if isinstance(field, Name) else ""
         wrong, right = (("phi", "eta"), ("eta", "phi"))[place % 2]
         if wrong in name and right not in name:

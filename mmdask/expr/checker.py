@@ -14,7 +14,6 @@ from mmdask.errors import ExpressionError, did_you_mean
 from mmdask.expr import calls
 from mmdask.expr.compare import members
 from mmdask.expr.constants import check_constants, constant_items, constant_node
-from mmdask.expr.parser import INDEX, condition_hint, index_hint
 from mmdask.expr.tree import (
     SYMBOLS,
     Binary,
@@ -33,6 +32,7 @@ from mmdask.expr.tree import (
     Symbol,
     Text,
     Unary,
+    canonical,
     error_at,
 )
 from mmdask.expr.typed import (
@@ -46,6 +46,7 @@ from mmdask.expr.typed import (
     arithmetic_range,
     fits,
     literal,
+    nodes_of,
     power_range,
     range_of,
     whole_dtype,
@@ -85,10 +86,17 @@ _WHOLE: dict[str, Callable[[int, int], int]] = {
 class Checker:
     """Types the nodes of one cut."""
 
-    def __init__(self, text: str, schema: Schema, constants: Mapping[str, object] | None) -> None:
+    def __init__(
+        self,
+        text: str,
+        schema: Schema,
+        constants: Mapping[str, object] | None,
+        derived: Mapping[str, Typed] | None = None,
+    ) -> None:
         self.text = text
         self.schema = schema
         self.constants = check_constants(constants)
+        self.derived = derived or {}
         self.used: set[str] = set()
 
     # ------------------------------------------------------------------------------------- errors and words
@@ -98,7 +106,8 @@ class Checker:
 
     def source(self, node: Node) -> str:
         """The text of a node, shortened for a message."""
-        text = " ".join(self.text[node.start : node.end].split())
+        # Within a derived field there are no places.
+        text = " ".join((self.text[node.start : node.end] or canonical(node)).split())
         return text if len(text) <= 60 else text[:57] + "..."
 
     def what(self, x: Typed) -> str:
@@ -161,8 +170,8 @@ class Checker:
                 return self.bitwise(op, [self.visit(a) for a in args], node)
             case Call():
                 return calls.call(self, node)
-            case Index(operand=x, index=index):
-                return calls.item(self, self.visit(x), self.index(index, node), node)
+            case Index():
+                return calls.brackets(self, node)
         raise ExpressionError(f"not a node of a cut: {node!r}")
 
     def symbol(self, node: Boolean | Symbol) -> Typed:
@@ -183,6 +192,9 @@ class Checker:
             return self.visit(constant_node(self.constants[name], node, self))
         if name not in self.schema:
             raise self.error(node, self.schema.unknown(name) if not self.constants else self.unknown(name))
+        if name in self.derived:
+            x = self.derived[name]
+            return replace(x, tree=replace(x.tree, start=node.start, end=node.end))
         field = self.schema[name]
         return self.field(field, Name(name, start=node.start, end=node.end))
 
@@ -206,22 +218,21 @@ class Checker:
             return Typed("field", (), "label", field.dtype, 0, missing, node, value=field.name)
         if field.kind == "string" and field.levels == 0:
             return Typed("field", (), "text", field.dtype, 0, missing, node, value=field.name)
-        depth = field.levels + len(field.shape)
-        if field.kind in ("shaped", "string"):
-            what = "numbers, labels and text, one for each row, and rows of numbers"
+        if field.kind == "shaped":
             raise self.error(
                 node,
-                f"{field.name!r} is {field.describe()}, and cuts read {what}; compute what the cut needs, and store it "
-                "as a field",
+                f"{field.name!r} is {field.describe()}, and cuts read numbers, labels and text, and lists of them; "
+                "compute what the cut needs, and store it as a field",
             )
-        if depth > 1:
-            raise self.error(node, f"{field.name!r} is {field.describe()}, nested more than once; cuts read one level")
+        depth = field.levels + len(field.shape)
+        lost = tuple(k for k in field.optional if k < depth)
+        missing = depth in field.optional
+        if field.kind == "string":
+            return Typed("field", (), "text", field.dtype, depth, missing, node, value=field.name, lost=lost)
         if field.dtype.kind not in "biuf":
             raise self.error(
                 node, f"{field.name!r} is {field.describe()}; cuts read booleans, integers and real numbers"
             )
-        lost = missing and depth > 0
-        missing = depth in field.optional
         if field.dtype.kind == "f":
             return Typed("field", (), "float", field.dtype, depth, missing, node, value=field.name, lost=lost)
         kind: Any = "bool" if field.dtype == BOOL else "int"
@@ -230,31 +241,9 @@ class Checker:
     def asked(self, node: Node) -> Typed:
         """What is asked of whether it is missing: also a field of rows that cuts do not compute with."""
         field = self.schema.get(node.name) if isinstance(node, Name) and node.name not in self.constants else None
-        if field is not None and (
-            field.kind == "shaped"
-            or (field.kind == "dense" and (len(field.shape) > 1 or field.dtype.kind not in "biuf"))
-        ):
+        if field is not None and (field.kind == "shaped" or (field.kind == "dense" and field.dtype.kind not in "biuf")):
             return Typed("field", (), "text", field.dtype, 0, 0 in field.optional, node, value=field.name)
         return self.visit(node)
-
-    def index(self, index: int | Name, node: Index) -> int:
-        if isinstance(index, int):
-            return index
-        name = index.name
-        value = self.constants.get(name)
-        if name in self.constants:
-            self.used.add(name)
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            what = f"the constant {name!r} is {type(value).__name__}"
-            if name not in self.constants:
-                what = f"there is no constant {name!r}"
-                source = self.source(node.operand)
-                if name in self.schema:
-                    flags = self.schema[name].dtype == BOOL
-                    hint = condition_hint(source, name) if flags else index_hint(source, index, name)
-                    what = f"{name!r} is a field, and {hint}"
-            raise self.error(index, f"{INDEX}; {what}")
-        return int(value)
 
     # ------------------------------------------------------------------------------------------- arithmetic
 
@@ -346,8 +335,8 @@ class Checker:
         if op not in ("==", "!="):
             raise self.error(tree, f"text has no order here; compare {self.source(field.tree)} by ==, != or in")
         self.known_label(field, text)
-        found = Typed("in text", (field,), "bool", BOOL, 0, field.missing, tree, (0, 1), (text.value,))
-        return found if op == "==" else Typed("not", (found,), "bool", BOOL, 0, field.missing, tree, (0, 1))
+        found = Typed("in text", (field,), "bool", BOOL, field.depth, field.missing, tree, (0, 1), (text.value,))
+        return found if op == "==" else Typed("not", (found,), "bool", BOOL, field.depth, field.missing, tree, (0, 1))
 
     def known_label(self, field: Typed, text: Typed) -> None:
         if field.kind != "label":
@@ -379,7 +368,7 @@ class Checker:
         if x.kind in ("label", "text"):
             for i in items:
                 self.known_label(x, i)
-            found = Typed("in text", (x,), "bool", BOOL, 0, x.missing, tree, (0, 1), values)
+            found = Typed("in text", (x,), "bool", BOOL, x.depth, x.missing, tree, (0, 1), values)
         else:
             numbers = members(x.dtype, tuple(int(v) if isinstance(v, bool) else v for v in values))
             value = (numbers.dtype.str, numbers.tobytes())
@@ -437,12 +426,12 @@ class Checker:
         left, right = self.source(a.tree), self.source(b.tree)
         bits = f"({left} {op} ...)"
         if a.kind == "int":
-            if isinstance(b.tree, Compare):
+            if isinstance(b.tree, Compare) and b.tree.operands[0].end:
                 first = b.tree.operands[0]
                 bits = f"({left} {op} {self.source(first)}){self.text[first.end : b.tree.end].rstrip(') ')}"
             logical = f"{left} != 0 {word} {right}"
         else:
-            if isinstance(a.tree, Compare):
+            if isinstance(a.tree, Compare) and a.tree.operands[-1].end:
                 last = a.tree.operands[-1]
                 bits = f"{self.text[a.tree.start : last.start].lstrip('( ')}({self.source(last)} {op} {right})"
             logical = f"{left} {word} {right} != 0"
@@ -475,14 +464,7 @@ class Checker:
 
 def field_names(typed: Typed) -> set[str]:
     """The fields that an expression reads."""
-    names: set[str] = set()
-    todo = [typed]
-    while todo:
-        node = todo.pop()
-        if node.op == "field":
-            names.add(str(node.value))
-        todo.extend(node.args)
-    return names
+    return {str(node.value) for node in nodes_of(typed) if node.op == "field"}
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -71,34 +71,6 @@ def _in(block: Block, node: Typed, args: list[Value]) -> Value:
     return _bool(aligned, is_member(aligned.arrays[0], np.frombuffer(numbers, dtype)))
 
 
-def _in_text(block: Block, node: Typed, args: list[Value]) -> Value:
-    data, known = args[0].data, args[0].known
-    assert data is not None
-    if node.args[0].kind == "label":
-        codes = [code for code, label in enumerate(data.labels) if label in node.value]
-        return Value(_known(is_member(args[0].array, np.array(codes, args[0].array.dtype)), known), None, known)
-    found = np.zeros(block.rows, np.bool_)
-    for text in node.value:
-        found[_rows_equal(data.values, data.offsets[0], text.encode())] = True
-    return Value(_known(found, known), None, known)
-
-
-def _known(found: Bools, known: Bools | None) -> Bools:
-    return found if known is None else found & known
-
-
-def _rows_equal(text: Array, offsets: Array, wanted: bytes) -> Array:
-    """The rows whose bytes are `wanted`: those of its length, then byte by byte those still equal."""
-    rows = np.flatnonzero(np.diff(offsets) == len(wanted))
-    starts = offsets[rows]
-    for place, byte in enumerate(wanted):
-        same = text[starts + place] == byte
-        rows, starts = rows[same], starts[same]
-        if not len(rows):
-            break
-    return rows
-
-
 # -------------------------------------------------------------------------------------------------- arithmetic
 
 
@@ -280,7 +252,7 @@ def _where(block: Block, node: Typed, args: list[Value]) -> Value:
 
 def _missing(block: Block, node: Typed, args: list[Value]) -> Value:
     x = args[0]
-    n = 1 if x.offsets is None else len(x.array)  # one value stands for all rows
+    n = len(x.array) if x.offsets else 1  # one value stands for all rows
     missing = np.zeros(n, np.bool_) if x.known is None else ~x.known
     return Value(missing, x.offsets, None, x.origin, there=x.there)
 
@@ -345,7 +317,6 @@ OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "compare": _compare,
     "compare literal": _compare_literal,
     "in": _in,
-    "in text": _in_text,
     **dict.fromkeys(_UFUNC, _arithmetic),
     "neg": _negative,
     "abs": _absolute,

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import ExpressionError, SchemaError
-from mmdask.expr import elementwise, reductions
+from mmdask.expr import elementwise, reductions, text
 from mmdask.expr.expression import Expression
 from mmdask.expr.typed import Typed
-from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, length
+from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, emptied, length
 from mmdask.schema import FieldData
 
-__all__ = ["Result", "evaluate", "evaluate_bits", "evaluate_cut", "evaluate_many"]
+__all__ = ["Result", "evaluate", "evaluate_bits", "evaluate_cut", "evaluate_many", "evaluate_three_valued"]
 
 Read = Callable[[str], FieldData]
+Bits = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -33,19 +34,25 @@ class Result:
     Parameters
     ----------
     values : numpy.ndarray
-        ``(rows,)``, or ``(items,)`` for depth 1; 0 or False where there is no value. May be read-only.
-    offsets : numpy.ndarray or None
-        int64 ``(rows + 1,)`` for depth 1.
+        ``(rows,)``, or ``(items,)`` for depths from 1 on; 0 or False where there is no value. May be read-only.
+    offsets : tuple of numpy.ndarray
+        int64, one for each level, outermost first, as those of a `FieldData`.
     known : numpy.ndarray or None
         Where there is a value, bool of the shape of `values`; None if everywhere.
-    there : numpy.ndarray or None
-        For depth 1, which rows have a list at all, bool ``(rows,)``; None if every row has. Others have no items.
+    there : tuple of (numpy.ndarray or None)
+        For each level, which of its lists there are at all; None for all. Others have no items.
     """
 
     values: npt.NDArray[Any]
-    offsets: Offsets | None = None
+    offsets: tuple[Offsets, ...] = ()
     known: Bools | None = None
-    there: Bools | None = None
+    there: tuple[Bools | None, ...] = ()
+
+    @property
+    def valid(self) -> tuple[Bools | None, ...]:
+        """Which values are not missing, for each depth, as that of a `FieldData`."""
+        valid = (*self.there, self.known)
+        return valid if any(v is not None for v in valid) else ()
 
 
 @dataclass(frozen=True)
@@ -98,9 +105,7 @@ def evaluate_cut(expression: Expression, read: Read, rows: int, *, first_row: in
     return np.unpackbits(bits, count=rows, bitorder="little").view(np.bool_)
 
 
-def evaluate_bits(
-    expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0
-) -> list[npt.NDArray[np.uint8]]:
+def evaluate_bits(expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0) -> list[Bits]:
     """Evaluate several cuts, each field read once, equal subtrees computed once.
 
     Returns
@@ -109,16 +114,44 @@ def evaluate_bits(
         For each cut its bits in little bit order, uint8 ``(ceil(rows / 8),)``, 0 where it is missing. Packed while the
         booleans are in cache, so that none of them is ever written to memory.
     """
+    pairs = _bits(expressions, read, rows, first_row, known=False)
+    return [true for true, _ in pairs]
+
+
+def evaluate_three_valued(
+    expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0
+) -> list[tuple[Bits, Bits | None]]:
+    """Evaluate several cuts as `evaluate_bits` does, and where each has a value.
+
+    Returns
+    -------
+    list of (numpy.ndarray, numpy.ndarray or None)
+        For each cut the bits of the rows where it is true, as those of `evaluate_bits`, and of those where it is true
+        or false, not missing; None if it is missing in no row of the block.
+    """
+    return _bits(expressions, read, rows, first_row, known=True)
+
+
+def _bits(
+    expressions: Sequence[Expression], read: Read, rows: int, first_row: int, *, known: bool
+) -> list[tuple[Bits, Bits | None]]:
     for expression in expressions:
         if expression.depth or expression.dtype != np.bool_:
             raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
         values = _run(tuple(expressions), block)
-    bits = [np.packbits(np.broadcast_to(value.array, rows), bitorder="little") for value in values]
+    bits: list[tuple[Bits, Bits | None]] = []
+    for value in values:
+        where = _not_all(value.known) if known else None
+        bits.append((_packed(value.array, rows), None if where is None else _packed(where, rows)))
     for array in {id(v.array): v.array for v in values if v.scratch}.values():
         SCRATCH.give(array)
     return bits
+
+
+def _packed(array: Bools, rows: int) -> Bits:
+    return np.packbits(np.broadcast_to(array, rows), bitorder="little")
 
 
 def evaluate_many(
@@ -128,7 +161,7 @@ def evaluate_many(
     block = Block(read, rows, first_row)
     with np.errstate(all="ignore"):
         values = _run(tuple(expressions), block)
-    return tuple(_result(block, value, rows) for value in values)
+    return tuple(_result(value, rows) for value in values)
 
 
 def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
@@ -148,9 +181,16 @@ def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
 def _program(expressions: tuple[Expression, ...]) -> tuple[tuple[_Step, ...], tuple[int, ...]]:
     """The steps for some expressions, and which of their values are the results."""
     numbers: dict[Any, int] = {}
+    visited: dict[int, int] = {}
     found: list[tuple[Typed, tuple[int, ...]]] = []
 
     def visit(node: Typed) -> int:
+        # trees with derived fields in them share nodes
+        if id(node) not in visited:
+            visited[id(node)] = visit_args(node)
+        return visited[id(node)]
+
+    def visit_args(node: Typed) -> int:
         if node.op not in ("and", "or"):
             return add(node, tuple([visit(a) for a in node.args]))
         # two at a time: few operands live at once, and cuts that begin alike share more
@@ -175,17 +215,15 @@ def _program(expressions: tuple[Expression, ...]) -> tuple[tuple[_Step, ...], tu
     return tuple(steps), results
 
 
-def _result(block: Block, value: Value, rows: int) -> Result:
-    if value.there is not None:
-        value = block.without_lost(value)
-        value = value._replace(known=_not_all(value.known))
+def _result(value: Value, rows: int) -> Result:
     values, known = value.array, value.known
-    if value.offsets is None and len(values) != rows:
+    if not value.offsets and len(values) != rows:
         values = np.broadcast_to(values, rows)
     if known is not None:
         known = np.broadcast_to(known, values.shape)
         values = np.where(known, values, values.dtype.type(0))
-    return Result(values, value.offsets, known, value.there)
+    there = value.there or (None,) * len(value.offsets)
+    return Result(values, value.offsets, known, there)
 
 
 def _field(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -197,19 +235,38 @@ def _field(block: Block, node: Typed, args: list[Value]) -> Value:
         if data.values.dtype.newbyteorder("=") != node.dtype:
             raise SchemaError(f"field {name!r} is {data.values.dtype}, and the cut was checked for {node.dtype}")
         data = replace(data, values=data.values.astype(node.dtype))
-    there, known = _not_all(data.valid_at(0)), _not_all(data.valid_at(1))
+    if node.depth:
+        return _items(block, node, data)
+    known = _not_all(data.valid_at(0))
+    values = data.values
     if node.kind == "text":
-        return Value(data.values, None, there, name, data)
-    if node.depth == 0:
-        values = data.values
-        # a constant of the block: one value is enough
-        values = values[:1] if len(values) > 1 and values.strides == (0,) and there is None else values
-        return Value(_false(node, values, there), None, there, name, data if node.kind == "label" else None)
-    if data.values.ndim == 2:  # rows of a fixed number of items
-        n = data.values.shape[1]
-        known = None if there is None else np.repeat(there, n)
-        return Value(_false(node, data.values.reshape(-1), known), block.regular(n), known, name, there=there)
-    return Value(_false(node, data.values, known), data.offsets[0], known, name, there=there)
+        return Value(np.zeros(1, np.int64), (), known, name, data)
+    # a constant of the block: one value is enough
+    values = values[:1] if len(values) > 1 and values.strides == (0,) and known is None else values
+    return Value(_false(node, values, known), (), known, name, data if node.kind == "label" else None)
+
+
+def _items(block: Block, node: Typed, data: FieldData) -> Value:
+    """A field of lists: those that are ragged, and then those of its items, which all have one length."""
+    shape = data.values.shape[1:]
+    levels = node.depth - len(shape)
+    offsets = list(data.offsets[:levels])
+    n = data.length(levels)
+    for n_items in shape:
+        offsets.append(block.regular(n, n_items))
+        n *= n_items
+    values = np.arange(n) if node.kind == "text" else data.values.reshape(-1)
+    known = None if shape else _not_all(data.valid_at(levels))
+    there = tuple([_not_all(data.valid_at(level)) for level in range(node.depth)])
+    texts = data if node.kind == "text" else None
+    x = Value(_false(node, values, known), tuple(offsets), known, str(node.value), texts, there=there)
+    if not any(t is not None for t in there):
+        return x._replace(there=())
+    for level in range(node.depth):
+        lists = x.there_at(level)
+        if lists is not None:
+            x = emptied(x, level, lists)
+    return x
 
 
 def _not_all(valid: Bools | None) -> Bools | None:
@@ -272,4 +329,5 @@ _OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "or": _or,
     **elementwise.OPERATIONS,
     **reductions.OPERATIONS,
+    **text.OPERATIONS,
 }

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 
 from mmdask.errors import ExpressionError
+from mmdask.expr.axes import check_axes
 from mmdask.expr.checker import Checker, field_names
-from mmdask.expr.parser import MAX_DEPTH, depth_of, parse
+from mmdask.expr.parser import MAX_DEPTH, check_size, depth_of, parse
 from mmdask.expr.tree import Logic, Node, Not, canonical, error_at
-from mmdask.expr.typed import BOOL, TOO_LARGE, Typed, lists_missing
-from mmdask.schema import Schema
+from mmdask.expr.typed import BOOL, TOO_LARGE, Typed
+from mmdask.schema import Field, Schema
 
-__all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate"]
+__all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands"]
 
 #: part of the name of every kept cut; raised by hand when a change gives a cut another meaning
 SEMANTICS = 1
@@ -55,7 +57,7 @@ class Expression:
 
     @property
     def depth(self) -> int:
-        """0: one value per row; 1: one per item."""
+        """0: one value per row; 1: one per item; 2: one per item of a list of lists; and so on."""
         return self.typed.depth
 
     @property
@@ -70,15 +72,19 @@ class Expression:
 
     @property
     def optional(self) -> tuple[int, ...]:
-        """Depths at which values may be missing, as those of a `Field`: 0 for rows, 1 for items."""
-        rows = lists_missing(self.typed) if self.depth else self.typed.missing
-        return (0,) * rows + (1,) * (self.depth > 0 and self.typed.missing)
+        """Depths at which values may be missing, as those of a `Field`: 0 for rows, 1 for items, and so on."""
+        return (*sorted(self.typed.lists_missing), *(self.depth,) * self.typed.missing)
 
     def __hash__(self) -> int:
         return hash(self.canonical)
 
 
-def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, object] | None = None) -> Expression:
+def check(
+    node_or_text: Node | str,
+    schema: Schema,
+    constants: Mapping[str, object] | None = None,
+    derived: Mapping[str, Expression] | None = None,
+) -> Expression:
     """Look up the names of an expression and give it types. Reads no data.
 
     Parameters
@@ -89,6 +95,9 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
         The fields that it may name.
     constants : mapping of str, optional
         Numbers, booleans, texts, or lists of them, each of which it names.
+    derived : mapping of str to Expression, optional
+        What more names mean, before those of the schema. What they are computed from takes their place, so that the
+        result names fields of the schema only.
 
     Returns
     -------
@@ -110,9 +119,13 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
     try:
         text = canonical(node_or_text) if isinstance(node_or_text, Node) else node_or_text
         node = parse(text)  # of a given tree too, so that the places fit the text
-        checker = Checker(text, schema, constants)
+        derived = derived or {}
+        seen = schema if not derived else Schema([*(f for n, f in schema.items() if n not in derived), *_seen(derived)])
+        checker = Checker(text, seen, constants, {name: _unplaced(e) for name, e in derived.items()})
         typed = checker.visit(node)
         checker.check_used(typed)
+        check_size(typed.tree)
+        check_axes(typed, checker.error, checker.source)
         if typed.kind in ("label", "text"):
             raise error_at(text, 0, len(text), "text alone is no value here; compare it with text in quotes")
         if typed.dtype == TOO_LARGE:
@@ -122,7 +135,45 @@ def check(node_or_text: Node | str, schema: Schema, constants: Mapping[str, obje
         raise ExpressionError("this cut nests too deeply for the depth of the calling code") from None
 
 
-def check_cut(text_or_node: Node | str, schema: Schema, constants: Mapping[str, object] | None = None) -> Expression:
+def _seen(derived: Mapping[str, Expression]) -> list[Field]:
+    """Fields that stand for expressions where names are looked for."""
+    return [
+        Field.ragged(name, e.dtype, levels=e.depth) if e.depth else Field.dense(name, e.dtype)
+        for name, e in derived.items()
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _unplaced(e: Expression) -> Typed:
+    """The typed tree of an expression without places, which are those of another text."""
+    nodes: dict[int, Node] = {}
+    found: dict[int, Typed] = {}
+
+    def tree(node: Node) -> Node:
+        if id(node) not in nodes:
+            parts = {f.name: tree_of(getattr(node, f.name)) for f in fields(node) if f.name not in ("start", "end")}
+            nodes[id(node)] = type(node)(**parts)
+        return nodes[id(node)]
+
+    def tree_of(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(tree_of, value))
+        return tree(value) if isinstance(value, Node) else value
+
+    def typed(x: Typed) -> Typed:
+        if id(x) not in found:
+            found[id(x)] = replace(x, args=tuple(map(typed, x.args)), tree=tree(x.tree))
+        return found[id(x)]
+
+    return typed(e.typed)
+
+
+def check_cut(
+    text_or_node: Node | str,
+    schema: Schema,
+    constants: Mapping[str, object] | None = None,
+    derived: Mapping[str, Expression] | None = None,
+) -> Expression:
     """Check a cut: an expression that has one boolean per row.
 
     Raises
@@ -130,12 +181,15 @@ def check_cut(text_or_node: Node | str, schema: Schema, constants: Mapping[str, 
     ExpressionError
         As `check`; also for one value per item and for numbers, saying how to make a cut of them.
     """
-    e = check(text_or_node, schema, constants)
+    e = check(text_or_node, schema, constants, derived)
     shown = " ".join(e.text.split())
     shown = shown if len(shown) <= 60 else "..."
     if e.depth:
         x = shown if e.dtype == BOOL else f"{shown} > ..."
-        message = f"this has one value per item, and a cut has one per row; write any({x}), all({x}) or count({x}) >= n"
+        x = "any(" * (e.depth - 1) + x + ")" * (e.depth - 1)
+        lists = " of lists in lists" if e.depth > 1 else ""
+        message = f"this has one value per item{lists}, and a cut has one per row"
+        message += f"; write any({x}), all({x}) or count({x}) >= n"
     elif e.typed.kind == "int":
         message = f"this is an integer, and a cut is a boolean; write {_wrapped(e, shown)} != 0"
     elif e.typed.kind == "float":
@@ -175,9 +229,30 @@ def conjuncts(expression: Expression) -> tuple[Expression, ...]:
     return tuple(_piece(expression, leaf, types) for leaf in typed.args)
 
 
+def operands(expression: Expression) -> tuple[Literal["and", "or", "not", ""], tuple[Expression, ...]]:
+    """The operator at the top of a cut, and the cuts that it joins; "" and none for a cut that joins no others.
+
+    Examples
+    --------
+    >>> from mmdask.schema import Field
+    >>> op, cuts = operands(check_cut("x > 1 or not y", Schema([Field.dense("x", "f4"), Field.dense("y", "?")])))
+    >>> op, [cut.canonical for cut in cuts]
+    ('or', ['(x > 1)', '(not y)'])
+    """
+    typed = expression.typed
+    types = dict(zip(expression.fields, expression.types, strict=True))
+    if typed.op == "not":
+        return "not", (_piece(expression, typed.args[0], types),)
+    if typed.op == "or" and isinstance(typed.tree, Logic):
+        return "or", tuple([_piece(expression, leaf, types) for leaf in typed.args])
+    joined = conjuncts(expression)
+    return ("and", joined) if len(joined) > 1 else ("", ())
+
+
 def _piece(whole: Expression, leaf: Typed, types: dict[str, str]) -> Expression:
     names = tuple(sorted(field_names(leaf)))
-    text = whole.text[leaf.tree.start : leaf.tree.end]
+    # Within a derived field there are no places.
+    text = whole.text[leaf.tree.start : leaf.tree.end] or canonical(leaf.tree)
     return Expression(text, canonical(leaf.tree), names, tuple(types[n] for n in names), leaf)
 
 
@@ -224,5 +299,6 @@ def _made(text: str, typed: Typed, sources: tuple[Expression, ...], parts: tuple
                 raise ExpressionError(f"field {name!r} is of two types in these cuts: {types[name]}, and {kind}")
     if depth_of(typed.tree) > MAX_DEPTH:
         raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels; keep a part of it as a derived field")
+    check_size(typed.tree)
     names = tuple(sorted(types))
     return Expression(text, canonical(typed.tree), names, tuple(types[n] for n in names), typed, parts)

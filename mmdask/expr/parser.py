@@ -33,11 +33,15 @@ from mmdask.expr.tree import (
     error_at,
 )
 
-__all__ = ["INDEX", "MAX_DEPTH", "condition_hint", "depth_of", "index_hint", "parse"]
+__all__ = ["INDEX", "MAX_DEPTH", "MAX_INDEX", "check_size", "depth_of", "parse"]
 
-#: what is said of every index that is none
-INDEX = "an index is a whole number written out, as in x[0], or a constant"
+#: what is said of brackets with something else in them
+INDEX = "an index is a whole number, as in x[0], and a condition chooses items, as in x[x > 0]"
 
+#: operations that a tree may name again and again, as derived fields do when they are put in for their names
+MAX_REPEATED = 100_000
+#: an index is smaller, from either end
+MAX_INDEX = 2**31
 #: how deeply a tree nests, and brackets in a text; ``a and b and c`` is one level, ``a + b + c`` two
 MAX_DEPTH = 64
 # Nested calls of Parser.expression: each is for a bracket or for a level of the tree.
@@ -101,18 +105,39 @@ def parse(text: str) -> Node:
 
 def depth_of(node: Node) -> int:
     """Levels of a tree, 1 for a leaf."""
-    deepest, level = 0, [node]
+    deepest = 0
+    level = {id(node): node}  # each node once: trees with derived fields in them share many
     while level:
         deepest += 1
-        level = [child for parent in level for child in children(parent)]
+        level = {id(child): child for parent in level.values() for child in children(parent)}
     return deepest
+
+
+def check_size(node: Node) -> None:
+    """Raise for a tree that depends on derived fields, and they on others, so often that its text would not end."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 1 + sum([size(child) for child in children(node)])
+        return sizes[id(node)]
+
+    repeated = size(node) - len(sizes)
+    if repeated > MAX_REPEATED:
+        shown = f"{repeated:,}" if repeated < 10**12 else "over 10**12"
+        raise ExpressionError(
+            f"with the derived fields written out, this repeats {shown} operations, and at most {MAX_REPEATED:,} "
+            "can be; store some of these fields: mm.assign(path, ...)"
+        )
 
 
 def children(node: Node) -> tuple[Node, ...]:
     """The operands of a node, from left to right."""
     match node:
-        case Unary(operand=x) | Not(operand=x) | Index(operand=x):
+        case Unary(operand=x) | Not(operand=x):
             return (x,)
+        case Index(operand=x, index=index):
+            return (x,) if isinstance(index, int) else (x, index)
         case Binary(left=left, right=right):
             return (left, right)
         case Compare(operands=args) | Logic(args=args) | Bitwise(args=args) | Call(args=args):
@@ -307,39 +332,23 @@ class _Parser:
         start = self.word.start
         node = self.atom()
         while self.op == "[":
-            index = self.index(node)
+            index = self.index()
             node = Index(node, index, start=start, end=self.end_of_last())
         return node
 
-    def index(self, operand: Node) -> int | Name:
-        """What stands in the brackets after an operand: a whole number, or the name of a constant."""
+    def index(self) -> int | Node:
+        """What stands in the brackets after an operand; a whole number that is written out as an int."""
         opened = self.next()
-        first = self.place
-        sign = self.next().text if self.op in ("-", "+") else ""
-        word = self.word
-        if word.kind != "integer" and (word.kind != "name" or self.op or sign):
-            raise self.no_index(operand, opened, first)
-        self.next()
-        if self.op != "]":
-            raise self.no_index(operand, opened, first)
-        self.next()
-        if word.kind == "name":
-            return Name(word.text, start=word.start, end=word.end)
-        value = int(word.text, 0) * (-1 if sign == "-" else 1)
-        if abs(value) >= 2**31:
-            raise self.error("an index is below 2**31", word)
-        return value
-
-    def no_index(self, operand: Node, opened: Token, first: int) -> ExpressionError:
-        """The error for brackets with something else in them, which are read again as an expression to see what."""
-        self.place = first
         if self.op == "]":
-            return self.error(f"there is no index in these brackets; {INDEX}", opened)
-        inside = self.expression(OR)
+            raise self.error(f"there is nothing in these brackets; {INDEX}", opened)
+        node = self.expression(OR)
         self.expect("]", opened)
-        start, end = self.words[first].start, self.words[self.place - 2].end
-        source = _short(self.text[operand.start : operand.end])
-        return error_at(self.text, start, end, f"{INDEX}; {index_hint(source, inside, _short(self.text[start:end]))}")
+        inner = node.operand if isinstance(node, Unary) else node
+        if not isinstance(inner, Integer):
+            return node
+        if inner.value >= MAX_INDEX:
+            raise error_at(self.text, inner.start, inner.end, "an index is below 2**31")
+        return -inner.value if isinstance(node, Unary) and node.op == "-" else inner.value
 
     def atom(self) -> Node:
         word = self.word
@@ -446,37 +455,10 @@ class _Parser:
         if not isinstance(item, Index):
             raise self.error("Alt$ takes an element, as in Alt$(x[0], -1)", word)
         i = item.index
-        index: Node = i if isinstance(i, Name) else Integer(abs(i), start=item.start, end=item.end)
+        index = Integer(abs(i), start=item.start, end=item.end) if isinstance(i, int) else i
         if isinstance(i, int) and i < 0:
             index = Unary("-", index, start=item.start, end=item.end)
         return Call("get", (item.operand, index, default), **place)
-
-
-def index_hint(source: str, index: Node, written: str) -> str:
-    """What to write instead of ``source[written]``, where `written` is the text of `index`."""
-    if isinstance(index, Compare | Logic | Bitwise | Not | In):
-        loose = isinstance(index, Logic | Bitwise) and index.op in ("or", "|")
-        return condition_hint(source, written, f"({written})" if loose and not written.startswith("(") else written)
-    if isinstance(index, Call) and index.function in ("argmin", "argmax") and len(index.args) == 1:
-        by = written.partition("(")[2].removesuffix(")").strip()
-        extreme = index.function[3:]
-        return f"a computed index is not possible yet; write any({by} == {extreme}({by}) & {source} > x)"
-    if isinstance(index, Integer | Real | Text | Boolean | Symbol):
-        return f"{written} is not one"
-    return f"a computed index is not possible yet; the last item is {source}[-1], the one before it {source}[-2]"
-
-
-def condition_hint(source: str, written: str, operand: str = "") -> str:
-    """What to write instead of a condition in brackets; `operand` is how it stands beside ``&``."""
-    return (
-        f"items are not chosen by a condition: write any({source} > x & {operand or written}) for one of them, "
-        f"count({written}) for how many there are, sum(where({written}, {source}, 0)) for their sum"
-    )
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _flat(join: tuple[type[Logic] | type[Bitwise], str], node: Node) -> tuple[Node, ...]:

@@ -1,4 +1,4 @@
-"""Operations from the items of a row to one value: reductions, ``x[i]``, ``get``."""
+"""Operations on the items of lists: reductions of the innermost level, ``x[i]``, ``x[condition]``, ``get``."""
 
 from __future__ import annotations
 
@@ -10,63 +10,63 @@ import numpy as np
 from mmdask.errors import ExpressionError
 from mmdask.expr.tree import canonical
 from mmdask.expr.typed import Typed, range_of
-from mmdask.expr.values import Array, Block, Bools, Offsets, Value, all_known
+from mmdask.expr.values import Array, Block, Bools, Offsets, Value, all_known, offsets_of, taken
 from mmdask.kernels import segments
 
 __all__ = ["OPERATIONS"]
 
 
-def _ragged(x: Value) -> tuple[Array, Offsets]:
-    assert x.offsets is not None
-    return x.array, x.offsets
+def _reduced(x: Value, values: Array, known: Bools | None) -> Value:
+    """One value for each of the innermost lists of `x`, missing where the list is."""
+    lists = x.there_at(-1)
+    known = all_known([known, lists])
+    if lists is not None and values.dtype == np.bool_:
+        values = values & lists
+    there = x.there[:-1] if any(t is not None for t in x.there[:-1]) else ()
+    return Value(values, x.offsets[:-1], known, x.origin, there=there)
 
 
 def _any(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, offsets = _ragged(args[0])
-    found = segments.segment_any(values, offsets)
-    known = None if args[0].known is None else found | segments.segment_all(args[0].known, offsets)
-    return _truth(found, known, args[0])
+    x = args[0]
+    found = segments.segment_any(x.array, x.offsets[-1])
+    known = None if x.known is None else found | segments.segment_all(x.known, x.offsets[-1])
+    return _reduced(x, found, known)
 
 
 def _all(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, offsets = _ragged(args[0])
-    if args[0].known is None:
-        return _truth(segments.segment_all(values, offsets), None, args[0])
-    wrong = segments.segment_any(args[0].known & ~values, offsets)
-    complete = segments.segment_all(args[0].known, offsets)
-    return _truth(complete & ~wrong, complete | wrong, args[0])
+    x = args[0]
+    if x.known is None:
+        return _reduced(x, segments.segment_all(x.array, x.offsets[-1]), None)
+    wrong = segments.segment_any(x.known & ~x.array, x.offsets[-1])
+    complete = segments.segment_all(x.known, x.offsets[-1])
+    return _reduced(x, complete & ~wrong, complete | wrong)
 
 
-def _truth(values: Bools, known: Bools | None, x: Value) -> Value:
-    """A boolean of each row's list, which is missing where the list is."""
-    return Value(values if x.there is None else values & x.there, None, all_known([known, x.there]))
-
-
-def _complete(x: Value, offsets: Offsets) -> Bools | None:
-    """Which rows have a list, and no missing item in it."""
-    return all_known([None if x.known is None else segments.segment_all(x.known, offsets), x.there])
+def _complete(x: Value) -> Bools | None:
+    """Which of the innermost lists have no missing item."""
+    return None if x.known is None else segments.segment_all(x.known, x.offsets[-1])
 
 
 def _count(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, offsets = _ragged(args[0])
-    return Value(segments.segment_sum(values, offsets), None, _complete(args[0], offsets))
+    x = args[0]
+    return _reduced(x, segments.segment_sum(x.array, x.offsets[-1]), _complete(x))
 
 
 def _len(block: Block, node: Typed, args: list[Value]) -> Value:
-    return Value(np.diff(_ragged(args[0])[1]), None, args[0].there)
+    return _reduced(args[0], np.diff(args[0].offsets[-1]), None)
 
 
 def _sum(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, offsets = _ragged(args[0])
-    known = _complete(args[0], offsets)
-    found = segments.segment_sum(values, offsets)
+    x = args[0]
+    found = _reduced(x, segments.segment_sum(x.array, x.offsets[-1]), _complete(x))
     if node.value == "checked":
-        _check_sum(block, node, values, offsets, known)
-    return Value(found, None, known)
+        _check_sum(block, node, x, found)
+    return found
 
 
-def _check_sum(block: Block, node: Typed, values: Array, offsets: Offsets, known: Bools | None) -> None:
+def _check_sum(block: Block, node: Typed, x: Value, found: Value) -> None:
     """Raise if a sum of 64-bit integers does not fit; the kernel's sums wrap."""
+    values, offsets, known = x.array, x.offsets[-1], found.known
     if not len(values):
         return
     low, high = range_of(node.dtype)
@@ -74,21 +74,21 @@ def _check_sum(block: Block, node: Typed, values: Array, offsets: Offsets, known
     largest = max(-int(values.min()), int(values.max()))
     if largest * int(counts.max()) <= high:
         return
-    # Few rows can be beyond: those whose sum of doubles is more than half way.
+    # Few lists can be beyond: those whose sum of doubles is more than half way.
     sizes = segments.segment_sum(np.abs(values.astype(np.float64)), offsets)
-    for row in np.flatnonzero(sizes > high / 2):
-        exact = sum(values[offsets[row] : offsets[row + 1]].tolist())
-        if not low <= exact <= high and (known is None or known[row]):
+    for place in np.flatnonzero(sizes > high / 2):
+        exact = sum(values[offsets[place] : offsets[place + 1]].tolist())
+        if not low <= exact <= high and (known is None or known[place]):
             raise ExpressionError(
-                f"{canonical(node.tree)} does not fit {node.dtype.name} in row {block.first_row + int(row)}: "
-                f"it is {exact}"
+                f"{canonical(node.tree)} does not fit {node.dtype.name} in row "
+                f"{block.row_of(int(place), found.offsets)}: it is {exact}"
             )
 
 
 def _mean(block: Block, node: Typed, args: list[Value]) -> Value:
-    total, length = args
-    known = all_known([total.known, length.array > 0])
-    return Value(total.array.astype(np.float64) / length.array, None, known)
+    total, n = args
+    known = all_known([total.known, n.array > 0])
+    return total._replace(array=total.array.astype(np.float64) / n.array, known=known, scratch=False)
 
 
 _SEGMENT: dict[str, Callable[[Any, Offsets], Array]] = {
@@ -100,46 +100,109 @@ _SEGMENT: dict[str, Callable[[Any, Offsets], Array]] = {
 
 
 def _extreme(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, offsets = _ragged(args[0])
+    x = args[0]
+    offsets = x.offsets[-1]
     full = offsets[1:] > offsets[:-1]
-    known = all_known([_complete(args[0], offsets), None if full.all() else full])
-    found = _SEGMENT[node.op](values, offsets)
-    return Value(found & known if node.kind == "bool" and known is not None else found, None, known)
+    known = all_known([_complete(x), None if full.all() else full])
+    found = _SEGMENT[node.op](x.array, offsets)
+    return _reduced(x, found & known if node.kind == "bool" and known is not None else found, known)
+
+
+# ----------------------------------------------------------------------------------------------------- brackets
 
 
 def _item(block: Block, node: Typed, args: list[Value]) -> Value:
-    values, known, there = _chosen(args[0], int(node.value))
-    known = all_known([known, None if there.all() else there, args[0].there])
-    if node.kind == "bool" and known is not None:
-        values = values & known
-    return Value(values, None, known)
+    return _picked(node, args[0], 0, int(node.value), None)
 
 
-def _chosen(x: Value, index: int) -> tuple[Array, Bools | None, Bools]:
-    """Item `index` of each row, where it is known, and where the row is long enough."""
-    values, offsets = _ragged(x)
-    if index >= 0:
-        places = offsets[:-1] + index
-        there = places < offsets[1:]
-    else:
-        places = offsets[1:] + index
-        there = places >= offsets[:-1]
-    if not len(values):
-        return np.zeros(len(there), values.dtype), None, there
-    chosen = values.take(places, mode="clip")
-    return chosen, None if x.known is None else x.known.take(places, mode="clip"), there
+def _inner_item(block: Block, node: Typed, args: list[Value]) -> Value:
+    return _picked(node, args[0], len(args[0].offsets) - 1, int(node.value), None)
+
+
+def _item_at(block: Block, node: Typed, args: list[Value]) -> Value:
+    [x, index], there = block.common(args)
+    if there:
+        x = x._replace(there=there)
+    return _picked(node, x, len(index.offsets), _places(index.array), index.known)
+
+
+def _places(index: Array) -> Array:
+    """Any integers as int64, those beyond it cut off where no list reaches."""
+    return (np.minimum(index, 2**62) if index.dtype == np.uint64 else index).astype(np.int64, copy=False)
+
+
+def _picked(node: Typed, x: Value, level: int, index: int | Array, index_known: Bools | None) -> Value:
+    """One element of each list of a level, and which of them there are."""
+    places, inside = _inside(x.offsets[level], index)
+    known = all_known([None if inside.all() else inside, index_known, x.there_at(level)])
+    outer = x.there[:level] if any(t is not None for t in x.there[:level]) else ()
+    if level == len(x.offsets) - 1:
+        if not len(x.array):
+            values = np.zeros(len(places), x.array.dtype)
+        else:
+            values = x.array.take(places, mode="clip")
+            known = known if x.known is None else all_known([known, x.known.take(places, mode="clip")])
+        if node.kind == "bool" and known is not None:
+            values = values & known
+        return Value(values, x.offsets[:level], known, x.origin, x.data, there=outer)
+    there = np.ones(len(places), np.bool_) if known is None else np.broadcast_to(known, len(places)).copy()
+    some = np.flatnonzero(there)
+    inner = taken(x, level + 1, places[some])
+    counts = np.zeros(len(places), np.int64)
+    counts[some] = np.diff(inner.offsets[0])
+    if inner.there[0] is not None:
+        there[some] &= inner.there[0]
+    offsets = (*x.offsets[:level], offsets_of(counts), *inner.offsets[1:])
+    lists = (*(outer or (None,) * level), there, *inner.there[1:])
+    return inner._replace(offsets=offsets, there=lists)
+
+
+def _inside(offsets: Offsets, index: int | Array) -> tuple[Array, Bools]:
+    """The place of the element of each list, from the end for negative numbers, and whether the list is long enough."""
+    starts, stops = offsets[:-1], offsets[1:]
+    if isinstance(index, int):
+        if index >= 0:
+            places = starts + index
+            return places, places < stops
+        places = stops + index
+        return places, places >= starts
+    places = np.where(index >= 0, starts, stops) + index  # what wraps is negative
+    return places, (places >= starts) & (places < stops)
+
+
+def _choose(block: Block, node: Typed, args: list[Value]) -> Value:
+    """The elements for which a condition holds; a list in which it is missing for one of them is missing."""
+    [x, condition], there = block.common(args)
+    depth = len(condition.offsets)
+    offsets = condition.offsets[-1]
+    lists = list(there or (None,) * len(x.offsets))
+    lists[depth - 1] = all_known([lists[depth - 1], _complete(condition)])
+    chosen = condition.array
+    if (inside := lists[depth - 1]) is not None:
+        chosen = chosen & np.repeat(inside, np.diff(offsets))
+    inner = taken(x, depth, np.flatnonzero(chosen))
+    counts = segments.segment_count(chosen, offsets)
+    found = (*x.offsets[: depth - 1], offsets_of(counts), *inner.offsets)
+    lists[depth:] = inner.there
+    return inner._replace(offsets=found, there=tuple(lists) if any(t is not None for t in lists) else ())
 
 
 def _get(block: Block, node: Typed, args: list[Value]) -> Value:
-    x, default = args
-    chosen, known, there = _chosen(x, int(node.value))
-    values = np.where(there, chosen.astype(node.dtype, copy=False), default.array.astype(node.dtype, copy=False))
+    x, default = args[0], args[-1]
+    index, index_known = (int(node.value), None) if len(args) == 2 else (_places(args[1].array), args[1].known)
+    places, inside = _inside(x.offsets[0], index)
+    chosen: Array = np.zeros(len(places), x.array.dtype)
+    known = None
+    if len(x.array):
+        chosen = x.array.take(places, mode="clip")
+        known = None if x.known is None else x.known.take(places, mode="clip")
+    values = np.where(inside, chosen.astype(node.dtype, copy=False), default.array.astype(node.dtype, copy=False))
     if known is not None or default.known is not None:
-        known = np.where(there, True if known is None else known, True if default.known is None else default.known)
-    known = all_known([known, x.there])  # the default is for rows that have a list, and it is short
+        known = np.where(inside, True if known is None else known, True if default.known is None else default.known)
+    known = all_known([known, index_known, x.there_at(0)])  # the default is for rows that have a list, and it is short
     if known is not None and node.kind == "bool":
         values = values & known
-    return Value(values, None, known)
+    return Value(values, (), known)
 
 
 OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
@@ -151,5 +214,8 @@ OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "mean": _mean,
     **dict.fromkeys(_SEGMENT, _extreme),
     "item": _item,
+    "inner item": _inner_item,
+    "item at": _item_at,
+    "choose": _choose,
     "get": _get,
 }

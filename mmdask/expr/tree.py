@@ -158,10 +158,10 @@ class Call(Node):
 
 @dataclass(frozen=True)
 class Index(Node):
-    """``operand[index]``; before `check` the index may be the name of a constant."""
+    """``operand[index]``: a whole number that is written out is an int here, whatever else stands there a tree."""
 
     operand: Node
-    index: int | Name
+    index: int | Node
 
 
 def canonical(node: Node) -> str:

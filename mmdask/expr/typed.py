@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from mmdask.expr.tree import Node
 
-__all__ = ["Range", "Typed", "fits", "lists_missing", "literal", "range_of", "whole_dtype"]
+__all__ = ["Range", "Typed", "fits", "literal", "nodes_of", "range_of", "whole_dtype"]
 
 Kind = Literal["bool", "int", "float", "label", "text", "list"]
 Range = tuple[int, int]
@@ -41,7 +42,7 @@ class Typed:
     dtype : numpy.dtype
         Of the values.
     depth : int
-        0: one value per row; 1: one per item.
+        0: one value per row; 1: one per item; 2: one per item of the lists that the items are; and so on.
     missing : bool
         Whether there may be no value; of items, whether one may be missing in a list that is there.
     range : (int, int)
@@ -50,8 +51,8 @@ class Typed:
         Of a literal; the name of a field; what else the operation needs.
     tree : Node
         The syntax tree, with constants put in.
-    lost : bool
-        Of a field, whether whole lists may be missing.
+    lost : tuple of int, optional
+        Depths at which whole lists may be missing, where they are not those of the operands.
     """
 
     op: str
@@ -63,12 +64,27 @@ class Typed:
     tree: Node = field(compare=False)
     range: Range = (0, 0)
     value: Any = None
-    lost: bool = False
+    lost: tuple[int, ...] | None = None
+
+    @cached_property
+    def lists_missing(self) -> frozenset[int]:
+        """Depths at which whole lists may be missing: those of one of the values that it is made of."""
+        if self.lost is not None:
+            return frozenset(self.lost)
+        found = frozenset[int]().union(*[a.lists_missing for a in self.args])
+        return frozenset(k for k in found if k < self.depth)
 
 
-def lists_missing(x: Typed) -> bool:
-    """Whether whole lists may be missing: those of one of the values of items that it is made of."""
-    return x.depth > 0 and (x.lost or any(map(lists_missing, x.args)))
+def nodes_of(typed: Typed) -> Iterator[Typed]:
+    """The nodes of a typed tree, each once: trees with derived fields in them share many."""
+    seen: set[int] = set()
+    todo = [typed]
+    while todo:
+        node = todo.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            todo.extend(node.args)
 
 
 def range_of(dtype: np.dtype[Any]) -> Range:

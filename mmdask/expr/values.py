@@ -1,4 +1,4 @@
-"""Values of a block while it is evaluated, and how values of rows and of items come together."""
+"""Values of a block while it is evaluated, and how values of rows, of items and of items in items come together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mmdask.errors import ExpressionError
 from mmdask.schema import FieldData
 
-__all__ = ["SCRATCH", "Aligned", "Block", "Value", "all_known", "length"]
+__all__ = ["SCRATCH", "Aligned", "Block", "Value", "all_known", "emptied", "length", "offsets_of", "taken"]
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -20,33 +20,41 @@ Offsets = npt.NDArray[np.int64]
 
 
 class Value(NamedTuple):
-    """One value per row (`offsets` None; an array of length 1 stands for all rows), or one per item.
+    """One value per row (no `offsets`; an array of length 1 stands for all rows), or one per item.
 
-    `array` holds anything where `known` is False, but booleans are False there. `origin` is the ragged field that the
-    offsets came from; `data` is kept for text and categories. `scratch`: the array is from `Scratch`, and no other
-    value shares it. `there`: of values of items, which rows have their list at all; None if every row has.
+    `offsets` are those of each level, outermost first. `array` holds anything where `known` is False, but booleans are
+    False there. `origin` is the field that the offsets came from; `data` is kept for categories and text, of which
+    `array` holds the places. `scratch`: the array is from `Scratch`, and no other value shares it. `there`: for each
+    level, which of its lists there are at all, None for all; empty if none is missing. A list that is missing has no
+    items.
     """
 
     array: Array
-    offsets: Offsets | None = None
+    offsets: tuple[Offsets, ...] = ()
     known: Bools | None = None
     origin: str = ""
     data: FieldData | None = None
     scratch: bool = False
-    there: Bools | None = None
+    there: tuple[Bools | None, ...] = ()
+
+    def there_at(self, level: int) -> Bools | None:
+        """Which lists of a level there are; None for all."""
+        return self.there[level] if self.there else None
 
 
 class Aligned(NamedTuple):
-    """Arrays that broadcast to each other, where each is known, and which rows have a list in all of them."""
+    """Arrays that broadcast to each other, where each is known, and which lists there are in all of them."""
 
     arrays: list[Array]
     known: list[Bools | None]
-    offsets: Offsets | None
+    offsets: tuple[Offsets, ...]
     origin: str
-    there: Bools | None = None
+    there: tuple[Bools | None, ...] = ()
 
     def value(self, values: Array, known: Bools | None, *, scratch: bool = False) -> Value:
         """What was made of the arrays, element by element."""
+        if known is not None and len(known) != len(values):
+            known = np.broadcast_to(known, values.shape)
         return Value(values, self.offsets, known, self.origin, scratch=scratch, there=self.there)
 
 
@@ -98,89 +106,147 @@ class Block:
         self.read = read
         self.rows = rows
         self.first_row = first_row
-        self._regular: dict[int, Offsets] = {}
+        self._regular: dict[tuple[int, int], Offsets] = {}
         # pairs of arrays found equal; holding them keeps their ids their own
         self._pairs: dict[tuple[int, int], tuple[Offsets, Offsets]] = {}
 
-    def regular(self, n_items: int) -> Offsets:
-        """The offsets of rows that all have the same number of items."""
-        if n_items not in self._regular:
-            self._regular[n_items] = np.arange(self.rows + 1, dtype=np.int64) * n_items
-        return self._regular[n_items]
+    def regular(self, n_lists: int, n_items: int) -> Offsets:
+        """The offsets of lists that all have the same number of items."""
+        if (n_lists, n_items) not in self._regular:
+            self._regular[n_lists, n_items] = np.arange(n_lists + 1, dtype=np.int64) * n_items
+        return self._regular[n_lists, n_items]
 
     def align(self, args: Sequence[Value]) -> Aligned:
-        """Bring values together: repeat those of rows for the items, if there are any."""
-        ragged = [a for a in args if a.offsets is not None]
-        if not ragged:
-            return Aligned([a.array for a in args], [a.known for a in args], None, "")
-        there = all_known([a.there for a in ragged])
-        if not all(self._equal(ragged[0], other) for other in ragged[1:]):
-            args = self._common(args, there)
-        first = next(a for a in args if a.offsets is not None)
-        offsets = first.offsets
-        assert offsets is not None
-        if len(ragged) == len(args):
-            return Aligned([a.array for a in args], [a.known for a in args], offsets, first.origin, there)
-        counts = np.diff(offsets)
-        arrays = [a.array if a.offsets is not None else _repeated(a.array, counts) for a in args]
-        known = [a.known if a.offsets is not None or a.known is None else _repeated(a.known, counts) for a in args]
-        return Aligned(arrays, known, offsets, first.origin, there)
+        """Bring values together: those of outer levels are repeated for the items within."""
+        depth = max([len(a.offsets) for a in args])
+        if not depth:
+            return Aligned([a.array for a in args], [a.known for a in args], (), "")
+        args, there = self.common(args)
+        deepest = next(a for a in args if len(a.offsets) == depth)
+        arrays = [a.array for a in args]
+        known = [a.known for a in args]
+        counts: dict[int, Array] = {}
+        for i, a in enumerate(args):
+            outer = len(a.offsets)
+            if outer == depth:
+                continue
+            if outer not in counts:
+                counts[outer] = np.diff(_composed(deepest.offsets[outer:]))
+            arrays[i] = _repeated(a.array, counts[outer])
+            known[i] = None if a.known is None else _repeated(a.known, counts[outer])
+        return Aligned(arrays, known, deepest.offsets, deepest.origin, there)
+
+    def common(self, args: Sequence[Value]) -> tuple[Sequence[Value], tuple[Bools | None, ...]]:
+        """Values of which all have the same offsets at the levels that they share, and which lists all of them have.
+
+        Lists that are missing in one of them are empty in all; where counts differ otherwise, there is an error.
+        """
+        ragged = [a for a in args if a.offsets]
+        deepest = max(ragged, key=lambda a: len(a.offsets), default=None)
+        if deepest is not None and not all(self._equal(deepest, a) for a in ragged):
+            args = self._emptied_alike(args)
+            ragged = [a for a in args if a.offsets]
+        if not any(a.there for a in ragged):
+            return args, ()
+        depth = max([len(a.offsets) for a in args])
+        there = [all_known([a.there_at(k) for a in ragged if len(a.offsets) > k]) for k in range(depth)]
+        return args, tuple(there)
 
     def _equal(self, a: Value, b: Value) -> bool:
-        """Whether two values have equal offsets."""
-        assert a.offsets is not None
-        assert b.offsets is not None
-        pair = (id(a.offsets), id(b.offsets))
-        if a.offsets is b.offsets or pair in self._pairs:
+        """Whether two values have equal offsets at the levels that both have."""
+        return all(self._same(x, y) for x, y in zip(a.offsets, b.offsets, strict=False))
+
+    def _same(self, a: Offsets, b: Offsets) -> bool:
+        pair = (id(a), id(b))
+        if a is b or pair in self._pairs:
             return True
-        if not np.array_equal(a.offsets, b.offsets):
+        if not np.array_equal(a, b):
             return False
-        self._pairs[pair] = (a.offsets, b.offsets)
+        self._pairs[pair] = (a, b)
         return True
 
-    def _common(self, args: Sequence[Value], there: Bools | None) -> list[Value]:
-        """Values of items with those alone whose rows have a list in all of them: there the counts must be equal."""
-        first: Value | None = None
-        expected: Any = None
-        offsets = np.zeros(self.rows + 1, np.int64)
-        found = []
-        for a in args:
-            if a.offsets is None:
-                found.append(a)
-                continue
-            all_counts = np.diff(a.offsets)
-            counts = all_counts if there is None else np.where(there, all_counts, 0)
-            if first is None:
-                first, expected = a, counts
-                np.cumsum(counts, out=offsets[1:])
-            elif (counts != expected).any():
-                row = int(np.argmax(counts != expected))
-                raise ExpressionError(
-                    f"{first.origin!r} and {a.origin!r} have different numbers of items, so they cannot be combined "
-                    f"item by item: row {self.first_row + row} has {expected[row]} and {counts[row]}"
-                )
-            kept = slice(None) if there is None else np.repeat(there, all_counts)
-            known = None if a.known is None else a.known[kept]
-            found.append(a._replace(array=a.array[kept], offsets=offsets, known=known, scratch=False))
+    def _emptied_alike(self, args: Sequence[Value]) -> list[Value]:
+        found = list(args)
+        for level in range(max(len(a.offsets) for a in args)):
+            inside = [i for i, a in enumerate(found) if len(a.offsets) > level]
+            there = all_known([found[i].there_at(level) for i in inside])
+            if there is not None:
+                for i in inside:
+                    found[i] = emptied(found[i], level, there)
+            for i in inside[1:]:
+                if not self._same(found[inside[0]].offsets[level], found[i].offsets[level]):
+                    raise self._different(found[inside[0]], found[i], level)
         return found
 
-    def without_lost(self, value: Value) -> Value:
-        """A value of items without those of rows that have no list: rows of a fixed length store some."""
-        assert value.offsets is not None
-        assert value.there is not None
-        if not (np.diff(value.offsets)[~value.there]).any():
-            return value
-        [kept] = self._common([value], value.there)
-        return kept
+    def _different(self, a: Value, b: Value, level: int) -> ExpressionError:
+        counts = np.diff(a.offsets[level]), np.diff(b.offsets[level])
+        place = int(np.argmax(counts[0] != counts[1]))
+        n, other = int(counts[0][place]), int(counts[1][place])
+        within = ""
+        for offsets in reversed(a.offsets[:level]):
+            outer = int(np.searchsorted(offsets, place, "right")) - 1
+            within = f"[{place - int(offsets[outer])}]{within}"
+            place = outer
+        where = f"row {self.first_row + place}"
+        where = f"in {where}, list {within}" if within else where
+        return ExpressionError(
+            f"{a.origin!r} and {b.origin!r} have different numbers of items, so they cannot be combined item by item: "
+            f"{where} has {n} and {other}"
+        )
 
-    def row_of(self, place: int, offsets: Offsets | None) -> int:
+    def row_of(self, place: int, offsets: Sequence[Offsets]) -> int:
         """The number of the row that a value or an item belongs to."""
-        row = place if offsets is None else int(np.searchsorted(offsets, place, "right")) - 1
-        return self.first_row + row
+        for level in reversed(offsets):
+            place = int(np.searchsorted(level, place, "right")) - 1
+        return self.first_row + place
 
 
-def _repeated(rows: Array, counts: npt.NDArray[np.int64]) -> Array:
-    return rows if len(rows) == 1 and len(counts) != 1 else np.repeat(rows, counts)
+def _composed(offsets: Sequence[Offsets]) -> Offsets:
+    """Where the items of the innermost level begin for each list of the outermost."""
+    found = offsets[0]
+    for inner in offsets[1:]:
+        found = inner[found]
+    return found
+
+
+def _repeated(outer: Array, counts: Array) -> Array:
+    return outer if len(outer) == 1 and len(counts) != 1 else np.repeat(outer, counts)
+
+
+def offsets_of(counts: Array) -> Offsets:
+    """The offsets of lists with these numbers of items."""
+    offsets = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
+def taken(x: Value, depth: int, places: Array) -> Value:
+    """The elements of a value at a depth from 1 on that stand at some places, with all that is in them.
+
+    The result has the levels from `depth` on alone.
+    """
+    offsets, there = [], []
+    for level in range(depth, len(x.offsets)):
+        lists = x.there_at(level)
+        there.append(None if lists is None else lists[places])
+        starts = x.offsets[level][places]
+        counts = x.offsets[level][places + 1] - starts
+        offsets.append(offsets_of(counts))
+        places = np.repeat(starts - offsets[-1][:-1], counts) + np.arange(offsets[-1][-1])
+    known = None if x.known is None else x.known[places]
+    return x._replace(array=x.array[places], offsets=tuple(offsets), known=known, there=tuple(there), scratch=False)
+
+
+def emptied(x: Value, level: int, there: Bools) -> Value:
+    """A value without what is in the lists of a level that are not `there`; these are marked as missing."""
+    counts = np.diff(x.offsets[level])
+    lists = list(x.there or (None,) * len(x.offsets))
+    lists[level] = there
+    if not counts[~there].any():
+        return x._replace(there=tuple(lists))
+    inner = taken(x, level + 1, np.flatnonzero(np.repeat(there, counts)))
+    offsets = (*x.offsets[:level], offsets_of(np.where(there, counts, 0)), *inner.offsets)
+    return inner._replace(offsets=offsets, there=(*lists[: level + 1], *inner.there))
 
 
 def length(a: Array, b: Array) -> int:

@@ -114,11 +114,11 @@ def _place(kernel: Kernel, values: Array, offsets: Offsets) -> npt.NDArray[np.in
 
 
 def _plain(values: Array) -> Array:
-    """The same numbers in one of the few layouts that are compiled: contiguous, read-only, 64 bits or float32."""
-    if values.dtype.kind == "f":
-        values = values.astype(np.float32, copy=False) if values.dtype.itemsize < 4 else values
-    elif values.dtype.itemsize < 8:
-        values = values.astype(np.int64)
+    """The same numbers in a layout that is compiled: contiguous, read-only, no bools and no float16."""
+    if values.dtype == np.bool_:
+        values = values.view(np.uint8)
+    elif values.dtype == np.float16:
+        values = values.astype(np.float32)
     return _readonly(values)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmdask import display
 from mmdask.errors import ConflictError, OptionError
-from mmdask.rows.derived import row_blocks
+from mmdask.rows.blocks import row_blocks
 from mmdask.rows.reader import read_part
 from mmdask.schema import CODE_DTYPE, Field, FieldData
 from mmdask.store.commit import amount, commit, discard_layers, same_store
@@ -207,11 +207,15 @@ def _copy(
 def _origins(snapshot: Snapshot, part: int) -> list[Merged]:
     """The parts that a part was made of, or itself, with the layers that they had."""
     layers = [snapshot.layer(i) for i in snapshot.parts[part].layers]
-    old = tuple(OldLayer(x.id, tuple(x.fields), x.source) for x in layers if not x.merged)
+    old = tuple(OldLayer(x.id, tuple(x.fields), x.source, _constants(x)) for x in layers if not x.merged)
     merged = next((x.merged for x in layers if x.merged), None)
     if merged is None:
         return [Merged(snapshot.parts[part].rows, old)]
     return [Merged(m.rows, (*m.layers, *old)) for m in merged]
+
+
+def _constants(layer: Layer) -> tuple[tuple[str, Scalar], ...]:
+    return tuple((name, s.constant) for name, s in layer.fields.items() if s.constant is not None)
 
 
 def _joined(merged: Sequence[Merged]) -> list[Merged]:

@@ -14,16 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import OptionError
-from mmdask.expr import Expression, check, conjuncts, evaluate, spelled_name
+from mmdask.expr import Expression, conjuncts, evaluate, spelled_name
 from mmdask.rows.bits import PartBits, and_bits, unpack
 from mmdask.rows.flow import Grouped, add, group, tally, zeros
 from mmdask.rows.masks import BLOCK_ROWS, Runner, Task, kept_each, run_serially
 from mmdask.rows.reader import read_part
 from mmdask.rows.rows import Rows
+from mmdask.rows.virtual import Derived, values_of
 from mmdask.schema import FieldData, Schema
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["MAX_GROUPS", "check_by", "check_weight", "count_passing"]
+__all__ = ["MAX_GROUPS", "check_by", "check_number", "check_weight", "count_passing"]
 
 #: groups of a cut flow; more are a field that was not meant
 MAX_GROUPS = 1000
@@ -34,7 +35,7 @@ _ROWS = 1 << 28
 Bools = npt.NDArray[np.bool_]
 
 
-def check_weight(text: str, schema: Schema) -> Expression:
+def check_weight(text: str, rows: Rows) -> Expression:
     """The expression of a weight: the name of a field, or an expression with one number per row.
 
     Raises
@@ -46,7 +47,11 @@ def check_weight(text: str, schema: Schema) -> Expression:
     """
     if not isinstance(text, str):
         raise OptionError(f"a weight is a field name or an expression, as text; got {type(text).__name__}")
-    expression = check(spelled_name(text) if text in schema else text, schema)
+    return check_number(text, rows.check(spelled_name(text) if text in rows.schema else text))
+
+
+def check_number(text: str, expression: Expression) -> Expression:
+    """The expression of a weight, if it has one number per row; else raise `OptionError`."""
     if expression.depth:
         raise OptionError(f"weight={text!r} has one value per item, and rows are weighted; write sum({text}), say")
     if expression.dtype.kind not in "iuf":
@@ -103,6 +108,7 @@ def count_passing(
         When a weight is missing in one of the rows, or `by` has more than 1,000 values.
     """
     snapshot, selected = rows.snapshot, rows.resolve(run).parts
+    groups = None if by is None else rows.derived.get(by, by)
     leaves = list(dict.fromkeys(leaf for cut in cuts for leaf in conjuncts(cut)))
     total = Grouped(() if by else (0,), zeros(len(cuts), 0 if by else 1, weighted=weight is not None))
     for parts in _some_at_a_time(snapshot, selected, len(leaves) + len(cuts)):
@@ -110,7 +116,7 @@ def count_passing(
         tasks: list[Task] = []
         for i, part in enumerate(parts):
             bits = [_all_of([each[leaf][i] for leaf in conjuncts(cut)]) for cut in cuts]
-            tasks += _tasks(snapshot, part, bits, selected[part], weight, by)
+            tasks += _tasks(snapshot, part, bits, selected[part], weight, groups)
         for counted in _in_order(run, tasks):
             if isinstance(counted, _Missing):
                 raise _missing_weight(snapshot, weight, counted.row)
@@ -151,7 +157,7 @@ def _tasks(
     cuts: Sequence[PartBits],
     selected: PartBits,
     weight: Expression | None,
-    by: str | None,
+    by: str | Derived | None,
 ) -> Iterator[Task]:
     rows = snapshot.parts[part].rows
     for a in range(0, rows, BLOCK_ROWS):
@@ -203,9 +209,16 @@ class _Block:
     def read(self, name: str) -> FieldData:
         return read_part(self.snapshot, self.part, name, self.start, self.stop)
 
+    def values(self, by: str | Derived) -> FieldData:
+        return self.read(by) if isinstance(by, str) else values_of(by, self.read, len(self), first_row=self.first_row)
+
 
 def _count_block(
-    block: _Block, cuts: Sequence[PartBits], selected: PartBits, weight: Expression | None, by: str | None
+    block: _Block,
+    cuts: Sequence[PartBits],
+    selected: PartBits,
+    weight: Expression | None,
+    by: str | Derived | None,
 ) -> Grouped | _Missing:
     inside = None if isinstance(selected, bool) else unpack(selected, 0, len(block))
     weights = None
@@ -218,9 +231,9 @@ def _count_block(
         weights = result.values.astype(np.float64, copy=False)
     if by is None:
         return Grouped((0,), tally(cuts, selected, len(block), weights=weights))
-    groups, codes = _groups(block.read(by), inside)
+    groups, codes = _groups(block.values(by), inside)
     if len(groups) > MAX_GROUPS:
-        raise _too_many(by)
+        raise _too_many(by if isinstance(by, str) else by.field.name)
     counted = tally(cuts, selected, len(block), weights=weights, groups=codes, n_groups=len(groups))
     return Grouped(tuple(groups), counted)
 

@@ -5,21 +5,19 @@ A field that was assigned as an expression keeps it, so that rows which come lat
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from mmdask.errors import ConflictError, ExpressionError, SchemaError
-from mmdask.expr import Expression, Node, Result, check, evaluate_many, parse
-from mmdask.expr.tree import Name
-from mmdask.rows.masks import BLOCK_ROWS
+from mmdask.errors import ConflictError, SchemaError
+from mmdask.expr import Expression, check, evaluate_many
+from mmdask.rows.blocks import row_blocks
 from mmdask.rows.reader import read_part
+from mmdask.rows.virtual import Derived, about, data_of, field_of, names_in, ordered
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import add_parts, commit, discard_layers, merge_schemas, same_store
 from mmdask.store.layer import Layer, new_id, read_layer
@@ -34,23 +32,11 @@ __all__ = [
     "dependants",
     "derive",
     "reads",
-    "row_blocks",
     "with_derived",
     "write_derived",
 ]
 
-#: bytes of the fields that an expression reads, of the rows that are evaluated together
-BLOCK_NBYTES = 64 << 20
-
 Read = Callable[[str], FieldData]
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A field with the checked expression that it is computed from."""
-
-    field: Field
-    expression: Expression
 
 
 def derive(wanted: Mapping[str, Field | str], schema: Schema) -> list[Derived]:
@@ -82,11 +68,11 @@ def derive(wanted: Mapping[str, Field | str], schema: Schema) -> list[Derived]:
     [('a', 'optional float32'), ('b', 'optional float64')]
     """
     texts = {name: f.expression if isinstance(f, Field) else f for name, f in wanted.items()}
-    needs = {name: _reads(name, text) & set(texts) for name, text in texts.items()}
+    needs = {name: names_in(name, text) & set(texts) for name, text in texts.items()}
     known: dict[str, Field] = {name: f for name, f in schema.items() if name not in texts}
     found: list[Derived] = []
-    for name in _ordered(needs):
-        with _about(name):
+    for name in ordered(needs):
+        with about(name):
             expression = check(texts[name], Schema(known.values()))
             like = wanted[name]
             field = _field(name, expression, like if isinstance(like, Field) else None)
@@ -95,57 +81,9 @@ def derive(wanted: Mapping[str, Field | str], schema: Schema) -> list[Derived]:
     return found
 
 
-def _reads(name: str, text: str) -> set[str]:
-    """Every name in an expression."""
-
-    def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, Name):
-            yield value.name
-        elif isinstance(value, Node):
-            for f in dataclasses.fields(value):
-                yield from walk(getattr(value, f.name))
-        elif isinstance(value, tuple):
-            for v in value:
-                yield from walk(v)
-
-    with _about(name):
-        return set(walk(parse(text)))
-
-
-@contextlib.contextmanager
-def _about(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ExpressionError as error:
-        error.add_note(f"in the expression of the field {name!r}")
-        raise
-
-
-def _ordered(reads: Mapping[str, set[str]]) -> list[str]:
-    """Names, each behind those that it reads."""
-    order: list[str] = []
-    left = dict(reads)
-    while left:
-        ready = [name for name, needs in left.items() if not needs & set(left)]
-        if not ready:
-            name = next(iter(left))
-            if name in left[name]:
-                raise ExpressionError(
-                    f"{name!r} would be computed from itself: {name!r} means the new field; give it another name"
-                )
-            raise ExpressionError(f"the fields {', '.join(map(repr, left))} are computed from each other")
-        order += ready
-        for name in ready:
-            del left[name]
-    return order
-
-
 def _field(name: str, e: Expression, like: Field | None) -> Field:
     """The field that holds the values of an expression."""
-    if e.depth:
-        plain = Field.ragged(name, e.dtype, optional=e.optional, expression=e.text.strip())
-    else:
-        plain = Field.dense(name, e.dtype, optional=e.optional, expression=e.text.strip())
+    plain = field_of(name, e)
     if like is None:
         return plain
     fits = like.same_layout(replace(plain, dtype=like.dtype)) and (
@@ -160,7 +98,7 @@ def _field(name: str, e: Expression, like: Field | None) -> Field:
 
 def reads(field: Field) -> set[str]:
     """The names in the expression of a field."""
-    return _reads(field.name, field.expression)
+    return names_in(field.name, field.expression)
 
 
 def dependants(schema: Schema) -> dict[str, set[str]]:
@@ -201,7 +139,7 @@ def compute(derived: Sequence[Derived], read: Read, rows: int, *, first_row: int
     for stage in _stages(derived):
         results = evaluate_many([d.expression for d in stage], cached, rows, first_row=first_row)
         for d, result in zip(stage, results, strict=True):
-            known[d.field.name] = _data(d.field, result)
+            known[d.field.name] = data_of(d.field, result)
     return {d.field.name: known[d.field.name] for d in derived}
 
 
@@ -213,34 +151,6 @@ def _stages(derived: Sequence[Derived]) -> list[list[Derived]]:
             stages.append([])
         stages[-1].append(d)
     return stages
-
-
-def _data(field: Field, result: Result) -> FieldData:
-    values, known = result.values, result.known
-    if values.dtype != field.dtype:
-        with np.errstate(over="ignore"):
-            values = values.astype(field.dtype)
-    if known is not None and field.dtype.kind == "f":
-        values = np.where(known, values, field.dtype.type(np.nan))
-    if result.offsets is None:
-        return FieldData(values, valid=() if known is None else (known,))
-    missing = known is not None or result.there is not None
-    return FieldData(values, (result.offsets,), valid=(result.there, known) if missing else ())
-
-
-def row_blocks(
-    snapshot: Snapshot, part: int, names: Iterable[str], start: int = 0, stop: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Runs of the rows of a part, of which fields take up to about 64 MiB together and a block of a cut at most."""
-    rows = snapshot.parts[part].rows
-    nbytes = 0
-    for name in names:
-        layer, stored = snapshot.stored(part, name)
-        nbytes += layer.field_nbytes(name) if stored.values is not None else 0
-    step = max(1, min(BLOCK_ROWS, int(BLOCK_NBYTES / max(nbytes / max(rows, 1), 1))))
-    stop = rows if stop is None else stop
-    for a in range(start, stop, step):
-        yield a, min(a + step, stop)
 
 
 def write_derived(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.errors import LimitError, OptionError, RowNotFoundError
-from mmdask.expr import SEMANTICS, Expression, check_cut, conjuncts
+from mmdask.errors import ExpressionError, LimitError, OptionError, RowNotFoundError
+from mmdask.expr import SEMANTICS, Expression, check, check_cut, conjuncts
+from mmdask.kernels.gather import pad_ragged
 from mmdask.rows import marks, reader
 from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
 from mmdask.rows.masks import BLOCK_ROWS, Runner, kept_bits, run_serially
 from mmdask.rows.splits import SPLIT_VERSION, Fold, check_key, check_keys, hash_rows
+from mmdask.rows.virtual import Derived, carrier, define, values_of
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.cache import Cache
 from mmdask.store.snapshot import Snapshot
@@ -67,20 +69,31 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows of a fold."""
+    """Rows of a fold; `derived` is the field that it goes by, if that is computed."""
 
     fold: Fold
+    derived: Derived | None = None
 
     def text(self) -> list[Any]:
-        return ["fold", SPLIT_VERSION, self.fold.by, self.fold.seed, self.fold.low, self.fold.high]
+        by = self.fold.by if self.derived is None else ["computed", SEMANTICS, self.derived.token]
+        return ["fold", SPLIT_VERSION, by, self.fold.seed, self.fold.low, self.fold.high]
 
     def on(self, snapshot: Snapshot) -> _Split:
+        if self.derived is not None:
+            return _Split(self.fold, _derived_on(self.derived, snapshot))
         if self.fold.by is not None:
             check_key(snapshot.schema[self.fold.by])
         return self
 
 
 _Step = _Slice | _Cut | _Split
+
+
+def _derived_on(derived: Derived, snapshot: Snapshot) -> Derived:
+    """The same field in another generation of a store."""
+    name = derived.field.name
+    found = define({name: check(derived.expression.canonical, snapshot.schema)}, snapshot.schema, {})[name]
+    return replace(found, field=replace(found.field, expression=derived.field.expression))
 
 
 class Rows:
@@ -92,19 +105,37 @@ class Rows:
         The store.
     steps : sequence of steps
         Made by `sliced`, `cut` and `fold`.
+    derived : mapping of Derived, optional
+        Fields that are computed when they are read, by name; one takes the place of a stored field of its name.
+        Made by `assign`.
     """
 
-    def __init__(self, snapshot: Snapshot, steps: Sequence[_Step] = ()) -> None:
+    def __init__(
+        self, snapshot: Snapshot, steps: Sequence[_Step] = (), derived: Mapping[str, Derived] | None = None
+    ) -> None:
         self.snapshot = snapshot
         self.steps = tuple(steps)
+        self.derived = dict(derived or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.snapshot, self.steps)
+        return type(self), (self.snapshot, self.steps, self.derived)
+
+    @cached_property
+    def schema(self) -> Schema:
+        """All fields: of the store, and those that are computed."""
+        if not self.derived:
+            return self.snapshot.schema
+        fields = dict(self.snapshot.schema) | {name: d.field for name, d in self.derived.items()}
+        return Schema(fields.values())
 
     @property
-    def schema(self) -> Schema:
-        """All fields of the store."""
-        return self.snapshot.schema
+    def stored(self) -> Rows:
+        """The same rows with the fields of the store alone, which are what expressions name once they are checked."""
+        return Rows(self.snapshot, self.steps) if self.derived else self
+
+    def token(self, name: str) -> str:
+        """What tells the values of a field from those of another field of the same rows."""
+        return f"{name} {self.derived[name].token}" if name in self.derived else name
 
     @property
     def n_store(self) -> int:
@@ -144,16 +175,35 @@ class Rows:
             return self
         if self.span is not None:
             span = self.span[start:stop:step]
-            return Rows(self.snapshot, (_Slice(span.start, max(span.start, span.stop), span.step),))
-        return Rows(self.snapshot, (*self.steps, _Slice(start, max(start, stop), step)))
+            return self._with((_Slice(span.start, max(span.start, span.stop), span.step),))
+        return self._with((*self.steps, _Slice(start, max(start, stop), step)))
+
+    def _with(self, steps: Sequence[_Step]) -> Rows:
+        return Rows(self.snapshot, steps, self.derived)
 
     def cut(self, expression: Expression) -> Rows:
         """The rows that also pass a cut; lazy."""
-        return Rows(self.snapshot, (*self.steps, _Cut(expression)))
+        return self._with((*self.steps, _Cut(expression)))
 
     def fold(self, fold: Fold) -> Rows:
         """The rows that are also in a fold; lazy."""
-        return Rows(self.snapshot, (*self.steps, _Split(fold)))
+        return self._with((*self.steps, _Split(fold, self.derived.get(fold.by) if fold.by is not None else None)))
+
+    def assign(self, wanted: Mapping[str, str | Expression]) -> Rows:
+        """The same rows with fields that are computed when they are read; see `define`."""
+        return Rows(self.snapshot, self.steps, define(wanted, self.snapshot.schema, self.derived))
+
+    def check(self, text: str, constants: Mapping[str, object] | None = None) -> Expression:
+        """Check an expression that may name computed fields; see `mmdask.expr.check`."""
+        return check(text, self.snapshot.schema, constants, self._meant)
+
+    def check_cut(self, text: str, constants: Mapping[str, object] | None = None) -> Expression:
+        """Check a cut that may name computed fields; see `mmdask.expr.check_cut`."""
+        return check_cut(text, self.snapshot.schema, constants, self._meant)
+
+    @property
+    def _meant(self) -> dict[str, Expression]:
+        return {name: d.expression for name, d in self.derived.items()}
 
     def on(self, snapshot: Snapshot) -> Rows:
         """What the same steps select in another generation of the store; slices go on meaning the same row numbers.
@@ -163,7 +213,8 @@ class Rows:
         ExpressionError, FieldNotFoundError
             When a cut or split does not fit the fields of that generation.
         """
-        return Rows(snapshot, [step.on(snapshot) for step in self.steps])
+        derived = {name: _derived_on(d, snapshot) for name, d in self.derived.items()}
+        return Rows(snapshot, [step.on(snapshot) for step in self.steps], derived)
 
     @cached_property
     def span(self) -> range | None:
@@ -220,8 +271,8 @@ class Rows:
             leaves = [leaf for s in steps if isinstance(s, _Cut) for leaf in conjuncts(s.expression)]
             if leaves:
                 parts = list(map(and_bits, parts, kept_bits(self.snapshot, list(dict.fromkeys(leaves)), run)))
-            for fold in [s.fold for s in steps if isinstance(s, _Split)]:
-                parts = [self._in_fold(fold, p, bits) for p, bits in enumerate(parts)]
+            for split in [s for s in steps if isinstance(s, _Split)]:
+                parts = [self._in_fold(split, p, bits) for p, bits in enumerate(parts)]
         return parts
 
     def _too_many(self, what: str) -> LimitError:
@@ -230,9 +281,10 @@ class Rows:
             "so large, for rows of constants take no space"
         )
 
-    def _in_fold(self, fold: Fold, part: int, bits: PartBits) -> PartBits:
+    def _in_fold(self, split: _Split, part: int, bits: PartBits) -> PartBits:
         if bits is False:
             return False
+        fold = split.fold
         if self.n_store > _MAX_FOLDED:
             raise self._too_many("to be split")
         base, rows = int(self.snapshot.starts[part]), self.snapshot.parts[part].rows
@@ -242,10 +294,21 @@ class Rows:
             if fold.by is None:
                 field, data = _ROW_NUMBER, FieldData(np.arange(base + a, base + b, dtype=np.int64))
             else:
-                field, data = self.schema[fold.by], reader.read_part(self.snapshot, part, fold.by, a, b)
+                field, data = self._keys(split, part, a, b)
                 check_keys(field, data, None if bits is True else unpack(bits, a, b))
             pieces.append(pack(fold.holds(hash_rows(field, data, fold.seed))))
         return and_bits(bits, np.concatenate(pieces))
+
+    def _keys(self, split: _Split, part: int, start: int, stop: int) -> tuple[Field, FieldData]:
+        """The field that a split goes by, for rows `start` to `stop` of a part."""
+
+        def read(name: str) -> FieldData:
+            return reader.read_part(self.snapshot, part, name, start, stop)
+
+        d, by = split.derived, str(split.fold.by)
+        if d is None:
+            return self.snapshot.schema[by], read(by)
+        return d.field, values_of(d, read, stop - start, first_row=int(self.snapshot.starts[part]) + start)
 
     def _in_slice(self, step: _Step, before: RowBits) -> list[PartBits]:
         """Keep every `step`-th of the rows selected so far, from `start` to `stop`."""
@@ -339,50 +402,100 @@ class Rows:
 
     # Reading --------------------------------------------------------------------------------------------------------
 
+    @property
+    def _first(self) -> int | None:
+        """The store row number of row 0, where all rows lie together."""
+        return self.span.start if self.span is not None and self.span.step == 1 else None
+
     def read(self, name: str, start: int, stop: int) -> FieldData:
         """The selected rows number `start` to `stop` of a field: views where rows lie together, else copies."""
-        if self.span is not None and self.span.step == 1:
-            return reader.read(self.snapshot, name, self.span.start + start, self.span.start + stop)
-        return self.take(name, self.numbers(start, stop))
+        if self._first is None:
+            return self.take(name, self.numbers(start, stop))
+        return self._run(name, self._first + start, self._first + stop)
 
     def read_row(self, name: str, number: int) -> FieldData:
         """The row of a field at a store row number, which must exist, as a view."""
-        return reader.read(self.snapshot, name, number, number + 1)
+        return self._run(name, number, number + 1)
+
+    def _run(self, name: str, start: int, stop: int) -> FieldData:
+        """Store rows `start` to `stop` of a field."""
+        if name not in self.derived:
+            return reader.read(self.snapshot, name, start, stop)
+        return self._computed(
+            name, lambda f, a, b: reader.read(self.snapshot, f, start + a, start + b), stop - start, start
+        )
 
     def take(self, name: str, rows: npt.NDArray[np.int64]) -> FieldData:
         """Rows of a field at store row numbers, in that order, as a copy."""
-        return reader.take(self.snapshot, name, rows)
+        if name not in self.derived:
+            return reader.take(self.snapshot, name, rows)
+        try:
+            return self._computed(name, lambda f, a, b: reader.take(self.snapshot, f, rows[a:b]), len(rows))
+        except ExpressionError as error:
+            error.add_note("rows are counted here among those that were read together")
+            raise
+
+    def _computed(self, name: str, read: Callable[[str, int, int], FieldData], n: int, first_row: int = 0) -> FieldData:
+        """A computed field over `n` rows, of which `read` reads stored fields, from one number to another."""
+        derived = self.derived[name]
+        blocks = []
+        for a in range(0, n, BLOCK_ROWS):
+            b = min(a + BLOCK_ROWS, n)
+
+            def of_block(field: str, a: int = a, b: int = b) -> FieldData:
+                return read(field, a, b)
+
+            blocks.append(values_of(derived, of_block, b - a, first_row=first_row + a))
+        return reader.concatenate(derived.field, blocks)
+
+    def _carrier(self, name: str) -> str | None:
+        """A stored field with the same numbers of items as a ragged one, if one is known."""
+        return carrier(self.derived[name].expression.typed) if name in self.derived else name
 
     def counts(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Items of a ragged field at store row numbers, int64; reads offsets only."""
-        return reader.counts(self.snapshot, name, rows)
+        """Items of a ragged field at store row numbers, int64; of a stored one reads offsets only."""
+        stored = self._carrier(name)
+        return self.take(name, rows).counts if stored is None else reader.counts(self.snapshot, stored, rows)
 
     def take_padded(
         self, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Rows of a ragged field cut or filled to `length` items, and the mask of real items."""
-        return reader.take_padded(self.snapshot, name, rows, length, fill, side)
+        if name not in self.derived:
+            return reader.take_padded(self.snapshot, name, rows, length, fill, side)
+        data, n = self.take(name, rows), len(rows)
+        values = np.full((n, length, *data.values.shape[1:]), fill, data.values.dtype)
+        mask = np.empty((n, length), np.bool_)
+        bounds, numbers = np.array([0, n], np.int64), np.arange(n)
+        pad_ragged([data.values], [data.offsets[0]], bounds, numbers, values, mask, side == "left")
+        return values, mask
 
     def read_counts(self, name: str, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """Items in each of the selected rows number `start` to `stop` of a ragged field, int64; reads offsets only."""
-        if self.span is not None and self.span.step == 1:
-            return reader.read_counts(self.snapshot, name, self.span.start + start, self.span.start + stop)
-        return self.counts(name, self.numbers(start, stop))
+        """Items in each of the selected rows number `start` to `stop` of a ragged field, int64; as `counts`."""
+        stored = self._carrier(name)
+        if self._first is None:
+            return self.counts(name, self.numbers(start, stop))
+        if stored is None:
+            return self.read(name, start, stop).counts
+        return reader.read_counts(self.snapshot, stored, self._first + start, self._first + stop)
 
     def read_valid(self, name: str, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
         """Which of the selected rows number `start` to `stop` are not missing; None where all are there."""
-        if self.span is not None and self.span.step == 1:
-            return marks.read_valid(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        if name in self.derived:
+            return self.read(name, start, stop).valid_at(0)
+        if self._first is not None:
+            return marks.read_valid(self.snapshot, name, self._first + start, self._first + stop)
         return marks.take_valid(self.snapshot, name, self.numbers(start, stop))
 
     def read_shapes(self, name: str, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Shapes of the selected rows number `start` to `stop` of a shaped field, int64 ``(rows, axes)``."""
-        if self.span is not None and self.span.step == 1:
-            return marks.read_shapes(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        if self._first is not None:
+            return marks.read_shapes(self.snapshot, name, self._first + start, self._first + stop)
         return marks.take_shapes(self.snapshot, name, self.numbers(start, stop))
 
     def item_count(self, name: str, start: int, stop: int) -> int:
-        """Items in the selected rows number `start` to `stop` of a ragged field; reads offsets only."""
-        if self.span is not None and self.span.step == 1:
-            return reader.item_count(self.snapshot, name, self.span.start + start, self.span.start + stop)
+        """Items in the selected rows number `start` to `stop` of a ragged field; as `counts`."""
+        stored = self._carrier(name)
+        if self._first is not None and stored is not None:
+            return reader.item_count(self.snapshot, stored, self._first + start, self._first + stop)
         return int(self.read_counts(name, start, stop).sum())

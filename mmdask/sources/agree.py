@@ -29,6 +29,11 @@ def known_layer(layer: Layer, unreadable: str) -> Known:
     """The fields of a finished layer; `unreadable` is how the reason begins when reading failed."""
     source = layer.source or Source("")
     fields = {name: stored_field(layer, name) for name in layer.fields}
+    for alias in source.aliases:
+        if alias.name in fields:
+            fields[alias.name] = replace(
+                fields[alias.name], expression=alias.expression, optional=tuple(sorted(alias.optional))
+            )
     return _known(layer, source, fields, unreadable_fields(source, unreadable))
 
 
@@ -137,9 +142,19 @@ def join_schema(
                 f"field {f.name!r} becomes {f.describe()}, but the store {has}, and holds appended rows that "
                 "cannot be converted again; convert to a new store"
             )
+        if appended and before is not None and before.expression != f.expression:
+            raise SchemaError(
+                f"field {f.name!r} was {_made(before)}, and is now {_made(f)}; the store holds appended rows that cannot "
+                "be converted again; convert to a new store"
+            )
         if before is not None and before.same_layout(f):
             kept = [label for label in before.labels if appended or keep_labels or label in f.labels]
             more = [label for label in f.labels if label not in before.labels]
-            f = replace(before, labels=(*kept, *more))
+            optional = tuple(sorted({*before.optional, *f.optional}))
+            f = replace(before, labels=(*kept, *more), expression=f.expression, optional=optional)
         joined.append(f)
     return Schema(joined)
+
+
+def _made(field: Field) -> str:
+    return f"computed as {field.expression}" if field.expression else "not computed from fields of the store"

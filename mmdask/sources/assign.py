@@ -14,7 +14,8 @@ from typing import Any
 
 from mmdask import display
 from mmdask.errors import ConflictError, OptionError, SchemaError
-from mmdask.rows.derived import Derived, compute, dependants, derive, row_blocks, write_derived
+from mmdask.rows.blocks import row_blocks
+from mmdask.rows.derived import Derived, compute, dependants, derive, write_derived
 from mmdask.rows.reader import read_part
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.sources.arrays import Compute, edges, ready_to_slice

@@ -6,9 +6,10 @@ every input that must be read was opened and checked.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -18,13 +19,16 @@ from mmdask.rows.derived import with_derived
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.sources.inputs import Absent, Input, label_fields
 from mmdask.sources.plan import arrange, data_layer, group_id, label_id, labels_id, layer_ids
-from mmdask.sources.survey import Found, agree, expressions, find, is_done, match_stale, schema_of
+from mmdask.sources.recipe import Recipe
+from mmdask.sources.streaming import Streamed, stream
+from mmdask.sources.survey import Found, agree, expressions, find, is_done, match_stale, schema_of, without_aliases
 from mmdask.sources.table import UNREADABLE, Reader, Table, UnreadableError
 from mmdask.sources.target import begin, check_options, look
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
-from mmdask.store.layer_writer import LayerWriter
+from mmdask.store.layer_writer import FieldWriter, LayerWriter
 from mmdask.store.manifest import Manifest, Part, read_manifest
+from mmdask.store.origin import Alias
 
 __all__ = ["convert"]
 
@@ -50,7 +54,7 @@ def convert(
     check_options(target, reader.options, update)
     if absent and (missing == "error" or target.manifest is None):
         raise absent[0].error
-    groups = {group_id(s, reader.options): s for s in sources}
+    groups = {group_id(s, reader.options, reader.recipe.labels_of(s)): s for s in sources}
     if target.options == reader.options and not absent and is_done(target, groups):
         return
     found = find(target, groups, reader)
@@ -83,12 +87,11 @@ def _write(
         parts = arrange(newest.parts if newest else (), wanted, made, replaced, dropped, found.merged)
         return schema_of(found, agreed, newest, new), parts
 
-    rows = amount(sum(layer.rows for layer in new), "new row")
-    action = f"convert {amount(len(found.sources), 'input')}, {rows}"
+    action = _action(found, new, reader.recipe)
     while True:
         before = read_manifest(target.root) if target.manifest else None
         schema, parts = planned(before)
-        computed = _compute(target.root, schema, parts, made, before)
+        computed = _compute(target.root, without_aliases(schema, target.root, before), parts, made, before)
 
         def change(
             newest: Manifest | None, expected: Schema = schema, computed: Mapping[str, Part] = computed
@@ -109,6 +112,21 @@ def _write(
                 continue
             raise
         return new
+
+
+def _action(found: Found, new: Sequence[Layer], recipe: Recipe) -> str:
+    """What is done, for the history."""
+    text = f"convert {amount(len(found.sources), 'input')}, {amount(sum(layer.rows for layer in new), 'new row')}"
+    if recipe.cut:
+        entries = sum(layer.source.stop - layer.source.start for layer in new if layer.source)
+        text += f" of {display.count_text(entries)} that pass {_short(recipe.cut)}"
+    aliases = [f"{name} = {_short(expression)}" for name, expression in recipe.aliases]
+    return "; ".join([text, *aliases[:10], *([f"{len(aliases) - 10} more aliases"] if len(aliases) > 10 else [])])
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _compute(
@@ -161,27 +179,42 @@ def _make_table(root: str, group: str, table: Table, reader: Reader, bar: _Progr
                 layer = read_layer(root, layer_id)
                 skipped = dict(layer.source.skipped if layer.source else ())
                 unreadable.update({n: why for n, why in skipped.items() if why.startswith(UNREADABLE)})
-                bar.forward(table, None, start, stop)
+                bar.forward(table, table.nbytes, start, stop)
             else:
                 with LayerWriter(root, layer_id) as w:
+                    writers = {}
                     for field in table.fields:
                         if field.name not in unreadable:
-                            bar.describe(table, field)
+                            writers[field.name] = w.field(field)
+                            writers[field.name].close()
+                    found, n = None, stop - start
+                    done: set[str] = set()
+                    if table.bound is not None:
+                        bar.describe(table, "rows")
+                        found = stream(table, rows, start, stop, writers)
+                        n = found.picked.rows if found.picked else n
+                        done = {f.name for f in (*table.bound.reads, *table.bound.fields)}
+                        bar.forward(table, done, start, stop)
+                    for field in table.fields:
+                        if field.name in done:
+                            continue
+                        if field.name in writers:
+                            bar.describe(table, field.name)
+                            run = rows(field, start, stop, picked=found.picked if found else None)
                             try:
-                                _copy(w, field, rows(field, start, stop), stop - start)
+                                _copy(w, writers[field.name], run, n)
                             except UnreadableError as error:
                                 unreadable[field.name] = UNREADABLE + str(error)
-                        bar.forward(table, field, start, stop)
+                        bar.forward(table, [field.name], start, stop)
                     table.source.check_unchanged()
                     _check_required(table, unreadable)
-                    layer = w.finish(stop - start, _provenance(table, start, stop, unreadable))
+                    layer = w.finish(n, _provenance(table, start, stop, unreadable, found, reader.recipe))
             layers.append(layer)
     return layers
 
 
-def _copy(w: LayerWriter, field: Field, rows: Iterator[FieldData], n: int) -> None:
+def _copy(w: LayerWriter, writer: FieldWriter, rows: Iterator[FieldData], n: int) -> None:
     """Write the rows of one field; nothing of it stays when reading fails."""
-    writer = w.field(field)
     try:
         for data in rows:
             writer.write(data)
@@ -189,7 +222,7 @@ def _copy(w: LayerWriter, field: Field, rows: Iterator[FieldData], n: int) -> No
             raise UnreadableError(f"damaged, it gives {writer.rows} of {n} rows")
         writer.close()
     except UnreadableError:
-        w.remove_field(field.name)
+        w.remove_field(writer.field.name)
         raise
 
 
@@ -201,10 +234,17 @@ def _check_required(table: Table, unreadable: Mapping[str, str]) -> None:
         raise SourceError(f"{table.source.name}: field {name!r} {unreadable[name]}")
 
 
-def _provenance(table: Table, start: int, stop: int, unreadable: Mapping[str, str]) -> Source:
+def _provenance(
+    table: Table, start: int, stop: int, unreadable: Mapping[str, str], found: Streamed | None, recipe: Recipe
+) -> Source:
     s = table.source
     skipped = (*table.skipped, *unreadable.items())
-    return Source(s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint, skipped)
+    source = Source(s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint, skipped)
+    if found is None or table.bound is None:
+        return source
+    fields = {f.name: f for f in table.bound.fields}
+    aliases = tuple(Alias(name, fields[name].expression, fields[name].optional) for name, _ in recipe.aliases)
+    return replace(source, cut=recipe.cut, aliases=aliases, weights=found.weights)
 
 
 def _make_labels(found: Found, layers: Mapping[str, Sequence[Layer]]) -> dict[str, list[tuple[str, str | None]]]:
@@ -249,9 +289,18 @@ def _warn(root: str, layers: Sequence[Layer]) -> None:
             "When a file is repaired, the same call reads it again"
         )
     texts += [f"{_count(reasons)} left out, seen in {uri}: {_some(reasons)}" for uri, reasons in others.items()]
+    # convert, convert_root, mm.from_root, the caller
     if texts:
-        # convert, convert_root, mm.from_root, the caller
         warnings.warn(f"{root}: {'. '.join(texts)}", SkippedFieldsWarning, stacklevel=5)
+    sums = [(layer.source.uri, w) for layer in layers if layer.source for w in layer.source.weights]
+    if wrong := [(uri, w.weight) for uri, w in sums if not math.isfinite(w.sum + w.sum2)]:
+        (uri, weight), more = wrong[0], f", and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
+        warnings.warn(
+            f"{root}: the sum of the weight {weight!r} over {uri}{more} is no finite number, so that nothing can be "
+            "normalised by it; a row has nan or an infinity: see ds.sources",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _count(reasons: Mapping[str, str]) -> str:
@@ -275,12 +324,10 @@ class _Progress:
     def __exit__(self, *error: object) -> None:
         self._bar.close()
 
-    def describe(self, table: Table, field: Field) -> None:
-        self._bar.set_description(
-            display.terminal_safe(f"{os.path.basename(table.source.path)} {field.name}"), refresh=False
-        )
+    def describe(self, table: Table, name: str) -> None:
+        self._bar.set_description(display.terminal_safe(f"{os.path.basename(table.source.path)} {name}"), refresh=False)
 
-    def forward(self, table: Table, field: Field | None, start: int, stop: int) -> None:
-        """Count the bytes of one field, or of all, for a range of rows."""
-        nbytes = sum(table.nbytes.values()) if field is None else table.nbytes[field.name]
+    def forward(self, table: Table, names: Iterable[str], start: int, stop: int) -> None:
+        """Count the bytes of some fields for a range of rows."""
+        nbytes = sum(table.nbytes.get(name, 0) for name in names)
         self._bar.update(nbytes * stop // max(1, table.rows) - nbytes * start // max(1, table.rows))

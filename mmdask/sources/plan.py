@@ -33,9 +33,10 @@ _DATA = re.compile(r"([0-9a-f]{32})-(\d+)-of-(\d+)")
 _LABELS = "-labels"
 
 
-def group_id(source: Input, options: Mapping[str, Any]) -> str:
-    """The name that all layers of one input share; its labels play no part."""
-    return digest(source.path, source.tree, source.size, source.mtime_ns, dict(options))
+def group_id(source: Input, options: Mapping[str, Any], labels: Mapping[str, Label] | None = None) -> str:
+    """The name that all layers of one input share. Of its labels only those play a part that its rows depend on."""
+    values = [[k, type(v).__name__, v] for k, v in (labels or {}).items()]
+    return digest(source.path, source.tree, source.size, source.mtime_ns, dict(options), *([values] if values else []))
 
 
 def layer_ids(group: str, n: int) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from mmdask.errors import OptionError
 from mmdask.sources.conversion import convert
 from mmdask.sources.inputs import Label, PathLike, find_inputs
+from mmdask.sources.recipe import make_recipe
 from mmdask.sources.rootfile import RootFiles
 
 __all__ = ["convert_root"]
@@ -19,6 +20,9 @@ def convert_root(
     fields: str | Iterable[str] | None = None,
     exclude: str | Iterable[str] | None = None,
     tree: str | None = None,
+    cut: str | None = None,
+    aliases: Mapping[str, str] | None = None,
+    weights: str | Iterable[str] = (),
     update: bool = False,
     missing: str = "error",
     progress: bool = True,
@@ -42,6 +46,12 @@ def convert_root(
         Branches to take, in this order (default: all), and to leave out.
     tree : str, optional
         For sources that name none.
+    cut : str, optional
+        Rows that do not pass are not kept. It may read any branch, label and alias; what only it reads is not kept.
+    aliases : mapping, optional
+        Fields that are computed: names to expressions of branches, labels and other aliases.
+    weights : str or list of str, optional
+        Numbers per row, as names or expressions, that are summed over all rows before the cut, for each source.
     update : bool
         Convert again when the options differ from those of the last call, instead of raising.
     missing : {"error", "drop"}
@@ -53,6 +63,8 @@ def convert_root(
 
     Raises
     ------
+    ExpressionError
+        When the cut, an alias or a weight cannot be read, or does not fit the branches; before any data are read.
     SourceNotFoundError
         When a name matches no file, or an input vanished.
     SourceError
@@ -78,9 +90,10 @@ def convert_root(
         raise OptionError(f"part_nbytes is a positive number of bytes, got {part_nbytes!r}")
     inputs, absent = find_inputs(sources, tree)
     wanted = None if fields is None else _patterns(fields)
-    if wanted == ():
+    recipe = make_recipe(cut, aliases, weights, inputs)
+    if wanted == () and not recipe.aliases:
         raise OptionError("no field is selected: fields is empty; leave it out to take all")
-    reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes)
+    reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes, recipe)
     convert(inputs, absent, path, reader, update=update, missing=missing, progress=progress)
 
 

@@ -12,7 +12,7 @@ import itertools
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,11 @@ import numpy.typing as npt
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
 from mmdask.schema import Field, FieldData
 from mmdask.sources.inputs import Input, digest
-from mmdask.sources.table import Rows, Table, UnreadableError
+from mmdask.sources.picked import Picked, select
+from mmdask.sources.recipe import Recipe
+from mmdask.sources.table import RUN_NBYTES, Rows, Table, UnreadableError
 
-__all__ = ["RUN_NBYTES", "RootFiles", "part_ranges", "runs"]
-
-#: decoded bytes of a branch that are in memory at once
-RUN_NBYTES = 32 << 20
+__all__ = ["RootFiles", "part_ranges", "runs"]
 
 #: raised when the same options would give other data than before
 CONVERTER_VERSION = 1
@@ -44,12 +43,14 @@ _TREES = frozenset({"TTree", "TNtuple", "TNtupleD"})
 class RootFiles:
     """The reader of TTrees for `mmdask.sources.conversion.convert`.
 
-    `fields` and `exclude` are names and patterns of branches, `part_nbytes` the decoded bytes of a part.
+    `fields` and `exclude` are names and patterns of branches, `part_nbytes` the decoded bytes of a part, `recipe` what
+    is computed of the rows.
     """
 
     fields: tuple[str, ...] | None
     exclude: tuple[str, ...]
     part_nbytes: int
+    recipe: Recipe = field(default_factory=Recipe)
     kind = "ROOT"
 
     @property
@@ -57,7 +58,8 @@ class RootFiles:
         """What decides which data the layers hold, as JSON."""
         fields = None if self.fields is None else list(self.fields)
         exclude = list(self.exclude)
-        return {"fields": fields, "exclude": exclude, "part_nbytes": self.part_nbytes, "converter": CONVERTER_VERSION}
+        options = {"fields": fields, "exclude": exclude, "part_nbytes": self.part_nbytes}
+        return {**options, "converter": CONVERTER_VERSION, **self.recipe.options}
 
     def inspect(self, source: Input) -> Table:
         """What the metadata of one input say; no basket is read."""
@@ -74,13 +76,25 @@ class RootFiles:
                 if not isinstance(layouts.get(name, ""), Field):
                     why = layouts[name] or f"a group of branches; name them as '{name}/*'"
                     raise SchemaError(f"{source.name}: {name!r} cannot be converted: {why}")
-            if not fields:
+            if not fields and not self.recipe.aliases:
                 raise self._no_field(source, branches, names, skipped)
-            sizes = {f.name: _decoded_nbytes(branches[f.name], f, n) for f in fields}
-            cuts = [branches[f.name].entry_offsets for f in fields]
-            ranges = part_ranges(n, sum(sizes.values()), self.part_nbytes, cuts)
+
+            def layout(name: str) -> Field | str:
+                if name not in layouts:
+                    layouts[name] = _layout(name, branches[name], n)
+                return layouts[name]
+
+            bound = self.recipe.bind(source, branches, layout) if self.recipe else None
+            stored = sum(_decoded_nbytes(branches[f.name], f, n) for f in fields)
+            read = [*fields, *(f for f in (bound.reads if bound else ()) if f not in fields)]
+            sizes = {f.name: _decoded_nbytes(branches[f.name], f, n) for f in read}
+            cuts = [branches[f.name].entry_offsets for f in read]
+            ranges = part_ranges(n, stored or sum(sizes.values()), self.part_nbytes, cuts)
             types = [(name, str(branch.typename)) for name, branch in branches.items() if name in layouts]
-        return Table(source, tree_name, fields, tuple(skipped), ranges, sizes, exact, digest(tree_name, n, types))
+            fingerprint = digest(tree_name, n, types)
+            if bound is not None:
+                fields += tuple(f for name, _ in self.recipe.aliases for f in bound.fields if f.name == name)
+        return Table(source, tree_name, fields, tuple(skipped), ranges, sizes, exact, fingerprint, bound)
 
     def _no_field(
         self, source: Input, branches: Mapping[str, Any], names: Mapping[str, None], skipped: Sequence[tuple[str, str]]
@@ -105,8 +119,10 @@ class RootFiles:
         with _open_tree(table.source) as (tree, _):
             branches, _ = _branches(tree)
 
-            def rows(field: Field, start: int, stop: int) -> Iterator[FieldData]:
-                return _read(branches[field.name], field, start, stop, table.nbytes[field.name])
+            def rows(
+                field: Field, start: int, stop: int, *, nbytes: int = RUN_NBYTES, picked: Picked | None = None
+            ) -> Iterator[FieldData]:
+                return _read(branches[field.name], field, start, stop, table.nbytes[field.name], nbytes, picked)
 
             yield rows
 
@@ -355,21 +371,37 @@ def runs(start: int, stop: int, offsets: Sequence[int], weights: Sequence[float]
         yield stop
 
 
-def _read(branch: Any, field: Field, start: int, stop: int, nbytes: int) -> Iterator[FieldData]:
-    """Rows of a branch, run by run, each basket once."""
+def _read(
+    branch: Any, field: Field, start: int, stop: int, nbytes: int, limit: int, picked: Picked | None
+) -> Iterator[FieldData]:
+    """Rows of a branch of `nbytes`, run by run, each basket once; baskets without any picked row are left out."""
     try:
         offsets = branch.entry_offsets
         sizes = _basket_weights(branch, offsets)
     except Exception as error:
         raise UnreadableError(f"{_DAMAGED} {_brief(error)}") from error
     scale = nbytes / max(1.0, sum(sizes))
-    at = start
-    for end in runs(start, stop, offsets, [w * scale for w in sizes], RUN_NBYTES):
-        data = _read_run(branch, field, at, end)
-        if len(data) != end - at:
-            raise UnreadableError(f"damaged, it gives {len(data)} rows for rows {at} to {end}")
-        yield data
-        at = end
+    weights = [w * scale for w in sizes]
+    for first, last in [(start, stop)] if picked is None else _spans(start, stop, offsets, picked):
+        at = first
+        for end in runs(first, last, offsets, weights, limit):
+            data = _read_run(branch, field, at, end)
+            if len(data) != end - at:
+                raise UnreadableError(f"damaged, it gives {len(data)} rows for rows {at} to {end}")
+            yield data if picked is None else select(data, picked.mask(at, end))
+            at = end
+
+
+def _spans(start: int, stop: int, offsets: Sequence[int], picked: Picked) -> list[tuple[int, int]]:
+    """The rows of baskets of which one is picked, those of neighbours together."""
+    spans: list[tuple[int, int]] = []
+    for a, b in itertools.pairwise(offsets):
+        first, last = max(a, start), min(b, stop)
+        if first < last and picked.any(first, last):
+            if spans and spans[-1][1] == first:
+                first = spans.pop()[0]
+            spans.append((first, last))
+    return spans
 
 
 def _basket_weights(branch: Any, offsets: Sequence[int]) -> list[float]:

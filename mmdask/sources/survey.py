@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmdask.errors import MmdaskError, OptionError, SchemaError, SourceNotFoundError, StoreExistsError
-from mmdask.rows.derived import derive
+from mmdask.rows.derived import derive, reads
 from mmdask.schema import Field, Schema
 from mmdask.sources.agree import Known, agreed_fields, join_schema, known_layer, known_merged, unreadable_fields
 from mmdask.sources.inputs import Absent, Input, label_fields
@@ -166,7 +166,10 @@ def _by_tree(found: Found) -> dict[tuple[str, str], str]:
 
 
 def agree(found: Found) -> dict[str, Field]:
-    """The fields of everything new, which all inputs must have alike."""
+    """The fields of everything new, which all inputs must have alike.
+
+    An alias is computed for rows that are appended, too, if a store has what it reads; otherwise it has no expression.
+    """
     if not found.tables and not found.finished:
         return {}
     known = [found.like] if found.like else []
@@ -176,14 +179,16 @@ def agree(found: Found) -> dict[str, Field]:
             known.append(Known(source.name, {f.name: f for f in t.fields}, frozenset(), dict(t.skipped)))
         elif group in found.finished:
             known += [known_layer(layer, UNREADABLE) for layer in found.finished[group]]
-    return agreed_fields(known)
+    fields = agreed_fields(known)
+    there = {*fields, *(f.name for f in label_fields(found.sources.values()))}
+    return {n: replace(f, expression="") if f.expression and reads(f) - there else f for n, f in fields.items()}
 
 
 def schema_of(found: Found, agreed: Mapping[str, Field], newest: Manifest | None, new: Sequence[Layer]) -> Schema:
     """The schema of kept and new parts: the fields that all of them could be read for, labels, and what is computed."""
     old = newest.schema if newest else Schema()
     parts = newest.parts if newest else ()
-    computed = expressions(old)
+    computed = _computed(found.target.root, newest)
     if found.tables or found.finished:
         _check_arrays(found.target.root, old, parts)
     if newest is None or not found.kept:
@@ -244,3 +249,30 @@ def _readable_again(found: Found, newest: Manifest) -> list[Field]:
 
 def expressions(schema: Schema) -> dict[str, Field]:
     return {name: f for name, f in schema.items() if f.expression}
+
+
+def without_aliases(schema: Schema, root: str, newest: Manifest | None) -> Schema:
+    """The schema with an expression for those fields only that no conversion computes."""
+    computed = _computed(root, newest)
+    return Schema(
+        f if name in computed or not f.expression else replace(f, expression="") for name, f in schema.items()
+    )
+
+
+def _computed(root: str, newest: Manifest | None) -> dict[str, Field]:
+    """The fields of a store that were assigned as expressions, and are no aliases of its conversion."""
+    found = expressions(newest.schema) if newest else {}
+    if not found or newest is None:
+        return {}
+    # an assignment gives every part a layer, so that one converted part tells
+    for part in newest.parts:
+        if (data := data_layer(part)) is not None:
+            inside, added = set(read_layer(root, data).fields), set[str]()
+        elif pieces := pieces_of(root, [part]):
+            piece = pieces[0]
+            inside, added = set((piece.fields or {}).get(piece.data, ())), piece.added
+        else:
+            continue
+        added = added.union(*(read_layer(root, i).fields for i in extra_layers(part)))
+        return {name: f for name, f in found.items() if name not in inside or name in added}
+    return found

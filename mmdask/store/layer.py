@@ -9,8 +9,8 @@ import math
 import os
 import re
 import stat
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +34,33 @@ from mmdask.schema import (
     dtype_from_store,
 )
 from mmdask.store import document
+from mmdask.store.grains import COLUMNS, GRAIN_DTYPE, Held, has_order, n_grains, parse_held
 from mmdask.store.npy import EXTENT, ArraySpec
+from mmdask.store.origin import (
+    ID_PATTERN,
+    Merged,
+    OldLayer,
+    Scalar,
+    Source,
+    dump_merged,
+    dump_source,
+    parse_merged,
+    parse_source,
+)
 
-__all__ = ["Layer", "Merged", "OldLayer", "Source", "StoredField", "layer_exists", "new_id", "read_layer"]
+__all__ = [
+    "ID_PATTERN",
+    "Layer",
+    "Merged",
+    "OldLayer",
+    "Scalar",
+    "Source",
+    "StoredField",
+    "layer_exists",
+    "new_id",
+    "read_layer",
+]
 
-#: what a layer folder may be called
-ID_PATTERN = r"[a-z0-9][a-z0-9-]{0,79}"
 #: what an array file may be called: a number, and a courtesy
 FILE_PATTERN = r"[0-9]{1,6}-[a-z0-9_.-]{0,80}\.npy"
 #: rows that a layer may have without a byte of data for each: constants claim any number for nothing
@@ -47,36 +68,6 @@ FREE_ROWS = 1 << 32
 
 _MAX_ARRAYS = 100_000
 _CODE_DTYPES = (np.dtype("|u1"), np.dtype("<u2"), CODE_DTYPE)
-Scalar = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the rows of a layer came from. Text for people and for conversions; nothing in it is ever opened."""
-
-    uri: str
-    tree: str = ""
-    start: int = 0
-    stop: int = 0
-    size: int = 0
-    mtime_ns: int = 0
-    fingerprint: str = ""
-    skipped: tuple[tuple[str, str], ...] = ()
-
-
-class OldLayer(NamedTuple):
-    """A layer of a part that was merged into another. It may be gone, and is never opened."""
-
-    id: str
-    fields: tuple[str, ...]
-    source: Source | None
-
-
-class Merged(NamedTuple):
-    """A part that was merged into a larger one: its rows, and the layers that it had."""
-
-    rows: int
-    layers: tuple[OldLayer, ...]
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,8 @@ class StoredField:
     """How a layer stores one field: numbers of its arrays, or one value for all rows.
 
     `labels` are the layer's own labels of a category; a constant category is its label. `valid` has an entry per
-    depth, None where nothing is missing, and is empty where nothing is missing at any.
+    depth, None where nothing is missing, and is empty where nothing is missing at any. `bounds` is what its values are
+    known to be, None where that was not kept.
     """
 
     kind: Kind
@@ -94,6 +86,7 @@ class StoredField:
     constant: Scalar | None = None
     shapes: int | None = None
     valid: tuple[int | None, ...] = ()
+    bounds: Held | None = None
 
     @property
     def arrays(self) -> tuple[int, ...]:
@@ -105,7 +98,8 @@ class StoredField:
 class Layer:
     """What part.json says: immutable, like the folder.
 
-    `merged` are the parts, in row order, that it was made of, if it was made of others.
+    `merged` are the parts, in row order, that it was made of, if it was made of others. `grains` is the array of what
+    the values of its fields are in each run of 65,536 rows: int64 ``(fields, grains, 5)``.
     """
 
     id: str
@@ -115,12 +109,14 @@ class Layer:
     source: Source | None = None
     path: str = field(default="", compare=False)
     merged: tuple[Merged, ...] = ()
+    grains: int | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
         """Where its rows came from, in their order."""
-        old = [layer.source for part in self.merged for layer in part.layers]
-        return tuple(s for s in (self.source, *old) if s is not None)
+        own: list[tuple[Source | None, int]] = [(self.source, self.rows)]
+        own += [(layer.source, part.rows) for part in self.merged for layer in part.layers]
+        return tuple(replace(s, rows=rows) for s, rows in own if s is not None)
 
     @property
     def nbytes(self) -> int:
@@ -218,9 +214,9 @@ def dump_layer(layer: Layer) -> bytes:
         "arrays": arrays,
     }
     if layer.source is not None:
-        text["source"] = _dump_source(layer.source)
+        text["source"] = dump_source(layer.source)
     if layer.merged:
-        text["merged"] = _dump_merged(layer.merged)
+        text["merged"] = dump_merged(layer.merged)
     return document.dump(text)
 
 
@@ -236,26 +232,9 @@ def _dump_field(s: StoredField) -> dict[str, Any]:
         entry["valid"] = list(s.valid)
     if s.kind == "category":
         entry["labels"] = list(s.labels)
+    if s.bounds is not None:
+        entry["bounds"] = s.bounds.dump()
     return entry
-
-
-def _dump_source(source: Source) -> dict[str, Any]:
-    return {**vars(source), "skipped": [list(s) for s in source.skipped]}
-
-
-def _dump_merged(merged: tuple[Merged, ...]) -> dict[str, Any]:
-    # Lists of names stand there once: hundreds of inputs have the same hundreds of fields.
-    names: dict[tuple[str, ...], int] = {}
-    parts = []
-    for part in merged:
-        layers = []
-        for old in part.layers:
-            entry: dict[str, Any] = {"id": old.id, "fields": names.setdefault(old.fields, len(names))}
-            if old.source is not None:
-                entry["source"] = _dump_source(old.source)
-            layers.append(entry)
-        parts.append({"rows": part.rows, "layers": layers})
-    return {"fields": list(map(list, names)), "parts": parts}
 
 
 def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
@@ -297,8 +276,10 @@ def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
     arrays = tuple(_parse_array(a, f"{path}, array {i}") for i, a in enumerate(entries))
     if len({a.file for a in arrays}) != len(arrays):
         r.fail("arrays", "a list of files that differ from each other")
+    grains = _parse_grains(r, arrays, rows)
+    entries = 0 if grains is None else arrays[grains].shape[0]
     fields = {
-        name: _FieldParser(entry, arrays, rows, f"{path}, field {name!r}").stored()
+        name: _FieldParser(entry, arrays, rows, f"{path}, field {name!r}", entries).stored()
         for name, entry in r.object("fields").items()
     }
     for name in fields:
@@ -306,12 +287,24 @@ def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
             check_name(name)
         except SchemaError as error:
             raise FormatError(f"{path}: {error}") from None
-    layer = Layer(layer_id, rows, fields, arrays, _parse_source(r), folder, _parse_merged(r, rows))
+    layer = Layer(layer_id, rows, fields, arrays, parse_source(r), folder, parse_merged(r, rows))
     if layer.source is not None and layer.merged:
         raise FormatError(f"{path}: a layer has 'source' or 'merged', not both")
     if rows > max(FREE_ROWS, layer.nbytes):
         r.fail("rows", f"at most {FREE_ROWS}, or as many as there are bytes of data ({layer.nbytes})")
     return layer
+
+
+def _parse_grains(r: document.Reader, arrays: tuple[ArraySpec, ...], rows: int) -> int | None:
+    if "grains" not in r.value:
+        return None
+    number = r.integer("grains")
+    if number >= len(arrays):
+        r.fail("grains", f"the number of an array, less than {len(arrays)}")
+    spec = arrays[number]
+    if spec.dtype != GRAIN_DTYPE or len(spec.shape) != 3 or spec.shape[1:] != (n_grains(rows), COLUMNS):
+        r.fail("grains", f"an int64 array (fields, {n_grains(rows)}, {COLUMNS}); {spec.file} is not")
+    return number
 
 
 def _parse_array(entry: Any, where: str) -> ArraySpec:
@@ -337,8 +330,9 @@ def _parse_array(entry: Any, where: str) -> ArraySpec:
 class _FieldParser:
     """Check how a layer stores one field: numbers of arrays that fit each other and the number of rows."""
 
-    def __init__(self, entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str) -> None:
+    def __init__(self, entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str, entries: int) -> None:
         self.r, self.arrays, self.rows = document.Reader(entry, where), arrays, rows
+        self.entries = entries
         kind = self.r.text("kind")
         if kind not in KINDS:
             self.r.fail("kind", "one of " + ", ".join(KINDS))
@@ -358,7 +352,8 @@ class _FieldParser:
         self._check_values(values)
         shapes = self._shapes()
         valid = self._valid(lengths)
-        return StoredField(self.kind, r.value["values"], offsets, labels, None, shapes, valid)
+        bounds = self._bounds(values, len(labels), lengths) if "bounds" in r.value else None
+        return StoredField(self.kind, r.value["values"], offsets, labels, None, shapes, valid, bounds)
 
     def _constant(self, value: Any) -> StoredField:
         r = self.r
@@ -369,6 +364,14 @@ class _FieldParser:
         if not (is_text if self.kind == "category" else is_number):
             r.fail("constant", f"text of up to {MAX_LABEL} characters for a category, else a bool, an int or a float")
         return StoredField(self.kind, labels=(value,) if is_text else (), constant=value)
+
+    def _bounds(self, values: ArraySpec, n_labels: int, lengths: list[int]) -> Held:
+        r = self.r
+        if not has_order(self.kind, values.dtype):
+            r.fail("bounds", "absent, but for booleans, integers, reals, times and categories")
+        bounds = document.Reader(r.object("bounds"), f"{r.where}, bounds")
+        n_items = lengths[1] if len(lengths) > 1 else None
+        return parse_held(bounds, self.kind, values.dtype, n_labels, self.rows, n_items, self.entries)
 
     def _array(self, key: str, number: Any) -> ArraySpec:
         if type(number) is not int or not 0 <= number < len(self.arrays):
@@ -429,49 +432,3 @@ class _FieldParser:
             if spec.dtype != VALID_DTYPE or spec.shape != (length,):
                 r.fail("valid", f"bool arrays, here of {length} elements; {spec.file} is not")
         return tuple(valid)
-
-
-def _parse_source(r: document.Reader) -> Source | None:
-    if r.value.get("source") is None:
-        return None
-    s = document.Reader(r.object("source"), f"{r.where}, source")
-    skipped = s.value.get("skipped", [])
-    if not isinstance(skipped, list) or not all(
-        isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in skipped
-    ):
-        s.fail("skipped", "a list of pairs of texts")
-    return Source(
-        s.text("uri"),
-        s.text("tree", default=""),
-        s.integer("start", 0),
-        s.integer("stop", 0),
-        s.integer("size", 0),
-        s.integer("mtime_ns", 0),
-        s.text("fingerprint", default=""),
-        tuple((a, b) for a, b in skipped),
-    )
-
-
-def _parse_merged(r: document.Reader, rows: int) -> tuple[Merged, ...]:
-    if r.value.get("merged") is None:
-        return ()
-    m = document.Reader(r.object("merged"), f"{r.where}, merged")
-    names = m.list("fields")
-    if not all(isinstance(some, list) and all(isinstance(n, str) for n in some) for some in names):
-        m.fail("fields", "lists of names of fields")
-    fields = list(map(tuple, names))
-    parts = []
-    for i, entry in enumerate(m.list("parts")):
-        p = document.Reader(entry, f"{m.where}, part {i}")
-        layers = (document.Reader(old, f"{p.where}, layer {k}") for k, old in enumerate(p.list("layers")))
-        parts.append(Merged(p.integer("rows"), tuple(_parse_old(old, fields) for old in layers)))
-    if sum(p.rows for p in parts) != rows:
-        m.fail("parts", f"of {rows} rows together, as the layer")
-    return tuple(parts)
-
-
-def _parse_old(r: document.Reader, fields: list[tuple[str, ...]]) -> OldLayer:
-    number = r.integer("fields")
-    if number >= len(fields):
-        r.fail("fields", f"the number of a list of names, less than {len(fields)}")
-    return OldLayer(r.text("id", ID_PATTERN), fields[number], _parse_source(r))

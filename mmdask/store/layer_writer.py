@@ -20,6 +20,7 @@ import numpy as np
 from mmdask.errors import FormatError, SchemaError
 from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData
 from mmdask.store.files import is_own_folder
+from mmdask.store.grains import COLUMNS, GRAIN_DTYPE, Held, Tally, has_order, n_grains
 from mmdask.store.layer import (
     ID_PATTERN,
     Layer,
@@ -60,6 +61,8 @@ class FieldWriter:
         #: by depth; a file begins with the first value that is missing there
         self.valid: dict[int, ArrayWriter] = {}
         self._ends = [0] * field.n_offsets
+        #: what its values are, gathered as they come
+        self.tally = Tally(field) if has_order(field.kind, field.dtype) and 0 not in field.shape else None
         with contextlib.ExitStack() as made:
 
             def make(file: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), n: int | None = None) -> ArrayWriter:
@@ -76,6 +79,8 @@ class FieldWriter:
             for offsets in self.offsets:
                 offsets.append(np.zeros(1, OFFSET_DTYPE))
             made.pop_all()
+        if rows is not None and self.tally is not None:
+            self.values.look = self.tally.add_elements
 
     @property
     def arrays(self) -> list[ArrayWriter]:
@@ -111,6 +116,8 @@ class FieldWriter:
         if self.shapes is not None and data.shapes is not None:
             self.shapes.append(data.shapes.astype(SHAPE_DTYPE, copy=False))
         self.values.append(values)
+        if self.tally is not None:
+            self.tally.add(data, values)
         self.rows += len(data)
 
     def _check_shapes(self, data: FieldData) -> None:
@@ -215,6 +222,7 @@ class LayerWriter:
         self._writers: dict[str, FieldWriter] = {}
         self._constants: dict[str, StoredField] = {}
         self._n_files = 0
+        self._tables: list[np.ndarray[Any, Any]] = []
         self._done = False
 
     def __enter__(self) -> LayerWriter:
@@ -291,10 +299,14 @@ class LayerWriter:
             if n != rows:
                 raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
         layer = replace(self._describe(rows, source), merged=tuple(merged))
+        grains = self._grains(rows)
+        if grains is not None:
+            layer = replace(layer, grains=len(layer.arrays), arrays=(*layer.arrays, grains.finish()))
         data = dump_layer(layer)
         parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}
         writers = [a for w in self._writers.values() for a in w.arrays if a.file in files]
+        writers += [] if grains is None else [grains]
         info = SYSTEM.create(os.path.join(self.folder, "part.json"))
         try:
             SYSTEM.write(info, data, 0)
@@ -344,10 +356,33 @@ class LayerWriter:
             offsets = tuple(map(share, w.offsets))
             shapes = None if w.shapes is None else share(w.shapes)
             valid = tuple(share(w.valid[d]) if d in w.valid else None for d in range(max(w.valid, default=-1) + 1))
-            fields[name] = StoredField(w.field.kind, add(w.values), offsets, w.labels, shapes=shapes, valid=valid)
+            values = add(w.values)
+            bounds = self._held(w, rows)
+            fields[name] = StoredField(
+                w.field.kind, values, offsets, w.labels, shapes=shapes, valid=valid, bounds=bounds
+            )
             w.close()
         fields.update(self._constants)
         return Layer(self.id, rows, fields, tuple(arrays), source, layer_path(self.store_path, self.id))
+
+    def _held(self, w: FieldWriter, rows: int) -> Held | None:
+        """What the values of a field are; the next entry of the array of grains is its own if there is to be one."""
+        if w.tally is None or not rows:
+            return None
+        entry = len(self._tables) if n_grains(rows) > 1 else None
+        if entry is not None:
+            self._tables.append(w.tally.table())
+        return w.tally.held(entry)
+
+    def _grains(self, rows: int) -> ArrayWriter | None:
+        """Write the array of what the grains of all fields hold."""
+        if not self._tables:
+            return None
+        writer = ArrayWriter(self.folder, self._file("grains", ""), GRAIN_DTYPE, (n_grains(rows), COLUMNS))
+        for table in self._tables:
+            writer.append(table[np.newaxis])
+        writer.close()
+        return writer
 
     def discard(self) -> None:
         """Remove what was written, unless it was finished, or is that of the process that this one was forked from."""

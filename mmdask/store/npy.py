@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -92,6 +93,8 @@ class ArrayWriter:
         self._checksums: list[str] = []
         self._extent = xxhash.xxh3_64()
         self._extent_nbytes = 0
+        #: is given what others wrote, a run of elements and the number of the first, when it is hashed
+        self.look: Callable[[npt.NDArray[Any], int], None] | None = None
         if rows is not None:
             self._allocate(rows)
 
@@ -177,6 +180,8 @@ class ArrayWriter:
                     raise OSError(errno.EIO, "the file is shorter than what was allocated", self.path)
                 rest, offset = rest[n:], offset + n
             self._checksums.append(checksum(piece))
+            if self.look is not None:
+                self.look(np.frombuffer(piece, self.dtype), start // self.dtype.itemsize)
 
     def read(self, start: int, nbytes: int) -> bytes:
         """Data bytes already written."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import operator
+from itertools import pairwise
 
 COMPARE = {
     "==": operator.eq,
@@ -401,3 +402,14 @@ def render(node, choose):
             spelled = choose([name, {"sum": "Sum$", "min": "Min$", "max": "Max$", "len": "Length$"}.get(name, name)])
             return f"{spelled}({', '.join(render(a, choose) for a in args)})"
     raise AssertionError(node)
+
+
+def nested(flat, offsets, there):
+    """Items as lists in lists; None for those that are missing, which have none."""
+    rows = flat
+    for ends, lists in zip(reversed(offsets), reversed(there), strict=True):
+        rows = [rows[a:b] for a, b in pairwise(ends.tolist())]
+        if lists is not None:
+            assert not any(row and not ok for row, ok in zip(rows, lists.tolist(), strict=True))
+            rows = [row if ok else None for row, ok in zip(rows, lists.tolist(), strict=True)]
+    return rows

@@ -12,7 +12,7 @@ import pytest
 
 import mmdask.expr
 from mmdask.errors import ExpressionError
-from mmdask.expr import check, check_cut, combine, negate
+from mmdask.expr import check_cut, combine, negate
 from mmdask.expr.functions import FUNCTIONS
 from mmdask.schema import Field, Schema
 
@@ -58,19 +58,6 @@ def test_the_table_of_differences():
                 check_cut(text, SCHEMA)
         elif "nJets" in text and any(op in text for op in ("<", ">", "==")) and not text.startswith("!"):
             check_cut(text, SCHEMA)
-
-
-def test_the_table_of_what_is_not_yet():
-    rows = re.findall(
-        r"^\| `([^`]+)` \| (`.*`) \|$", PAGE.partition("| not yet |")[2].partition("\n\n")[0], re.MULTILINE
-    )
-    assert len(rows) == 3
-    for text, instead in rows:
-        with pytest.raises(ExpressionError, match="an index is a whole number"):
-            check_cut(text, SCHEMA)
-        for other in re.findall("`([^`]+)`", instead):
-            check(other, SCHEMA)
-    assert check_cut("argmax(jet_pt) == 0", SCHEMA)
 
 
 def test_no_module_is_hidden_by_a_function_of_its_name():

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cut_reference import COMPARE, Overflow, Reference, render
+from cut_reference import COMPARE, Overflow, Reference, nested, render
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -317,13 +317,8 @@ def same(got, expected):
 def as_lists(result, depth):
     known = np.ones(len(result.values), bool) if result.known is None else result.known
     flat = [v if k else None for v, k in zip(result.values.tolist(), known, strict=True)]
-    if not depth:
-        return flat
-    lists = [flat[a:b] for a, b in pairwise(result.offsets)]
-    if result.there is None:
-        return lists
-    assert not any(items and not there for items, there in zip(lists, result.there.tolist(), strict=True))
-    return or_none(lists, result.there)
+    assert len(result.offsets) == len(result.there) == depth
+    return nested(flat, result.offsets, result.there)
 
 
 def flatten(rows, depth):
@@ -347,8 +342,8 @@ def test_values_are_those_of_the_reference(seed, tree):
     assert expression.depth == reference.depth(tree)
     result = evaluate(expression, fields.__getitem__, n)
     assert result.values.dtype == expression.dtype
-    assert 1 in expression.optional or expression.depth == 0 or result.known is None
-    assert 0 in expression.optional or (result.known if expression.depth == 0 else result.there) is None
+    for depth, valid in enumerate((*result.there, result.known)):
+        assert depth in expression.optional or valid is None
     assert expression.dtype.kind == {"b": "b", "f": "f"}.get(kind, expression.dtype.kind)
     got = as_lists(result, expression.depth)
     for g, e in zip(flatten(got, expression.depth), flatten(expected, expression.depth), strict=True):

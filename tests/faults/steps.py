@@ -19,6 +19,8 @@ from mmdask.schema import Field, FieldData
 from mmdask.sources.coerce import to_field_data
 from mmdask.sources.conversion import Table, convert
 from mmdask.sources.inputs import Input
+from mmdask.sources.recipe import Recipe
+from mmdask.sources.table import Rows
 from mmdask.store.snapshot import open_snapshot
 from tests.faults.content import EDGES, EXPRESSION, FIELDS, State, Wrong, new_state, value
 
@@ -86,6 +88,7 @@ class _Numbers:
     def __init__(self, fields: Sequence[str]) -> None:
         self.fields = fields
         self.options: dict[str, Any] = {}
+        self.recipe = Recipe()
 
     def inspect(self, source: Input) -> Table:
         ids = INPUTS[os.path.basename(source.path)]
@@ -94,10 +97,10 @@ class _Numbers:
         return Table(source, "", fields, (), ranges, dict.fromkeys(self.fields, 100), frozenset(self.fields), "1")
 
     @contextlib.contextmanager
-    def open(self, table: Table) -> Iterator[Callable[[Field, int, int], Iterator[FieldData]]]:
+    def open(self, table: Table) -> Iterator[Rows]:
         ids = INPUTS[os.path.basename(table.source.path)]
 
-        def rows(field: Field, start: int, stop: int) -> Iterator[FieldData]:
+        def rows(field: Field, start: int, stop: int, **_: Any) -> Iterator[FieldData]:
             values = [value(field.name, i) for i in ids[start:stop]]
             yield to_field_data(field.name, values, field)[1]
 

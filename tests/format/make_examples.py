@@ -192,6 +192,22 @@ VALID_PARTS: dict[str, Change] = {
         to("fields", "mc", "constant", False),
     ),
     "3.12-no-source": without("source"),
+    "3.12-of-a-cut": both(
+        to("source", "stop", 20),
+        to("source", "cut", "any(jets_pt > 30e3)"),
+        to("source", "aliases", [{"name": "lead", "expression": "max(jets_pt)", "optional": [0]}]),
+        to("source", "weights", [{"weight": "w", "sum": -0.5, "sum2": 20}, {"weight": "(w * xsec)", "sum": None}]),
+    ),
+    "3.13-constants-of-what-was-merged": both(
+        without("source"),
+        to(
+            "merged",
+            {
+                "fields": [["process", "year"]],
+                "parts": [{"rows": 2, "layers": [{"id": "a", "fields": 0, "constants": {"process": "ttH", "year": 1}}]}],
+            },
+        ),
+    ),
     "3.13-merged": both(
         without("source"),
         to(
@@ -369,6 +385,17 @@ INVALID_PARTS: dict[str, Change | bytes] = {
     "3.12-source-is-no-object": to("source", "a.root"),
     "3.12-a-source-without-uri": without("source", "uri"),
     "3.12-skipped-is-no-list-of-pairs": to("source", "skipped", [["m"]]),
+    "3.12-a-cut-that-is-no-text": to("source", "cut", ["n > 4"]),
+    "3.12-an-alias-without-expression": to("source", "aliases", [{"name": "ht"}]),
+    "3.12-a-sum-that-is-text": to("source", "weights", [{"weight": "w", "sum": "nan", "sum2": None}]),
+    "3.12-a-sum-that-is-too-large": to("source", "weights", [{"weight": "w", "sum": 10**309}]),
+    "3.13-a-constant-that-is-a-list": both(
+        without("source"),
+        to(
+            "merged",
+            {"fields": [[]], "parts": [{"rows": 2, "layers": [{"id": "a", "fields": 0, "constants": {"x": [1]}}]}]},
+        ),
+    ),
     "3.13-merged-beside-source": to("merged", {"fields": [[]], "parts": [{"rows": 2, "layers": []}]}),
     "3.13-merged-of-other-rows": both(
         without("source"), to("merged", {"fields": [], "parts": [{"rows": 1, "layers": []}]})

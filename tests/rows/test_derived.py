@@ -7,7 +7,7 @@ import os
 import pytest
 
 import mmdask as mm
-from mmdask.rows import derived
+from mmdask.rows import blocks, derived
 from mmdask.rows.derived import append_parts, dependants, derive, reads
 from mmdask.schema import Field, Schema
 from mmdask.store.manifest import read_manifest
@@ -137,7 +137,7 @@ def test_each_checkpoint_is_computed(store):
 
 
 def test_small_blocks_give_the_same(store, monkeypatch):
-    monkeypatch.setattr(derived, "BLOCK_NBYTES", 16)
+    monkeypatch.setattr(blocks, "BLOCK_NBYTES", 16)
     with mm.append(store) as w:
         w.extend({"n": list(range(50)), "pt": [[float(i)] * (i % 4) for i in range(50)]})
     assert rows(store, "ht")[2:] == [float(i) * (i % 4) for i in range(50)]

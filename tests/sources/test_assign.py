@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import derived, reader
+from mmdask.rows import blocks, reader
 from mmdask.schema import Field
 from mmdask.sources import arrays, assign
 from mmdask.store.manifest import history, read_manifest
@@ -95,7 +95,7 @@ def test_an_expression_over_no_rows(tmp_path):
 
 
 def test_small_blocks_give_the_same(store, monkeypatch):
-    monkeypatch.setattr(derived, "BLOCK_NBYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_NBYTES", 1)
     ds = add(store, ht="sum(pt)", both="ht + n", i=list(range(6)), scaled="pt * i")
     assert values(ds, "both") == [sum(row) + n for row, n in zip(PT, N, strict=True)]
     assert values(ds, "scaled") == [[v * i for v in row] for i, row in enumerate(PT)]

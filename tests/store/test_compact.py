@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import compact, derived, reader
+from mmdask.rows import blocks, compact, reader
 from mmdask.schema import Field
 from mmdask.store.commit import commit
 from mmdask.store.layer import read_layer
@@ -217,7 +217,7 @@ def test_what_is_known_of_appended_rows_does_not_grow(tmp_path):
 
 def test_small_blocks_give_the_same(tmp_path, monkeypatch):
     path = make(tmp_path / "s.mm", [7, 13, 5], labels=("a", "b"))
-    monkeypatch.setattr(derived, "BLOCK_NBYTES", 16)
+    monkeypatch.setattr(blocks, "BLOCK_NBYTES", 16)
     check(run(path), 25)
 
 
