@@ -12,8 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.harness import Competitor, benchmark
+from benchmarks.peers import Peers
 
 CUT = "nJets >= 6 & nBTags_77 >= 2 & met > 30e3"
+#: the same as others write it
+_AND = "(nJets >= 6) & (nBTags_77 >= 2) & (met > 30e3)"
+_SQL = '"nJets" >= 6 AND "nBTags_77" >= 2 AND met > 30e3'
+_CPP = "nJets >= 6 && nBTags_77 >= 2 && met > 30e3"
 _BLOCK = 1 << 18
 _MAKE = 1 << 20
 
@@ -38,21 +43,47 @@ def make_fields(folder: Path, n: int) -> dict[str, npt.NDArray[Any]]:
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
 
 
-class Setting:
-    """The store, the same arrays as plain maps, and the number of rows that pass."""
+def forget_opened() -> None:
+    """Drop what this process knows of stores and cuts."""
+    from mmdask.rows import masks, rows
+    from mmdask.store import snapshot
 
-    def __init__(self, folder: Path, n: int) -> None:
+    masks.LOADED.clear()
+    rows.RESOLVED.clear()
+    snapshot._OPEN.clear()
+
+
+class Setting:
+    """The store, its arrays as plain maps, and the number of rows that pass.
+
+    Parameters
+    ----------
+    part_rows : int, optional
+        Rows of each part; the store is of one part by default.
+    """
+
+    def __init__(self, folder: Path, n: int, part_rows: int | None = None) -> None:
         import mmdask as mm
+        from mmdask.rows import reader
+        from mmdask.store import snapshot
 
         self.n = n
-        # plain views: a numpy.memmap pays for every slice
-        self.fields = {name: a.view(np.ndarray) for name, a in make_fields(folder, n).items()}
         self.store = folder / "events.mm"
         self.mask = folder / "mask.npy"
         if not self.store.exists():
-            mm.from_arrays(self.fields, self.store)
+            fields = make_fields(folder, n)
+            row_nbytes = sum(a.itemsize for a in fields.values())
+            with mm.create(self.store, part_nbytes=row_nbytes * (part_rows or n)) as w:
+                w.extend({name: a.view(np.ndarray) for name, a in fields.items()})
+        if part_rows is None:
+            # the same maps for all; plain views: a numpy.memmap pays for every slice
+            store = snapshot.open_snapshot(self.store)
+            self.fields = {name: reader.read(store, name, 0, n).values for name in store.schema}
+        else:
+            self.fields = {name: a.view(np.ndarray) for name, a in make_fields(folder, n).items()}
         f = self.fields
         self.passing = int(np.sum((f["nJets"] >= 6) & (f["nBTags_77"] >= 2) & (f["met"] > 30e3)))
+        self.peers = Peers(folder, self.fields, self.check_count)
 
     def forget(self) -> None:
         """Drop every mask that was kept, on disk and in memory, and open the store anew."""
@@ -61,12 +92,13 @@ class Setting:
 
     def open_anew(self) -> None:
         """Open the store as a process does that has not seen it before."""
-        import mmdask as mm
-        from mmdask.rows import masks, rows
+        forget_opened()
+        self.ds = self.open_again()
 
-        masks.LOADED.clear()
-        rows.RESOLVED.clear()
-        self.ds = mm.open(self.store)
+    def open_again(self) -> Any:
+        import mmdask as mm
+
+        return mm.open(self.store)
 
     def keep(self, **scheduler: Any) -> Any:
         """The cut computed and kept, by mmdask."""
@@ -122,6 +154,11 @@ def cut_one_thread(n: int, folder: Path) -> Iterator[Competitor]:
     s = Setting(folder, n)
     yield Competitor("mmdask", "ours", lambda: s.keep(scheduler="sync"), s.forget, s.check_cut)
     yield Competitor("numpy in blocks, mask saved", "limit", s.loop(1), check=s.check_mask)
+    in_memory = s.peers.in_memory(lambda a: (a.nJets >= 6) & (a.nBTags_77 >= 2) & (a.met > 30e3))
+    yield Competitor("awkward, values and mask in memory", "peer", in_memory, check=s.check_count)
+    yield s.peers.numexpr(_AND, 1)
+    yield s.peers.duckdb(_SQL, 1)
+    yield s.peers.rdataframe(_CPP, 1)
 
 
 @benchmark(
@@ -139,6 +176,10 @@ def cut_two_threads(n: int, folder: Path) -> Iterator[Competitor]:
     yield Competitor("mmdask", "ours", lambda: s.keep(**two), s.forget, s.check_cut)
     yield Competitor("numpy in blocks, mask saved, one thread", "limit", s.loop(1), check=s.check_mask)
     yield Competitor("numpy in blocks, mask saved, two threads", "peer", s.loop(2), check=s.check_mask)
+    yield s.peers.numexpr(_AND, 2)
+    yield s.peers.polars(lambda col: (col("nJets") >= 6) & (col("nBTags_77") >= 2) & (col("met") > 30e3))
+    yield s.peers.duckdb(_SQL, 2)
+    yield s.peers.rdataframe(_CPP, 2)
 
 
 @benchmark(
@@ -151,11 +192,29 @@ def cut_two_threads(n: int, folder: Path) -> Iterator[Competitor]:
 )
 def cut_kept(n: int, folder: Path) -> Iterator[Competitor]:
     """Only the kept bits are read."""
-    import mmdask as mm
-
     s = Setting(folder, n)
     s.forget()
     s.keep()
 
     yield Competitor("mmdask, cut and count", "ours", lambda: s.ds.cut(CUT).count(), s.open_anew, s.check_count)
-    yield Competitor("opening the store", "limit", lambda: mm.open(s.store))
+    yield Competitor("opening the store", "limit", s.open_again, forget_opened)
+
+
+@benchmark(
+    "a kept cut used again, in a dataset just opened, by the parts of the store",
+    tiny=50,
+    laptop=10_000,
+    large=10_000,
+    row_nbytes=0,
+    target="<= 2 x limit",
+)
+def cut_kept_parts(n: int, folder: Path) -> Iterator[Competitor]:
+    """As above, with this many parts of 1,000 rows."""
+    s = Setting(folder, 1000 * n, part_rows=1000)
+    s.forget()
+    s.keep()
+    if len(s.ds._rows.snapshot.parts) != n:
+        raise AssertionError(f"{n} parts wanted")
+
+    yield Competitor("mmdask, cut and count", "ours", lambda: s.ds.cut(CUT).count(), s.open_anew, s.check_count)
+    yield Competitor("opening the store", "limit", s.open_again, forget_opened)

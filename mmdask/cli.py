@@ -1,4 +1,4 @@
-"""The command ``mmdask``: convert, info, cutflow, history, verify, compact, vacuum, demo."""
+"""The command ``mmdask``: convert, info, cutflow, cuts, history, verify, compact, vacuum, demo."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import mmdask as mm
 from mmdask import display
 from mmdask.store.commit import amount
+from mmdask.store.layer import Source
 
 __all__ = ["main"]
 
@@ -116,6 +117,16 @@ def _parser() -> argparse.ArgumentParser:
     cutflow.add_argument("--latex", action="store_true", help="print a LaTeX table")
     cutflow.set_defaults(run=_cutflow)
 
+    cuts = commands.add_parser(
+        "cuts",
+        help="list or clear the cuts that are kept of a store",
+        description="List the cuts that are kept of a store, or remove them; they are computed again when used.",
+    )
+    cuts.add_argument("store")
+    cuts.add_argument("--clear", nargs="?", const="", metavar="CUT", help="remove all of them, or this one")
+    cuts.add_argument("--older-than", default="0", metavar="TIME", help="with --clear: only what is older, as 30d, 12h")
+    cuts.set_defaults(run=_cuts)
+
     history = commands.add_parser(
         "history",
         help="list the generations of a store",
@@ -168,6 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         help="how long it was not needed: 7d, 12h, 0 (%(default)s)",
     )
+    vacuum.add_argument("--cuts", action="store_true", help="remove the cuts that are kept in the store, too")
     vacuum.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     vacuum.set_defaults(run=_vacuum)
 
@@ -265,14 +277,42 @@ def _info(args: argparse.Namespace) -> int:
         print(display.text_table(attrs, ["attr", "value"]))
     if sources := ds.sources:
         print()
-        rows = [[s.uri, s.tree, display.count_text(s.stop - s.start), str(len(s.skipped) or "")] for s in sources]
-        print(display.text_table(rows, ["source", "tree", "rows", "fields left out"], align="llrr"))
+        print(_sources_table(sources))
     return 0
+
+
+def _sources_table(sources: Sequence[Source]) -> str:
+    """A table of sources; columns that are empty are left out."""
+    cells = [
+        [
+            s.uri,
+            s.tree,
+            display.count_text(s.rows),
+            display.count_text(s.stop - s.start) if s.cut else "",
+            "; ".join(f"{_short(w.weight)}: {w.sum:.6g}" for w in s.weights),
+            str(len(s.skipped) or ""),
+        ]
+        for s in sources
+    ]
+    headers = ["source", "tree", "rows", "before the cut", "sums before the cut", "fields left out"]
+    used = [i for i in range(len(headers)) if i < 3 or any(row[i] for row in cells)]
+    align = "".join("llrrlr"[i] for i in used)
+    return display.text_table([[row[i] for i in used] for row in cells], [headers[i] for i in used], align=align)
 
 
 def _cutflow(args: argparse.Namespace) -> int:
     flow = mm.open(args.store).cutflow(args.cuts, weight=args.weight, by=args.by)
     print(flow.to_latex() if args.latex else repr(flow))
+    return 0
+
+
+def _cuts(args: argparse.Namespace) -> int:
+    kept = mm.open(args.store).cuts
+    if args.clear is None:
+        print(kept)
+    else:
+        n = kept.clear(args.clear or None, older_than=args.older_than)
+        print(f"{display.amount(n, 'file')} removed from {display.terminal_safe(kept.path)}")
     return 0
 
 
@@ -343,7 +383,8 @@ def _compact(args: argparse.Namespace) -> int:
 
 
 def _vacuum(args: argparse.Namespace) -> int:
-    print(display.terminal_safe(str(mm.vacuum(args.store, keep=args.keep, grace=args.grace, dry_run=args.dry_run))))
+    report = mm.vacuum(args.store, keep=args.keep, grace=args.grace, cuts=args.cuts, dry_run=args.dry_run)
+    print(display.terminal_safe(str(report)))
     return 0
 
 

@@ -203,6 +203,26 @@ def test_info_of_a_store_that_changed(changed, capsys):
     assert "\x1b" not in out
 
 
+def test_cuts(tmp_path, capsys):
+    path = str(tmp_path / "s.mm")
+    ds = mm.from_arrays({"x": [1, 5, 7, 3]}, path)
+    ds.cut("x > 2 & x < 6").count()
+    assert main(["cuts", path]) == 0
+    lines = capsys.readouterr().out.split("\n")
+    assert lines[0].startswith("3 kept cuts, ")
+    assert [line.split()[:3] for line in lines[3:6]] == [["x", "<", "6"], ["(x", "<", "6)"], ["x", ">", "2"]]
+    assert main(["cuts", path, "--clear", "x > 2", "--older-than", "1d"]) == 0
+    assert capsys.readouterr().out.startswith("0 files removed")
+    assert main(["cuts", path, "--clear", "x > 2"]) == 0
+    assert capsys.readouterr().out.startswith("2 files removed")
+    assert main(["cuts", path, "--clear", "y > 2"]) == 1
+    assert "no field 'y'" in capsys.readouterr().err
+    assert main(["vacuum", path, "--cuts"]) == 0
+    assert "1 file in all" in capsys.readouterr().out
+    assert main(["cuts", path]) == 0
+    assert capsys.readouterr().out.startswith("0 kept cuts")
+
+
 def test_history(changed, capsys):
     assert main(["history", changed]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -265,7 +285,7 @@ def test_ways_to_verify(changed, capsys):
         main(["verify", changed, "--sample", "half"])
 
 
-@pytest.mark.parametrize("command", ["info", "history", "verify", "compact", "vacuum"])
+@pytest.mark.parametrize("command", ["info", "cuts", "history", "verify", "compact", "vacuum"])
 def test_no_store_is_an_error_in_words(command, tmp_path, capsys):
     assert main([command, str(tmp_path / "none.mm")]) == 1
     assert "no store at" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from mmdask.dataset.lazy import MaskArray, to_dask
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, combine, conjuncts, negate
+from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.rows import Rows
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Cut:
         """The cut as a lazy dask array, bool ``(rows,)``, over the rows of the dataset that it was made from.
 
         Reads the kept bits where there are any, and evaluates the rows asked for where not; `keep` first if the mask
-        is needed more than once.
+        is needed more than once. A cut from Python is kept first.
         """
+        if keyed_leaves(self._expression):
+            self.keep()  # chunks could not compute it: what does is never pickled
         rows = self._dataset._rows
         leaves = conjuncts(self._expression)
         return to_dask(MaskArray(rows, leaves), self._dataset.chunks, "cut")

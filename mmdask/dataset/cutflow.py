@@ -16,16 +16,17 @@ from mmdask.dataset.run import dask_runner
 from mmdask.errors import MissingDependencyError
 from mmdask.expr import Expression
 from mmdask.rows.counting import check_by, check_weight, count_passing
-from mmdask.rows.flow import Sums, side_by_side
+from mmdask.rows.flow import Grouped, Sums, add, side_by_side, zeros
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field
+from mmdask.sources.before import Before, before_conversion
 
 __all__ = ["CutFlow", "Passing", "cut_flow", "name_of"]
 
 Floats = npt.NDArray[np.float64]
 #: a value of a field by which rows are split; None where it is missing
 Group = str | int | bool | None
-_INITIAL = "initial"
+_BEFORE, _INITIAL = "before conversion", "initial"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -74,7 +75,8 @@ class CutFlow:
         Of the cuts.
     groups : tuple
         The values of `by` that occur: labels in the order of the store, integers ascending; None, last, stands for rows
-        in which it is missing. Empty when rows are not split.
+        in which it is missing. Labels of which a conversion left no row are groups, too, if `before` is known. Empty when
+        rows are not split.
     alone, cumulative : Passing
         Rows that pass one cut, and all cuts up to it. Entry 0 are all rows, entry k is of cut k: arrays
         ``(cuts + 1,)``, or ``(groups, cuts + 1)`` when rows are split.
@@ -82,6 +84,9 @@ class CutFlow:
         Rows that pass all cuts but one: ``(cuts,)``, or ``(groups, cuts)``.
     weight, by : str
         What rows are weighted and split by; empty if nothing.
+    before : Passing or None
+        The rows of the sources before a conversion cut them: arrays ``()``, or ``(groups,)``. None where that is not
+        known: `Dataset.cutflow` says when it is.
 
     Examples
     --------
@@ -99,6 +104,7 @@ class CutFlow:
     n_minus_one: Passing
     weight: str = ""
     by: str = ""
+    before: Passing | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -109,16 +115,25 @@ class CutFlow:
     def relative(self) -> Floats:
         """Efficiency of each cut among the rows that pass those before it, float64 like `cumulative.sums`.
 
-        nan for entry 0, and for none of none.
+        Entry 0 is that of the conversion's cut where `before` is known, else nan; so is that of none of none.
         """
         sums = self.cumulative.sums
-        before = np.concatenate([np.full((*sums.shape[:-1], 1), np.nan), sums[..., :-1]], axis=-1)
+        first = np.full(sums.shape[:-1], np.nan) if self.before is None else self.before.sums
+        before = np.concatenate([first[..., None], sums[..., :-1]], axis=-1)
         return _ratio(sums, before)
 
     @property
     def efficiency(self) -> Floats:
         """Efficiency of all cuts up to each among all rows, float64 like `cumulative.sums`; nan for none of none."""
         return _ratio(self.cumulative.sums, self.cumulative.sums[..., :1])
+
+    @property
+    def acceptance(self) -> Floats | None:
+        """Efficiency of all cuts up to each, and of the conversion's, among all rows of the sources; None if not known.
+
+        float64 like `cumulative.sums`.
+        """
+        return None if self.before is None else _ratio(self.cumulative.sums, self.before.sums[..., None])
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -148,6 +163,12 @@ class CutFlow:
         """The cells of the table."""
         rows = []
         for name, block in self._blocks():
+            if block.before is not None:
+                numbers = [block.before.cell(0, pm)] * 2 + [""] * 3
+                if self.weight:
+                    numbers.insert(0, display.count_text(int(block.before.rows[0])))
+                rows.append([*([name] if self.by else []), _BEFORE, *numbers])
+                name = ""
             for k, label in enumerate(self.labels):
                 numbers = [block.alone.cell(k, pm), block.cumulative.cell(k, pm)]
                 numbers.append(block.n_minus_one.cell(k - 1, pm) if k else "")
@@ -166,7 +187,14 @@ class CutFlow:
                 _Column(p.rows[at], p.sums[at], p.errors[at], weighted)
                 for p in (self.alone, self.cumulative, self.n_minus_one)
             ]
-            yield _group_text(group), _Block(alone, cumulative, others, self.relative[at], self.efficiency[at])
+            before = None
+            if (p := self.before) is not None:
+                rows, sums, errors = np.atleast_1d(p.rows[at]), np.atleast_1d(p.sums[at]), np.atleast_1d(p.errors[at])
+                before = _Column(rows, sums, errors, weighted)
+            yield (
+                _group_text(group),
+                _Block(alone, cumulative, others, self.relative[at], self.efficiency[at], before),
+            )
 
     # Exports --------------------------------------------------------------------------------------------------------
 
@@ -188,10 +216,11 @@ class CutFlow:
         \end{tabular}
         """
         n_names = 1 + bool(self.by)
+        n_lines = len(self.labels) + (self.before is not None)
         head = [_latex(h) if i < n_names else h.replace("N-1", "$N-1$") for i, h in enumerate(self._headers())]
         lines = [rf"\begin{{tabular}}{{{self._align()}}}", r"\hline", _latex_row(head), r"\hline"]
         for i, row in enumerate(self._rows(pm=r" \pm ")):
-            if i and self.by and i % len(self.labels) == 0:
+            if i and self.by and i % n_lines == 0:
                 lines.append(r"\hline")
             lines.append(_latex_row([_latex(c) if i < n_names else _latex_number(c) for i, c in enumerate(row)]))
         return "\n".join([*lines, *([r"\hline"] if lines[-1] != r"\hline" else []), r"\end{tabular}"])
@@ -200,7 +229,8 @@ class CutFlow:
         """The numbers as a pandas DataFrame, one row for each label, or for each group and label.
 
         Columns `alone`, `cumulative` and `n_minus_one` are rows; with weights there are ``..._sum`` and ``..._error``
-        of each, too. `n_minus_one` is NA in "initial". `relative` and `efficiency` are as in this class.
+        of each, too. `n_minus_one` is NA in "initial". `relative` and `efficiency` are as in this class. If
+        `before` is known, it comes first, as "before conversion".
 
         Raises
         ------
@@ -211,21 +241,29 @@ class CutFlow:
             import pandas as pd
         except ModuleNotFoundError as error:
             raise _missing(error, "pandas", "pandas") from None
+        labels = self.labels if self.before is None else (_BEFORE, *self.labels)
         if self.by:
-            keys = [(group, label) for group in self.groups for label in self.labels]
+            keys = [(group, label) for group in self.groups for label in labels]
             index = pd.MultiIndex.from_tuples(keys, names=[self.by, "cut"]) if keys else None
         else:
-            index = pd.Index(self.labels, name="cut")
+            index = pd.Index(labels, name="cut")
         columns: dict[str, Any] = {}
-        for name in ("alone", "cumulative", "n_minus_one"):
-            passing: Passing = getattr(self, name)
-            absent = np.zeros((*passing.rows.shape[:-1], len(self.labels)), np.bool_)
-            absent[..., 0] = name == "n_minus_one"
+        first = [] if self.before is None else [self.before]
+        for name, parts in {
+            "alone": [*first, self.alone],
+            "cumulative": [*first, self.cumulative],
+            "n_minus_one": [self.n_minus_one],
+        }.items():
+            passing = _joined(parts)
+            absent = np.zeros((*passing.rows.shape[:-1], len(labels)), np.bool_)
+            absent[..., : len(labels) - passing.rows.shape[-1]] = True
             columns[name] = _pandas_column(pd, passing.rows, absent, "Int64")
             if self.weight:
                 columns[f"{name}_sum"] = _pandas_column(pd, passing.sums, absent, "Float64")
                 columns[f"{name}_error"] = _pandas_column(pd, passing.errors, absent, "Float64")
-        columns |= {"relative": self.relative.ravel(), "efficiency": self.efficiency.ravel()}
+        for name, ratio in {"relative": self.relative, "efficiency": self.efficiency}.items():
+            none = np.full((*ratio.shape[:-1], len(first)), np.nan)
+            columns[name] = np.concatenate([none, ratio], axis=-1).ravel()
         return pd.DataFrame(columns, index=index)
 
     def plot(self, ax: Any = None) -> Any:
@@ -296,6 +334,7 @@ class _Block:
     n_minus_one: _Column
     relative: Floats
     efficiency: Floats
+    before: _Column | None
 
 
 def name_of(label: object, cut: str | Cut) -> str:
@@ -317,6 +356,12 @@ def cut_flow(
     if by is not None:
         check_by(by, rows.schema)
     counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))
+    before = None
+    if rows.cuts is not None and by not in rows.derived:
+        before = before_conversion(rows.snapshot, rows.cuts, weights, by)
+    if before is not None:
+        # also groups of which no row was kept
+        counted = add(counted, Grouped(tuple(before), zeros(len(cuts), len(before), weighted=weight is not None)))
     total = counted.tally
     everything = total.together.map(lambda entries: entries[:, :1])
     return CutFlow(
@@ -327,7 +372,15 @@ def cut_flow(
         _passing(total.others, split=by is not None),
         weight or "",
         by or "",
+        None if before is None else _before([before[value] for value in counted.groups], split=by is not None),
     )
+
+
+def _before(groups: Sequence[Before], *, split: bool) -> Passing:
+    n = np.array([b.rows for b in groups], np.int64)
+    w, w2 = (np.array(sums, np.float64) for sums in ([b.sum for b in groups], [b.sum2 for b in groups]))
+    arrays = n, w, np.sqrt(w2)
+    return _read_only(*(a if split else a.reshape(()) for a in arrays))
 
 
 def _group(field: Field, value: int | None) -> Group:
@@ -346,9 +399,22 @@ def _group_text(group: Group) -> str:
 def _passing(sums: Sums, *, split: bool) -> Passing:
     n = sums.n if split else sums.n[0]
     w, w2 = (np.asarray(n if a is None else a if split else a[0], np.float64) for a in (sums.w, sums.w2))
-    arrays = n.copy(), w.copy(), np.sqrt(w2)
+    return _read_only(n.copy(), w.copy(), np.sqrt(w2))
+
+
+def _read_only(*arrays: npt.NDArray[Any]) -> Passing:
     for array in arrays:
         array.flags.writeable = False
+    return Passing(*arrays)
+
+
+def _joined(parts: Sequence[Passing]) -> Passing:
+    """Entries one after the other; an array without an axis of entries has one."""
+    n_axes = parts[-1].rows.ndim
+    arrays = []
+    for name in ("rows", "sums", "errors"):
+        some = [getattr(p, name) for p in parts]
+        arrays.append(np.concatenate([a if a.ndim == n_axes else a[..., None] for a in some], axis=-1))
     return Passing(*arrays)
 
 

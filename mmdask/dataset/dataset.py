@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from typing import Any, NoReturn
@@ -16,7 +16,10 @@ from mmdask.batches.loader import Last, Loader, Shuffle
 from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
-from mmdask.dataset.given import Given
+from mmdask.dataset.explain import Explanation, explain
+from mmdask.dataset.given import Given, each_masked
+from mmdask.dataset.kept import KeptCuts, cuts_of
+from mmdask.dataset.keyed import keyed_cut
 from mmdask.dataset.layouts import records, row, several
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged
@@ -24,6 +27,7 @@ from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.export.save import save_rows
 from mmdask.expr import Expression
+from mmdask.rows.keyed import again_on, keyed_leaves
 from mmdask.rows.rows import Rows
 from mmdask.rows.splits import check_key, folds
 from mmdask.rows.virtual import names_in_text
@@ -102,7 +106,11 @@ class Dataset(Mapping[str, Any]):
 
     @property
     def sources(self) -> list[Source]:
-        """Where the store's rows came from, one entry per converted part; reads every part.json."""
+        """Where the store's rows came from, one entry per converted part; reads every part.json.
+
+        Of a source that was converted, ``stop - start`` is its number of rows before any cut, `rows` how many of them
+        the store has, and `weights` are the sums over all of them that `mm.from_root` was asked for.
+        """
         snapshot = self._rows.snapshot
         return [s for part in snapshot.parts for layer in part.layers for s in snapshot.layer(layer).sources]
 
@@ -158,15 +166,17 @@ class Dataset(Mapping[str, Any]):
         """
         snapshot = self._rows.snapshot
         newest = open_snapshot(snapshot.path, uuid=snapshot.manifest.uuid, io=snapshot.io)
-        for name in self._given:
+        for name in [name for name in self._given if name in self._names]:
             raise OptionError(
                 f"the field {name!r} is a dask array over the rows that there were; refresh the dataset that it was "
                 "given to, and assign it anew"
             )
         rows = self._rows.on(newest)
         # All of the fields of the store are those that it has now.
-        every = set(snapshot.schema) <= set(self._names)
-        names = [*(rows.schema if every else ()), *(rows.schema[name].name for name in self._names)]
+        n = len(snapshot.schema)
+        every = self._names[:n] == tuple(snapshot.schema)
+        chosen = self._names[n:] if every else self._names
+        names = [*(newest.schema if every else ()), *(rows.schema[name].name for name in chosen)]
         return Dataset(rows, list(dict.fromkeys(names)), self._chunk_rows)
 
     @property
@@ -262,13 +272,16 @@ class Dataset(Mapping[str, Any]):
         field = self.schema[name]
         if name in self._given:
             return self._given[name].on(self._resolved(), self._chunk_rows)
-        if field.n_offsets:
-            return Ragged(self._resolved(), name, self._chunk_rows)
-        return to_dask(FieldArray(self._resolved(), name), self.chunks, name)
+        rows = self._resolved().only((name,))
+        return (
+            Ragged(rows, name, self._chunk_rows)
+            if field.n_offsets
+            else to_dask(FieldArray(rows, name), self.chunks, name)
+        )
 
     def _row(self, i: int) -> dict[str, Any]:
         number = self._resolved().number(i)
-        self._readable(self._names)
+        self._readable("rows at once are", self._names)
         schema = self._rows.schema
         return {name: row(schema[name], self._rows.read_row(name, number)) for name in self._names}
 
@@ -281,14 +294,19 @@ class Dataset(Mapping[str, Any]):
             what = f"an array of {indices.dtype} {indices.shape}"
             raise OptionError(f"row numbers are a list of integers, got {what}; rows are cut by ds[ds.cut(...)]")
         rows = self._resolved()
-        self._readable(self._names)
+        self._readable("rows at once are", self._names)
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
         return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
 
-    def _readable(self, names: Iterable[str], what: str = "rows at once are") -> None:
-        """Raise for fields, or texts that name them, that are dask arrays, where nothing is computed by dask."""
-        for text in names if self._given else ():
-            for name in set(self._given) & ({text} if text in self._names else names_in_text(text)):
+    def _readable(self, what: str, names: Iterable[str] = (), texts: Iterable[str] = ()) -> None:
+        """Raise for fields that are dask arrays, by name or in texts, where nothing is computed by dask."""
+        if not self._given:
+            return
+        # The text of a weight may be a name that no expression has as it is.
+        known = {*self._names, *self._rows.schema}
+        named = set(names).union(*[{t} if t in known else names_in_text(t) for t in texts])
+        for name in self._given:
+            if name in named:
                 raise OptionError(
                     f"{what} fields of the store and what is computed from them by expressions, and {name!r} is a dask "
                     f"array; assign it as text, as in ds.assign({name}='a / b'), or store it by mm.assign(path, "
@@ -348,9 +366,14 @@ class Dataset(Mapping[str, Any]):
         for name, value in wanted.items():
             given.pop(name, None)
             if isinstance(value, Cut):
-                texts[name] = self._own(value)
+                texts[name] = cut = self._own(value)
+                if keyed_leaves(cut):
+                    raise OptionError(
+                        f"field {name!r}: a cut from Python is computed when it is kept, not when rows are read; "
+                        "assign its mask, the dask array cut.mask"
+                    )
             elif isinstance(value, str):
-                self._readable([value], f"the expression of {name!r} reads")
+                self._readable(f"the expression of {name!r} reads", texts=[value])
                 texts[name] = value
             elif hasattr(value, "__dask_graph__") and hasattr(value, "map_blocks"):
                 given[name] = Given.checked(name, self._resolved(), value)
@@ -362,7 +385,15 @@ class Dataset(Mapping[str, Any]):
         names = list(dict.fromkeys([*self._names, *wanted]))
         return Dataset(self._rows.assign(texts), names, self._chunk_rows, given)
 
-    def cut(self, expression: str | Cut, /, **constants: Any) -> Cut:
+    def cut(
+        self,
+        expression: str | Cut | Callable[[dict[str, Any]], Any] | Any,
+        /,
+        key: str | None = None,
+        *,
+        fields: str | Iterable[str] | None = None,
+        **constants: Any,
+    ) -> Cut:
         """Make a cut: one boolean per row. Computes nothing.
 
         Parameters
@@ -370,6 +401,13 @@ class Dataset(Mapping[str, Any]):
         expression : str
             As in ``"nJets >= 6 & nBTags_77 >= 2"``, ``"any(jet_pt > 100)"``, ``"process in ('ttbb', 'ttH')"``; the
             language is described in the documentation of cuts.
+            Or, with a `key`, a function from a block of rows (a dict of arrays, as ``ds[[5, 3]]`` gives) to an array
+            of booleans, in which masked entries are missing; or a dask array of booleans over all rows of the store.
+        key : str, optional
+            The name under which a cut from Python is kept. The same key stands for the same cut: another function or
+            array under a key that is kept already is not looked at, until ``ds.cuts.clear(key)``.
+        fields : str or list of str, optional
+            The fields of the store that a function reads; it is computed anew for parts in which they change.
         **constants
             Values of names in the expression, as in ``ds.cut("met > x", x=50)``.
 
@@ -382,6 +420,8 @@ class Dataset(Mapping[str, Any]):
         ------
         ExpressionError
             When the expression cannot be read or has two readings; it points at the place.
+        OptionError
+            When a cut from Python has no key, a function no fields, or an array not one boolean for each row.
 
         Examples
         --------
@@ -389,19 +429,80 @@ class Dataset(Mapping[str, Any]):
         >>> ds = mm.from_arrays({"met": [10.0, 60.0], "jet_pt": [[20.0], [30.0, 140.0]]}, "one.mm")
         >>> ds.cut("met > x & any(jet_pt > 100)", x=50).count()
         1
+        >>> odd = ds.cut(lambda block: block["met"] % 20 > 0, key="odd met", fields="met")
+        >>> (odd & ds.cut("met < 50")).count()
+        1
         """
-        if isinstance(expression, Cut):
+        if isinstance(expression, Cut) and key is None and fields is None:
             return Cut(self, self._own(expression))
         if not isinstance(expression, str):
-            raise OptionError(f"a cut is written as text, as in 'met > 50'; got {type(expression).__name__}")
-        self._readable([expression], "a cut reads")
+            if constants:
+                raise OptionError(f"constants, as {next(iter(constants))!r}, are for cuts that are written as text")
+            if self._given and fields is not None:
+                every = dict(self._rows.schema) | {name: g.field for name, g in self._given.items()}
+                self._readable("a function reads", Schema(every.values()).match(fields))
+            return Cut(self, keyed_cut(self, expression, key, fields))
+        if key is not None or fields is not None:
+            raise OptionError(
+                "key= and fields= are for cuts from Python; a cut that is written as text is named by what it says, "
+                "and no constant of it is called key or fields"
+            )
+        self._readable("a cut reads", texts=[expression])
         return Cut(self, self._rows.check_cut(expression, constants))
 
-    def _own(self, cut: Cut) -> Any:
+    def explain(self, expression: str | Cut, /, **constants: Any) -> Explanation:
+        """Say how a cut or another expression is read: types, fields, missing values, what is kept and skipped.
+
+        Reads what parts say of themselves, and no data; computes nothing.
+
+        Parameters
+        ----------
+        expression : str or Cut
+            A cut, or what a field is computed from.
+        **constants
+            As of `cut`.
+
+        Returns
+        -------
+        Explanation
+            Prints as text, and as tables in a notebook.
+
+        Raises
+        ------
+        ExpressionError
+            When the expression cannot be read or has two readings; it points at the place.
+        OptionError
+            When a cut from Python has no key, a function no fields, or an array not one boolean for each row.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0], "jet_pt": [[20.0], [30.0, 140.0]]}, "explained.mm")
+        >>> found = ds.explain("jet_pt[1] > x & met > 5", x=100)
+        >>> found.canonical, found.fields, found.may_be_missing
+        ('((jet_pt[1] > 100) and (met > 5))', {'jet_pt': 48, 'met': 16}, ('jet_pt[1]',))
+        """
+        if isinstance(expression, Cut):
+            return explain(self._rows, self._own(expression))
+        self._readable("an expression reads", texts=[expression])
+        return explain(self._rows, self._rows.check(expression, constants))
+
+    @property
+    def cuts(self) -> KeptCuts:
+        """The cuts that are kept of this store, found when asked for: a list that prints as a table.
+
+        ``ds.cuts.clear()`` removes them, ``ds.cuts.clear("nJets >= 6")`` one of them, ``older_than="30d"`` old ones;
+        what is removed is computed again when it is used.
+        """
+        return cuts_of(self)
+
+    def _own(self, cut: Cut) -> Expression:
         theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
         if theirs.manifest.uuid != ours.manifest.uuid:
             raise OptionError(f"the cut is of the store {theirs.path}, these rows are of {ours.path}")
-        return cut._expression
+        found = cut._expression
+        same = all(ours.schema.get(name) == theirs.schema[name] for name in found.fields)
+        return found if same else again_on(found, ours.schema)
 
     def _selected_by(self, cut: Cut) -> Rows:
         """The rows of this dataset that pass."""
@@ -441,7 +542,7 @@ class Dataset(Mapping[str, Any]):
                 f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
             )
         if by is not None:
-            self._readable([by], "a split goes by")
+            self._readable("a split goes by", [by])
             check_key(self._rows.schema[by])
         return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
 
@@ -456,6 +557,10 @@ class Dataset(Mapping[str, Any]):
 
         Cuts are kept as if they were used one by one: what is not kept yet is computed in one pass over its fields, and
         when all are kept, rows are counted without reading any field. A weight and `by` are read once.
+
+        If the store was converted with a cut, the table begins with what its sources held before, `CutFlow.before`: of the
+        whole store, or of a selection by labels alone; with a weight whose sum `mm.from_root` was asked for (`weights=`), by
+        a label or not split. A store with appended rows does not say.
 
         Parameters
         ----------
@@ -499,7 +604,7 @@ class Dataset(Mapping[str, Any]):
         named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
         expressions = [self.cut(cut)._expression for _, cut in named]
         names = [name_of(label, cut) for label, cut in named]
-        self._readable([by or "", weight or ""], "a cut flow reads")
+        self._readable("a cut flow reads", [by or ""], [weight or ""])
         return cut_flow(self._rows, names, expressions, weight, by)
 
     # Handing out ----------------------------------------------------------------------------------------------------
@@ -554,9 +659,9 @@ class Dataset(Mapping[str, Any]):
         [3.] (1, 2) [2]
         """
         names = self._names if fields is None else self.schema.match(fields)
-        self._readable(names, "batches hold")
+        self._readable("batches hold", names)
         return Loader(
-            self._resolved(),
+            self._resolved().only(names),
             batch_size,
             fields=names,
             shuffle=shuffle,
@@ -617,7 +722,7 @@ class Dataset(Mapping[str, Any]):
         array([2, 3])
         """
         names = self._names if fields is None else self.schema.match(fields)
-        self._readable(names, "a store holds")
+        self._readable("a store holds", names)
         save_rows(self._resolved(), names, path, part_nbytes=part_nbytes, progress=progress)
         return open_dataset(path)
 
@@ -638,6 +743,7 @@ class Dataset(Mapping[str, Any]):
         if not names:
             raise OptionError("an awkward array of records needs one field or more")
         values = dask.compute(*(self[name] for name in names))
+        values = [each_masked(v) if name in self._given else v for name, v in zip(names, values, strict=True)]
         return records(self.schema, names, values)
 
     # Looks ----------------------------------------------------------------------------------------------------------

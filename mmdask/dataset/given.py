@@ -14,7 +14,7 @@ from mmdask.errors import OptionError
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, check_name, stored_dtype
 
-__all__ = ["Given"]
+__all__ = ["Given", "each_masked"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class Given:
             )
         if array.shape[0] != len(rows):
             raise OptionError(f"field {name!r} has {array.shape[0]:,} entries, and the dataset {len(rows):,} rows")
-        return cls(Field.dense(name, stored_dtype(array.dtype, name=name), array.shape[1:]), rows, array)
+        # Of entries with several numbers a field cannot say that some of them are missing.
+        optional = array.ndim == 1 and isinstance(array._meta, np.ma.MaskedArray)
+        dtype = stored_dtype(array.dtype, name=name)
+        return cls(Field.dense(name, dtype, array.shape[1:], optional=(0,) * optional), rows.stored, array)
 
     def on(self, rows: Rows, chunk_rows: int) -> Any:
         """The entries of some of these rows, a lazy dask array in the chunks of those."""
@@ -63,7 +66,7 @@ class Given:
         array = self.array
         if rows.key != self.rows.key:
             edges = row_edges(self.rows, chunk_rows)
-            kept = _Kept(self.rows, rows)
+            kept = _Kept(self.rows, rows.stored)
             counts = tuple(np.diff(kept.before(edges)).tolist())
             array = array.rechunk((tuple(np.diff(edges).tolist()), *array.chunks[1:]))
             mask = to_dask(kept, array.chunks[0], "kept")
@@ -74,6 +77,13 @@ class Given:
             )
         chunks = tuple(np.diff(row_edges(rows, chunk_rows)).tolist())
         return array if array.chunks[0] == chunks else array.rechunk((chunks, *array.chunks[1:]))
+
+
+def each_masked(values: Any) -> Any:
+    """What a dask array was computed to, for an awkward array: None for each number that is masked, not for its row."""
+    import awkward as ak
+
+    return ak.from_numpy(values) if isinstance(values, np.ma.MaskedArray) and values.ndim > 1 else values
 
 
 def _compress(block: Any, mask: npt.NDArray[np.bool_]) -> Any:

@@ -18,7 +18,7 @@ from mmdask.dataset.layouts import masked, several
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, evaluate
 from mmdask.rows import reader
-from mmdask.rows.masks import passing
+from mmdask.rows.passes import passing
 from mmdask.rows.rows import Rows
 from mmdask.schema import FieldData
 from mmdask.store.cache import Cache
@@ -40,7 +40,6 @@ __all__ = [
 
 #: dask needs about a kilobyte for each chunk that it computes
 MAX_CHUNKS = 1 << 22
-_BLOCK_ROWS = 1 << 18
 
 Int64s = npt.NDArray[np.int64]
 #: chunk bounds of views, so that tasks need not carry them
@@ -183,12 +182,11 @@ class ResultArray(LazyArray):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         out = np.empty(stop - start, self.dtype)
         known = np.ones(stop - start, np.bool_)
-        for a in range(start, stop, _BLOCK_ROWS):
-            b = min(a + _BLOCK_ROWS, stop)
-            result = evaluate(self.expression, self._reader(a, b), b - a, first_row=a)
-            out[a - start : b - start] = result.values
+        for a, b in self.rows.blocks(stop - start):
+            result = evaluate(self.expression, self._reader(start + a, start + b), b - a, first_row=start + a)
+            out[a:b] = result.values
             if result.known is not None:
-                known[a - start : b - start] = result.known
+                known[a:b] = result.known
         if self.masked:
             return masked(out, known)
         if not known.all():

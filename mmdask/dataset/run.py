@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import Any
 
 from mmdask.display import progress
-from mmdask.rows.masks import Runner, Task
+from mmdask.rows.passes import Done, Runner, Task, run_serially
 
 __all__ = ["dask_runner"]
 
@@ -20,11 +21,14 @@ def dask_runner(description: str) -> Runner:
     """A runner for `Rows.resolve` that shows `description` beside its bar.
 
     The scheduler is the one that dask would use here: a current distributed client, ``dask.config``, or threads.
+    Arguments of tasks that are dask arrays of one chunk are computed along, on the same scheduler.
     """
 
-    def run(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
+    def run(tasks: Sequence[Task], done: Done) -> None:
         import dask
         from dask.base import get_scheduler
+        from dask.local import get_sync
+        from dask.system import CPU_COUNT
         from dask.threaded import get as threaded
 
         # Asking dask imports distributed to look for a client, which takes longer than most cuts.
@@ -32,36 +36,95 @@ def dask_runner(description: str) -> Runner:
         get = (get_scheduler() if elsewhere else None) or threaded
         client = getattr(get, "__self__", None)
         with progress(len(tasks), description, "tasks", delay=_BAR_DELAY) as bar:
+
+            def finished(number: int, result: Any) -> None:
+                bar.update(1)
+                done(number, result)
+
             if client is not None and hasattr(client, "scheduler"):
-                yield from _on_cluster(client, tasks, bar.update)
+                _on_cluster(client, tasks, finished)
+            elif get is get_sync and _nothing_for_dask(tasks):
+                run_serially(tasks, finished)
+            elif get is threaded and _nothing_for_dask(tasks):
+                _on_threads(dask.config.get("num_workers", None) or CPU_COUNT, tasks, finished)
             else:
-                yield from _on_machine(get, tasks, bar.update)
+                _on_machine(get, tasks, finished)
 
     return run
 
 
-def _on_machine(
-    get: Callable[..., Any], tasks: Sequence[Task], update: Callable[[int], Any]
-) -> Iterator[tuple[int, Any]]:
+def _nothing_for_dask(tasks: Sequence[Task]) -> bool:
+    """Whether nobody could tell that dask did not run these tasks."""
+    import dask
     from dask.callbacks import Callback
 
-    def done(*_: Any) -> None:
-        update(1)
+    watched = Callback.active or dask.config.get("pool", None) is not None
+    return not watched and not any(_is_lazy(arg) for _, args in tasks for arg in args)
+
+
+def _on_threads(n: int, tasks: Sequence[Task], finished: Done) -> None:
+    """Run tasks on threads of our own: those of dask's wait for its main loop between two tasks of a millisecond."""
+    pool = ThreadPoolExecutor(n, "mmdask")
+    try:
+        futures = {pool.submit(function, *args): i for i, (function, args) in enumerate(tasks)}
+        for future in as_completed(futures):
+            finished(futures.pop(future), future.result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _on_machine(get: Callable[..., Any], tasks: Sequence[Task], finished: Done) -> None:
+    import dask
+    from dask.callbacks import Callback
 
     keys = [("task", i) for i in range(len(tasks))]
-    graph = {key: (partial(function, *args),) for key, (function, args) in zip(keys, tasks, strict=True)}
-    with Callback(posttask=done):
-        results = get(graph, keys)
-    yield from enumerate(results)
+    arrays = _arrays_of(tasks)
+    graph: dict[Any, Any] = {}
+    # All at once: each time dask optimizes, it may give other meanings to the same keys.
+    for array in dask.optimize(*arrays) if arrays else ():
+        graph |= dict(array.__dask_graph__())
+    for key, (function, args) in zip(keys, tasks, strict=True):
+        lazy = any(map(_is_lazy, args))
+        key_or_value = [_key_of(arg) if _is_lazy(arg) else arg for arg in args]
+        graph[key] = (function, *key_or_value) if lazy else (partial(function, *args),)
+
+    def after(key: Any, result: Any, _: Any, state: Any, __: Any) -> None:
+        if isinstance(key, tuple) and key[0] == "task":
+            # In this thread, as soon as the task has ended: what was finished is not lost when others fail.
+            finished(key[1], result)
+            state["cache"][key] = None  # dask would hold the results of all tasks to the end
+
+    with Callback(posttask=after):
+        get(graph, keys)
 
 
-def _on_cluster(client: Any, tasks: Sequence[Task], update: Callable[[int], Any]) -> Iterator[tuple[int, Any]]:
+def _is_lazy(arg: object) -> bool:
+    return hasattr(arg, "__dask_graph__")
+
+
+def _key_of(array: Any) -> Any:
+    """The key of the only chunk of a dask array."""
+    keys = array.__dask_keys__()
+    while isinstance(keys, list):
+        [keys] = keys
+    return keys
+
+
+def _arrays_of(tasks: Sequence[Task]) -> list[Any]:
+    return [arg for _, args in tasks for arg in args if _is_lazy(arg)]
+
+
+def _on_cluster(client: Any, tasks: Sequence[Task], finished: Done) -> None:
     from distributed import as_completed
 
-    futures = {client.submit(function, *args, pure=False): i for i, (function, args) in enumerate(tasks)}
+    # Futures of the arrays, also all at once; the cluster puts what they become in their place.
+    arrays = iter(client.compute(_arrays_of(tasks)))
+    futures = {}
+    for i, (function, args) in enumerate(tasks):
+        values = [next(arrays) if _is_lazy(arg) else arg for arg in args]
+        futures[client.submit(function, *values, pure=False)] = i
     try:
         for future, result in as_completed(list(futures), with_results=True):
-            update(1)
-            yield futures[future], result
+            finished(futures[future], result)
     finally:
         client.cancel(list(futures))

@@ -17,7 +17,7 @@ _INNERMOST = ("any", "all", "count", "len", "sum", "min", "max", "argmin", "argm
 
 
 def check_axes(typed: Typed, error: Callable[[Node, str], ExpressionError], source: Callable[[Node], str]) -> None:
-    """Raise where items meet that were chosen by different conditions.
+    """Raise where items meet that were chosen by different conditions, or are counted among others.
 
     Parameters
     ----------
@@ -43,6 +43,18 @@ def check_axes(typed: Typed, error: Callable[[Node, str], ExpressionError], sour
                 "them before they are chosen",
             )
 
+    def check_place(x: Typed, index: Typed) -> None:
+        """What argmin and argmax find is a place in one list, and not in what a condition left of it."""
+        if index.op not in ("argmin", "argmax"):
+            return
+        searched, level = index.args[0], index.depth
+        if found[id(searched)][: level + 1] != found[id(x)][: level + 1]:
+            raise error(
+                index.tree,
+                f"{source(index.tree)} is a place among the items of {source(searched.tree)}, and those of "
+                f"{source(x.tree)} are not chosen alike; choose both by the same condition",
+            )
+
     def visit(node: Typed) -> Axes:
         if id(node) not in found:
             for a in node.args:
@@ -62,8 +74,11 @@ def check_axes(typed: Typed, error: Callable[[Node, str], ExpressionError], sour
                 level = node.args[1].depth - 1
                 return (*own[:level], (*own[level], canonical(node.args[1].tree)), *own[level + 1 :])
             case "item" | "get":
+                if len(node.args) == 3:
+                    check_place(node.args[0], node.args[1])
                 return own[1:]
             case "item at":
+                check_place(*node.args)
                 level = node.args[1].depth
                 return own[:level] + own[level + 1 :]
             case op if op in _INNERMOST:

@@ -354,7 +354,7 @@ class Checker:
     def membership(self, node: In) -> Typed:
         x = self.visit(node.operand)
         items = [self.visit(i) for i in self.items(node)]
-        tree = replace(node, operand=x.tree, items=tuple(i.tree for i in items))
+        tree = replace(node, operand=x.tree, items=tuple(_once_negated(i.tree) for i in items))
         for i in items:
             if i.op != "literal":
                 raise self.error(i.tree, "the list after 'in' holds literals and constants")
@@ -465,6 +465,13 @@ class Checker:
 def field_names(typed: Typed) -> set[str]:
     """The fields that an expression reads."""
     return {str(node.value) for node in nodes_of(typed) if node.op == "field"}
+
+
+def _once_negated(literal: Node) -> Node:
+    """A literal of a list, in which ``-x`` of a negative constant has no text."""
+    if isinstance(literal, Unary) and isinstance(literal.operand, Unary):
+        return literal.operand.operand
+    return literal
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["compare", "compare_literal", "members"]
+from mmdask.kernels import packed
+
+__all__ = ["compare", "compare_literal", "compare_packed", "members"]
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -47,18 +49,42 @@ def compare_literal(op: str, values: Array, literal: int | float, out: Bools | N
     if isinstance(test, bool):
         out[...] = test
         return out
-    ufunc, threshold = test
-    result: Bools = ufunc(values, threshold, out)
+    result: Bools = UFUNC[op](values, test, out)
     return result
 
 
+def compare_packed(op: str, values: Array, literal: int | float) -> npt.NDArray[np.uint8]:
+    """As `compare_literal`, as bits in little bit order: uint8 ``(ceil(n / 8),)`` for values ``(n,)``.
+
+    Examples
+    --------
+    >>> compare_packed(">", np.float32([0.1, 0.2, 0.0]), 0.1)
+    array([3], dtype=uint8)
+    """
+    if values.dtype == np.bool_:
+        values = values.view(np.uint8)
+    threshold = _threshold(op, values.dtype, literal)
+    if threshold is None:
+        return np.packbits(compare_literal(op, values, literal), bitorder="little")
+    return packed.compare(op, values, threshold)
+
+
 @lru_cache(maxsize=4096, typed=True)
-def _test(op: str, dtype: np.dtype[Any], literal: int | float) -> bool | tuple[Any, Any]:
-    """The ufunc and the threshold of a comparison, or its result where that is always the same."""
+def _threshold(op: str, dtype: np.dtype[Any], literal: int | float) -> Array | None:
+    """The threshold of a comparison as an array, where there is one and its dtype is compiled."""
+    test = _test(op, dtype, literal)
+    if isinstance(test, bool) or dtype.itemsize not in (1, 2, 4, 8) or dtype == np.float16:
+        return None
+    return packed.readonly(np.array([test], dtype))
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _test(op: str, dtype: np.dtype[Any], literal: int | float) -> Any:
+    """The threshold of a comparison, of the dtype; or a bool, its result where that is always the same."""
     return _integer_test(op, dtype, literal) if dtype.kind in "iu" else _float_test(op, dtype, literal)
 
 
-def _integer_test(op: str, dtype: np.dtype[Any], literal: int | float) -> bool | tuple[Any, Any]:
+def _integer_test(op: str, dtype: np.dtype[Any], literal: int | float) -> Any:
     if isinstance(literal, float):
         if math.isnan(literal):
             return op == "!="
@@ -73,14 +99,14 @@ def _integer_test(op: str, dtype: np.dtype[Any], literal: int | float) -> bool |
         return op in (">", ">=", "!=")
     if literal > info.max:
         return op in ("<", "<=", "!=")
-    return UFUNC[op], dtype.type(literal)
+    return dtype.type(literal)
 
 
-def _float_test(op: str, dtype: np.dtype[Any], literal: int | float) -> bool | tuple[Any, Any]:
+def _float_test(op: str, dtype: np.dtype[Any], literal: int | float) -> Any:
     down, up = around(dtype, literal)
     if op in ("==", "!=") and down != up:
         return op == "!="  # also for nan, which is unequal to everything
-    return UFUNC[op], up if op in ("<", ">=") else down
+    return up if op in ("<", ">=") else down
 
 
 def around(dtype: np.dtype[Any], number: int | float) -> tuple[Any, Any]:
@@ -134,7 +160,7 @@ def members(dtype: np.dtype[Any], literals: tuple[int | float, ...]) -> Array:
     """The literals that a dtype can equal, as an ascending array of it (uint8 for bool)."""
     dtype = np.dtype(np.uint8) if dtype == np.bool_ else dtype
     tests = [_test("==", dtype, x) for x in literals]
-    return np.unique(np.array([t[1] for t in tests if not isinstance(t, bool) and t[1] == t[1]], dtype))
+    return np.unique(np.array([t for t in tests if not isinstance(t, bool) and t == t], dtype))
 
 
 def is_member(values: Array, sorted_members: Array) -> Bools:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from mmdask.errors import ExpressionError
-from mmdask.expr.compare import compare, compare_literal, is_member
+from mmdask.expr.compare import compare, is_member
 from mmdask.expr.tree import canonical
 from mmdask.expr.typed import FLOAT64, INT64, UINT64, Typed, range_of
-from mmdask.expr.values import BOOL, SCRATCH, Aligned, Array, Block, Bools, Value, all_known, length
+from mmdask.expr.values import SCRATCH, Aligned, Array, Block, Bools, Value, all_known, length
 
 __all__ = ["OPERATIONS"]
 
@@ -54,15 +54,6 @@ def _number(aligned: Aligned, values: Array) -> Value:
 def _compare(block: Block, node: Typed, args: list[Value]) -> Value:
     aligned = block.align(args)
     return _bool(aligned, compare(node.value, *aligned.arrays))
-
-
-def _compare_literal(block: Block, node: Typed, args: list[Value]) -> Value:
-    op, number = node.value
-    x = args[0]
-    values = compare_literal(op, x.array, number, SCRATCH.take(len(x.array), BOOL))
-    if x.known is not None:
-        values &= x.known
-    return x._replace(array=values, scratch=True)
 
 
 def _in(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -315,7 +306,6 @@ def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
 
 OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "compare": _compare,
-    "compare literal": _compare_literal,
     "in": _in,
     **dict.fromkeys(_UFUNC, _arithmetic),
     "neg": _negative,

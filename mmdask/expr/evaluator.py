@@ -17,14 +17,14 @@ import numpy.typing as npt
 from mmdask.errors import ExpressionError, SchemaError
 from mmdask.expr import elementwise, reductions, text
 from mmdask.expr.expression import Expression
+from mmdask.expr.packed import OPERATIONS, Packed, all_set, packed, unpacked
 from mmdask.expr.typed import Typed
-from mmdask.expr.values import BOOL, SCRATCH, Block, Bools, Offsets, Value, all_known, emptied, length
+from mmdask.expr.values import SCRATCH, Bits, Block, Bools, Offsets, Value, emptied
 from mmdask.schema import FieldData
 
 __all__ = ["Result", "evaluate", "evaluate_bits", "evaluate_cut", "evaluate_many", "evaluate_three_valued"]
 
 Read = Callable[[str], FieldData]
-Bits = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -138,43 +138,43 @@ def _bits(
     for expression in expressions:
         if expression.depth or expression.dtype != np.bool_:
             raise ExpressionError(f"this is no cut, it has no boolean per row: {expression.text}")
-    block = Block(read, rows, first_row)
-    with np.errstate(all="ignore"):
-        values = _run(tuple(expressions), block)
-    bits: list[tuple[Bits, Bits | None]] = []
-    for value in values:
-        where = _not_all(value.known) if known else None
-        bits.append((_packed(value.array, rows), None if where is None else _packed(where, rows)))
-    for array in {id(v.array): v.array for v in values if v.scratch}.values():
-        SCRATCH.give(array)
-    return bits
-
-
-def _packed(array: Bools, rows: int) -> Bits:
-    return np.packbits(np.broadcast_to(array, rows), bitorder="little")
+    found: list[tuple[Bits, Bits | None]] = []
+    for value in _run(tuple(expressions), Block(read, rows, first_row)):
+        x = packed(value, rows)
+        missing = known and x.known is not None and not np.array_equal(x.known, all_set(rows))
+        found.append((x.bits, x.known if missing else None))
+    return found
 
 
 def evaluate_many(
     expressions: Sequence[Expression], read: Read, rows: int, *, first_row: int = 0
 ) -> tuple[Result, ...]:
     """Evaluate several expressions over a block, each field read once, equal subtrees computed once."""
-    block = Block(read, rows, first_row)
-    with np.errstate(all="ignore"):
-        values = _run(tuple(expressions), block)
-    return tuple(_result(value, rows) for value in values)
+    values = _run(tuple(expressions), Block(read, rows, first_row))
+    return tuple(_result(unpacked(value), rows) for value in values)
 
 
-def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value]:
+def _run(expressions: tuple[Expression, ...], block: Block) -> list[Value | Packed]:
     steps, results = _program(expressions)
     values: list[Any] = []
-    for step in steps:
-        node = step.node
-        values.append(_OPERATIONS[node.op](block, node, [values[i] for i in step.args]))
-        for i in step.last_used:
-            if values[i].scratch:
-                SCRATCH.give(values[i].array)
-            values[i] = None
+    with np.errstate(all="ignore"):
+        for step in steps:
+            args = [values[i] for i in step.args]
+            values.append(_OPERATIONS[step.node.op](block, step.node, args))
+            for i in step.last_used:
+                if isinstance(values[i], Value) and values[i].scratch:
+                    SCRATCH.give(values[i].array)
+                values[i] = None
     return [values[i] for i in results]
+
+
+def _of_bytes(operation: Callable[[Block, Typed, list[Value]], Value]) -> Callable[[Block, Typed, list[Any]], Value]:
+    """An operation that takes booleans of a byte each."""
+
+    def run(block: Block, node: Typed, args: list[Any]) -> Value:
+        return operation(block, node, [unpacked(x) for x in args])
+
+    return run
 
 
 @lru_cache(maxsize=256)
@@ -282,52 +282,12 @@ def _literal(block: Block, node: Typed, args: list[Value]) -> Value:
     return Value(np.array([node.value], node.dtype))
 
 
-def _not(block: Block, node: Typed, args: list[Value]) -> Value:
-    x = args[0]
-    values = ~x.array
-    if x.known is not None:
-        values &= x.known
-    return x._replace(array=values, scratch=False)
-
-
-def _and(block: Block, node: Typed, args: list[Value]) -> Value:
-    return _kleene(block, args, np.logical_and)
-
-
-def _or(block: Block, node: Typed, args: list[Value]) -> Value:
-    return _kleene(block, args, np.logical_or)
-
-
-def _kleene(block: Block, args: list[Value], ufunc: np.ufunc) -> Value:
-    """Three-valued and/or: known where both operands are, or where one of them decides."""
-    aligned = block.align(args)
-    (a, b), (a_known, b_known) = aligned.arrays, aligned.known
-    known = None
-    if a_known is not None or b_known is not None:
-        known = _decided(a, a_known, b, b_known, ufunc)
-    values = ufunc(a, b, out=SCRATCH.take(length(a, b), BOOL))
-    return aligned.value(values, known, scratch=True)
-
-
-def _decided(a: Bools, a_known: Bools | None, b: Bools, b_known: Bools | None, ufunc: np.ufunc) -> Bools:
-    """Where ``a and b`` (``a or b``) is known."""
-    if ufunc is np.logical_and:
-        a_decides = ~a if a_known is None else a_known & ~a
-        b_decides = ~b if b_known is None else b_known & ~b
-    else:
-        a_decides, b_decides = a, b  # true only where known
-    both = all_known([a_known, b_known])
-    assert both is not None
-    return both | a_decides | b_decides
-
-
-_OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
+_OPERATIONS: dict[str, Callable[[Block, Typed, list[Any]], Value | Packed]] = {
     "field": _field,
     "literal": _literal,
-    "not": _not,
-    "and": _and,
-    "or": _or,
-    **elementwise.OPERATIONS,
-    **reductions.OPERATIONS,
-    **text.OPERATIONS,
+    **OPERATIONS,
+    **{
+        op: _of_bytes(operation)
+        for op, operation in {**elementwise.OPERATIONS, **reductions.OPERATIONS, **text.OPERATIONS}.items()
+    },
 }

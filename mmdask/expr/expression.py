@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from mmdask.schema import Field, Schema
 __all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands"]
 
 #: part of the name of every kept cut; raised by hand when a change gives a cut another meaning
-SEMANTICS = 1
+SEMANTICS = 2
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def check(
     """
     try:
         text = canonical(node_or_text) if isinstance(node_or_text, Node) else node_or_text
-        node = parse(text)  # of a given tree too, so that the places fit the text
+        # a given tree, too, is read again, so that the places fit the text
+        node = parse(text) if text is node_or_text else parse(text, longest=len(text))
         derived = derived or {}
         seen = schema if not derived else Schema([*(f for n, f in schema.items() if n not in derived), *_seen(derived)])
         checker = Checker(text, seen, constants, {name: _unplaced(e) for name, e in derived.items()})
@@ -143,9 +143,21 @@ def _seen(derived: Mapping[str, Expression]) -> list[Field]:
     ]
 
 
-@lru_cache(maxsize=1024)
+# by the id of an expression, which is kept so that it stays its own: equal ones may differ in what can be missing
+_UNPLACED: dict[int, tuple[Expression, Typed]] = {}
+
+
 def _unplaced(e: Expression) -> Typed:
-    """The typed tree of an expression without places, which are those of another text."""
+    """The typed tree of an expression without places, which are those of another text; the same one each time."""
+    held = _UNPLACED.get(id(e))
+    if held is None:
+        if len(_UNPLACED) >= 1024:
+            _UNPLACED.clear()
+        held = _UNPLACED[id(e)] = (e, _without_places(e))
+    return held[1]
+
+
+def _without_places(e: Expression) -> Typed:
     nodes: dict[int, Node] = {}
     found: dict[int, Typed] = {}
 
@@ -212,7 +224,9 @@ def _expression(text: str, typed: Typed, schema: Schema, parts: tuple[Expression
 
 def _type(schema: Schema, name: str) -> str:
     f = schema[name]
-    return f"{f.kind} {f.dtype.str} {f.levels} {f.shape}"
+    # Also what may be missing: cuts of equal text are three-valued or not by that.
+    optional = f" optional {f.optional}" if f.optional else ""
+    return f"{f.kind} {f.dtype.str} {f.levels} {f.shape}{optional}"
 
 
 def conjuncts(expression: Expression) -> tuple[Expression, ...]:

@@ -10,7 +10,7 @@ import math
 
 from mmdask.errors import ExpressionError
 from mmdask.expr.functions import ALIASES
-from mmdask.expr.tokens import Token, thousands, tokens
+from mmdask.expr.tokens import MAX_LENGTH, Token, thousands, tokens
 from mmdask.expr.tree import (
     BOOLEANS,
     SYMBOLS,
@@ -68,13 +68,15 @@ _JOINED: dict[str, tuple[type[Logic] | type[Bitwise], str]] = {
 }
 
 
-def parse(text: str) -> Node:
+def parse(text: str, *, longest: int = MAX_LENGTH) -> Node:
     """Read a cut. Names are not looked up: `check` does that.
 
     Parameters
     ----------
     text : str
-        At most 65536 characters.
+        As it was typed.
+    longest : int, optional
+        Characters that it may have: more only where it is that of a tree, with long constants and derived fields in it.
 
     Returns
     -------
@@ -94,7 +96,7 @@ def parse(text: str) -> Node:
     if not isinstance(text, str):
         raise ExpressionError(f"a cut is a text, got {type(text).__name__}")
     try:
-        node = _Parser(text).whole()
+        node = _Parser(text, longest).whole()
         depth = depth_of(node)
     except RecursionError:
         raise ExpressionError("this cut nests too deeply for the depth of the calling code") from None
@@ -148,9 +150,9 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, longest: int) -> None:
         self.text = text
-        self.words = tokens(text)
+        self.words = tokens(text, longest)
         self.check_brackets()
         self.place = 0
         self.nested = 0

@@ -26,30 +26,9 @@ def _reduced(x: Value, values: Array, known: Bools | None) -> Value:
     return Value(values, x.offsets[:-1], known, x.origin, there=there)
 
 
-def _any(block: Block, node: Typed, args: list[Value]) -> Value:
-    x = args[0]
-    found = segments.segment_any(x.array, x.offsets[-1])
-    known = None if x.known is None else found | segments.segment_all(x.known, x.offsets[-1])
-    return _reduced(x, found, known)
-
-
-def _all(block: Block, node: Typed, args: list[Value]) -> Value:
-    x = args[0]
-    if x.known is None:
-        return _reduced(x, segments.segment_all(x.array, x.offsets[-1]), None)
-    wrong = segments.segment_any(x.known & ~x.array, x.offsets[-1])
-    complete = segments.segment_all(x.known, x.offsets[-1])
-    return _reduced(x, complete & ~wrong, complete | wrong)
-
-
 def _complete(x: Value) -> Bools | None:
     """Which of the innermost lists have no missing item."""
     return None if x.known is None else segments.segment_all(x.known, x.offsets[-1])
-
-
-def _count(block: Block, node: Typed, args: list[Value]) -> Value:
-    x = args[0]
-    return _reduced(x, segments.segment_sum(x.array, x.offsets[-1]), _complete(x))
 
 
 def _len(block: Block, node: Typed, args: list[Value]) -> Value:
@@ -206,9 +185,6 @@ def _get(block: Block, node: Typed, args: list[Value]) -> Value:
 
 
 OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
-    "any": _any,
-    "all": _all,
-    "count": _count,
     "len": _len,
     "sum": _sum,
     "mean": _mean,

@@ -66,16 +66,16 @@ _INSTEAD = {
 }
 
 
-def tokens(text: str) -> list[Token]:
+def tokens(text: str, longest: int = MAX_LENGTH) -> list[Token]:
     """Split a cut into its words, the last of kind "end".
 
     Raises
     ------
     ExpressionError
-        For a text over `MAX_LENGTH` characters, and for characters that begin no word.
+        For a text over `longest` characters, and for characters that begin no word.
     """
-    if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"a cut has at most {MAX_LENGTH} characters, this one has {len(text)}")
+    if len(text) > longest:
+        raise ExpressionError(f"a cut has at most {longest} characters, this one has {len(text)}")
     found: list[Token] = []
     place = 0
     while place < len(text):
@@ -92,7 +92,7 @@ def tokens(text: str) -> list[Token]:
 
 def thousands(text: str, start: int, end: int) -> tuple[int, int, str] | None:
     """The place of a number like ``30,000`` that touches characters `start` to `end`, and what to say of it."""
-    for match in _THOUSANDS.finditer(text):
+    for match in _THOUSANDS.finditer(text, max(start - MAX_NUMBER, 0), end + MAX_NUMBER):
         if match.start() < end and start < match.end():
             word = match.group()[:40]
             return match.start(), match.end(), f"{word!r} is a list of numbers; write {word.replace(',', '')}"

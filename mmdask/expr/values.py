@@ -16,6 +16,7 @@ __all__ = ["SCRATCH", "Aligned", "Block", "Value", "all_known", "emptied", "leng
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
+Bits = npt.NDArray[np.uint8]
 Offsets = npt.NDArray[np.int64]
 
 
@@ -153,8 +154,11 @@ class Block:
         return args, tuple(there)
 
     def _equal(self, a: Value, b: Value) -> bool:
-        """Whether two values have equal offsets at the levels that both have."""
-        return all(self._same(x, y) for x, y in zip(a.offsets, b.offsets, strict=False))
+        return self.alike(a.offsets, b.offsets)
+
+    def alike(self, a: Sequence[Offsets], b: Sequence[Offsets]) -> bool:
+        """Whether offsets are equal at the levels that both have."""
+        return all(self._same(x, y) for x, y in zip(a, b, strict=False))
 
     def _same(self, a: Offsets, b: Offsets) -> bool:
         pair = (id(a), id(b))

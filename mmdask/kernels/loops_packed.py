@@ -136,46 +136,58 @@ def _mask(n):
 
 @_compiled
 def _window(bits, first, n):
-    """Up to 57 bits from any place on."""
+    """Up to 57 bits from any place on, near the end of all."""
+    word = np.uint64(0)
     byte = first >> 3
-    if byte + 8 <= len(bits):
-        word = _load_64(bits, byte)
-    else:
-        word = np.uint64(0)
-        for i in range(byte, len(bits)):
-            word |= np.uint64(bits[i]) << np.uint64(8 * (i - byte))
+    for i in range(byte, min(byte + 8, len(bits))):
+        word |= np.uint64(bits[i]) << np.uint64(8 * (i - byte))
     return (word >> np.uint64(first & 7)) & _mask(n)
 
 
 @_compiled
 def _any_between(bits, first, stop, flip):
+    """The first bits that are not all `flip`, 57 at a time."""
     while stop - first > _WINDOW:
         if _window(bits, first, _WINDOW) != (flip & _mask(_WINDOW)):
-            return True
+            return np.uint64(1)
         first += _WINDOW
     n = stop - first
-    return _window(bits, first, n) != (flip & _mask(n))
+    return _window(bits, first, n) ^ (flip & _mask(n))
 
 
 @_compiled
 def segment_any(bits, offsets, false, out):
     """Whether any item is true, or with `false` whether none is false."""
-    rows = len(offsets) - 1
+    rows, last = len(offsets) - 1, len(bits) - 8
     flip = ~np.uint64(0) if false else np.uint64(0)
     for start in range(0, rows, 8):
-        byte = 0
+        byte = np.uint64(0)
         for row in range(start, min(start + 8, rows)):
-            found = _any_between(bits, offsets[row], offsets[row + 1], flip)
-            byte |= int(found != false) << (row - start)
-        out[start >> 3] = byte
+            first = offsets[row]
+            n = offsets[row + 1] - first
+            if n <= _WINDOW and (first >> 3) <= last:
+                found = ((_load_64(bits, first >> 3) ^ flip) >> np.uint64(first & 7)) & _mask(n)
+            else:
+                found = _any_between(bits, first, first + n, flip)
+            byte |= np.uint64(found != np.uint64(0)) << np.uint64(row - start)
+        out[start >> 3] = (byte ^ flip) & _mask(min(rows - start, 8))
+
+
+@_compiled
+def _count_between(bits, first, stop):
+    total = 0
+    while stop - first > _WINDOW:
+        total += _ones(_window(bits, first, _WINDOW))
+        first += _WINDOW
+    return total + _ones(_window(bits, first, stop - first))
 
 
 @_compiled
 def segment_count(bits, offsets, out):
     for row in range(len(out)):
-        first, stop = offsets[row], offsets[row + 1]
-        total = 0
-        while stop - first > _WINDOW:
-            total += _ones(_window(bits, first, _WINDOW))
-            first += _WINDOW
-        out[row] = total + _ones(_window(bits, first, stop - first))
+        first, n = offsets[row], offsets[row + 1] - offsets[row]
+        if n <= _WINDOW and (first >> 3) + 8 <= len(bits):
+            window = _load_64(bits, first >> 3) >> np.uint64(first & 7)
+            out[row] = _ones(window & _mask(n))
+        else:
+            out[row] = _count_between(bits, first, first + n)

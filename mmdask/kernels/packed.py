@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mmdask.kernels.jit import Kernel
 
-__all__ = ["SIGNS", "compare", "segment_all", "segment_any", "segment_count"]
+__all__ = ["SIGNS", "compare", "readonly", "segment_all", "segment_any", "segment_count"]
 
 Array = npt.NDArray[Any]
 Bits = npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ def compare(sign: str, values: Array, threshold: Array) -> Bits:
     array([10], dtype=uint8)
     """
     out = np.empty(-(-len(values) // 8), np.uint8)
-    _COMPARE(_readonly(values), SIGNS.index(sign), _readonly(threshold), out)
+    _COMPARE(readonly(values), SIGNS.index(sign), readonly(threshold), out)
     return out
 
 
@@ -81,18 +81,22 @@ def segment_all(bits: Bits, offsets: Offsets) -> Bits:
 
 def _any(bits: Bits, offsets: Offsets, false: bool) -> Bits:
     out = np.empty((len(offsets) + 6) // 8, np.uint8)
-    _SEGMENT_ANY(_readonly(bits), _readonly(offsets), false, out)
+    _SEGMENT_ANY(readonly(bits), readonly(offsets), false, out)
     return out
 
 
 def segment_count(bits: Bits, offsets: Offsets) -> npt.NDArray[np.int64]:
     """How many items of each row are true, int64 ``(rows,)``, new. Otherwise as `segment_any`."""
     out = np.empty(len(offsets) - 1, np.int64)
-    _SEGMENT_COUNT(_readonly(bits), _readonly(offsets), out)
+    _SEGMENT_COUNT(readonly(bits), readonly(offsets), out)
     return out
 
 
-def _readonly(values: Array) -> Array:
+def readonly(values: Array) -> Array:
+    """The same values in the layout that is compiled: contiguous, read-only."""
+    flags = values.flags
+    if flags.c_contiguous and not flags.writeable:
+        return values
     view = np.ascontiguousarray(values).view()
     view.flags.writeable = False
     return view
@@ -116,7 +120,7 @@ def _segment_any_twin(bits: Bits, offsets: Offsets, false: bool, out: Bits) -> N
 
 
 def _segment_count_twin(bits: Bits, offsets: Offsets, out: Offsets) -> None:
-    np.subtract(*(lambda before: (before[1:], before[:-1]))(_true_before(bits, offsets)), out=out)
+    out[:] = np.diff(_true_before(bits, offsets))
 
 
 _COMPARE = Kernel(_compare_twin, "loops_packed.compare")

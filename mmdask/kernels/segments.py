@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.kernels import packed
 from mmdask.kernels.jit import Kernel
+from mmdask.kernels.packed import readonly
 
 __all__ = [
     "segment_all",
@@ -44,7 +46,7 @@ def segment_sum(values: Array, offsets: Offsets) -> Array:
         return segment_count(values, offsets)
     kind = values.dtype.kind
     out = np.empty(len(offsets) - 1, np.float64 if kind == "f" else np.uint64 if values.dtype == "u8" else np.int64)
-    _SUM(_plain(values), _readonly(offsets), out)
+    _SUM(_plain(values), readonly(offsets), out)
     return out
 
 
@@ -76,40 +78,37 @@ def segment_count(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArra
     >>> segment_count(np.array([True, False, True]), np.array([0, 2, 2, 3]))
     array([1, 0, 1])
     """
-    return np.diff(_true_before(values, offsets)).astype(np.int64)
+    return packed.segment_count(_bits(values), offsets)
 
 
 def segment_any(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.bool_]:
     """Whether an item of the row is true; false for an empty row."""
-    before = _true_before(values, offsets)
-    result: npt.NDArray[np.bool_] = before[1:] > before[:-1]
-    return result
+    return _unpacked(packed.segment_any(_bits(values), offsets), offsets)
 
 
 def segment_all(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[np.bool_]:
     """Whether every item of the row is true; true for an empty row."""
-    result: npt.NDArray[np.bool_] = np.diff(_true_before(values, offsets)) == np.diff(offsets)
-    return result
+    return _unpacked(packed.segment_all(_bits(values), offsets), offsets)
 
 
-def _true_before(values: npt.NDArray[np.bool_], offsets: Offsets) -> npt.NDArray[Any]:
-    """How many items before each offset are true. No loop over rows can be as fast: their ends are not predictable."""
-    total = np.empty(len(values) + 1, np.int32 if len(values) < 2**31 else np.int64)
-    total[0] = 0
-    np.cumsum(values.view(np.uint8), out=total[1:], dtype=total.dtype)
-    return total.take(offsets)
+def _bits(values: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    return np.packbits(values, bitorder="little")
+
+
+def _unpacked(bits: npt.NDArray[np.uint8], offsets: Offsets) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(bits, count=len(offsets) - 1, bitorder="little").view(np.bool_)
 
 
 def _extreme(kernel: Kernel, values: Array, offsets: Offsets) -> Array:
     plain = _plain(values)
     out = np.empty(len(offsets) - 1, plain.dtype)
-    kernel(plain, _readonly(offsets), out)
+    kernel(plain, readonly(offsets), out)
     return out.astype(values.dtype, copy=False)
 
 
 def _place(kernel: Kernel, values: Array, offsets: Offsets) -> npt.NDArray[np.int64]:
     out = np.empty(len(offsets) - 1, np.int64)
-    kernel(_plain(values), _readonly(offsets), out)
+    kernel(_plain(values), readonly(offsets), out)
     return out
 
 
@@ -119,13 +118,7 @@ def _plain(values: Array) -> Array:
         values = values.view(np.uint8)
     elif values.dtype == np.float16:
         values = values.astype(np.float32)
-    return _readonly(values)
-
-
-def _readonly(values: Array) -> Array:
-    view = np.ascontiguousarray(values).view()
-    view.flags.writeable = False
-    return view
+    return readonly(values)
 
 
 def _full_rows(offsets: Offsets) -> tuple[Offsets, npt.NDArray[np.bool_]]:

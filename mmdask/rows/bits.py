@@ -58,7 +58,9 @@ def unpack(bits: Bits, start: int, stop: int) -> npt.NDArray[np.bool_]:
 
 def count_bits(bits: Bits) -> int:
     """How many bits are set."""
-    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+    whole = len(bits) & ~7  # 64 at a time
+    n = int(np.bitwise_count(bits[:whole].view(np.uint64)).sum(dtype=np.int64))
+    return n + sum(map(int.bit_count, bits[whole:].tolist()))
 
 
 def bits_of_range(start: int, stop: int, step: int, rows: int) -> PartBits:
@@ -116,9 +118,9 @@ def plain(bits: PartBits, rows: int) -> PartBits:
 
 
 class Tri(NamedTuple):
-    """The rows of a part for which a cut is true, and those for which it is false; None where that is not known."""
+    """The rows of a part for which a cut is true, and those for which it is false; None where that was not asked."""
 
-    true: PartBits
+    true: PartBits | None
     false: PartBits | None
 
 
@@ -141,6 +143,8 @@ class RowBits:
         Per part True (all rows), False (none), its bits, or None for bits that `load` gives when they are needed.
     grains : integer array, optional
         How many rows are selected of each grain of 2**16 rows, part after part; found from the bits by default.
+    counts : int64 array ``(parts,)``, optional
+        How many rows are selected of each part; found from the bits by default.
     load : callable, optional
         From the number of a part to its bits.
     """
@@ -151,12 +155,15 @@ class RowBits:
         parts: Sequence[PartBits | None],
         *,
         grains: npt.NDArray[Any] | None = None,
+        counts: npt.NDArray[np.int64] | None = None,
         load: Callable[[int], PartBits] | None = None,
     ) -> None:
         self.starts = starts
         self._parts = list(parts)
         self._load = load
         self._grains = grains
+        if counts is not None:
+            self.__dict__["counts"] = counts
 
     def part(self, number: int) -> PartBits:
         """The selected rows of one part."""
@@ -180,15 +187,15 @@ class RowBits:
         np.add.at(edges, np.searchsorted(self.starts, low[there], side="right") - 1, 1)
         np.add.at(edges, np.searchsorted(self.starts, high[there], side="left"), -1)
         touched = np.cumsum(edges)[:-1] > 0
-        return [self.part(p) if t else b is not None and b for p, (t, b) in enumerate(zip(touched, self._parts, strict=True))]
+        return [
+            self.part(p) if t else b is not None and b
+            for p, (t, b) in enumerate(zip(touched, self._parts, strict=True))
+        ]
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """Selected rows per part, int64 ``(parts,)``."""
         lengths = np.diff(self.starts)
-        if self._grains is not None:
-            sums, first = self._grain_sums
-            return np.diff(sums[first])
         return np.array(
             [n if b is True else 0 if b is False else count_bits(b) for b, n in zip(self.parts, lengths, strict=True)],
             np.int64,
@@ -297,7 +304,7 @@ class RowBits:
 def first_grains(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The number of the first grain of each part, and the number of grains: int64 ``(parts + 1,)``."""
     first = np.zeros(len(starts), np.int64)
-    np.cumsum(-(-np.diff(starts) // GRAIN), out=first[1:])
+    np.cumsum((starts[1:] - starts[:-1] + GRAIN - 1) // GRAIN, out=first[1:])
     return first
 
 
@@ -307,8 +314,13 @@ def _grains_of(bits: PartBits, rows: int) -> npt.NDArray[np.uint32]:
     if isinstance(bits, bool):
         lengths = np.minimum(rows - edges, GRAIN) * bits
         return lengths.astype(np.uint32)
-    pieces = [count_bits(bits[a // 8 : (a + GRAIN) // 8]) for a in edges.tolist()]
-    return np.array(pieces, np.uint32)
+    found = np.empty(len(edges), np.uint32)
+    whole = rows // GRAIN
+    words = bits[: whole * GRAIN // 8].view(np.uint64).reshape(whole, GRAIN // 64)
+    np.bitwise_count(words).sum(axis=1, dtype=np.uint32, out=found[:whole])
+    if whole < len(edges):
+        found[whole] = count_bits(bits[whole * GRAIN // 8 :])
+    return found
 
 
 def _rank_in_part(bits: Bits, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

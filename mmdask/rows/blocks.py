@@ -17,14 +17,14 @@ __all__ = ["BLOCK_ROWS", "evaluate_rows", "row_blocks"]
 Bits = npt.NDArray[np.uint8]
 #: rows of a block at most; a multiple of 64
 BLOCK_ROWS = 1 << 18
-#: bytes of the fields that are read for a block: of a few blocks, a core's share of a cache
-BLOCK_NBYTES = 4 << 20
+#: bytes of the fields that are read for a block; what is made of one of them fits a cache
+BLOCK_NBYTES = 16 << 20
 
 
 def row_blocks(
     snapshot: Snapshot, part: int, names: Iterable[str], start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Runs of the rows of a part of which some fields take up about 4 MiB together, of 2**18 rows at most.
+    """Runs of the rows of a part of which some fields take up about 16 MiB together, of 2**18 rows at most.
 
     Parameters
     ----------

@@ -143,14 +143,14 @@ def _plan(snapshot: Snapshot, target: int) -> list[_Run]:
 
 
 def _used(snapshot: Snapshot, part: int) -> tuple[int, int]:
-    """Bytes of a part that the fields of the store are in, and bytes of all its arrays."""
+    """Bytes of a part that the fields of the store are in, and bytes of all the rows that it stores."""
     used: dict[str, set[int]] = {}
     for name in snapshot.schema:
         layer, stored = snapshot.stored(part, name)
         if stored.values is not None:
             used.setdefault(layer.id, set()).update(stored.arrays)
     alive = sum(snapshot.layer(i).arrays[n].nbytes for i, numbers in used.items() for n in numbers)
-    return alive, sum(snapshot.layer(i).nbytes for i in snapshot.parts[part].layers)
+    return alive, sum(snapshot.layer(i).rows_nbytes for i in snapshot.parts[part].layers)
 
 
 def _merge(snapshot: Snapshot, run: _Run, update: Callable[[int], Any]) -> Layer:

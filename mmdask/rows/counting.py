@@ -6,7 +6,7 @@ some at a time, so that memory is bounded whatever the store; within that, bits 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy.typing as npt
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, conjuncts, evaluate, spelled_name
 from mmdask.rows.bits import PartBits, and_bits, unpack
+from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.flow import Grouped, add, group, tally, zeros
-from mmdask.rows.masks import BLOCK_ROWS, Runner, Task, kept_each, run_serially
+from mmdask.rows.passes import Runner, Task, kept_each, run_serially
 from mmdask.rows.reader import read_part
 from mmdask.rows.rows import Rows
 from mmdask.rows.virtual import Derived, values_of
@@ -111,19 +112,24 @@ def count_passing(
     groups = None if by is None else rows.derived.get(by, by)
     leaves = list(dict.fromkeys(leaf for cut in cuts for leaf in conjuncts(cut)))
     total = Grouped(() if by else (0,), zeros(len(cuts), 0 if by else 1, weighted=weight is not None))
+
+    def add_block(total: Grouped, counted: Grouped | _Missing) -> Grouped:
+        if isinstance(counted, _Missing):
+            raise _missing_weight(snapshot, weight, counted.row)
+        total = add(total, counted)
+        if len(total.groups) > MAX_GROUPS:
+            raise _too_many(by)
+        return total
+
     for parts in _some_at_a_time(snapshot, selected, len(leaves) + len(cuts)):
         each = dict(zip(leaves, kept_each(snapshot, leaves, run, parts), strict=True))
-        tasks: list[Task] = []
+        blocks: list[_BlockBits] = []
         for i, part in enumerate(parts):
             bits = [_all_of([each[leaf][i] for leaf in conjuncts(cut)]) for cut in cuts]
-            tasks += _tasks(snapshot, part, bits, selected[part], weight, groups)
-        for counted in _in_order(run, tasks):
-            if isinstance(counted, _Missing):
-                raise _missing_weight(snapshot, weight, counted.row)
-            total = add(total, counted)
-            if len(total.groups) > MAX_GROUPS:
-                raise _too_many(by)
-        del each, tasks  # these bits are gone before those of the next parts come
+            blocks += _blocks(snapshot, part, bits, selected[part])
+        tasks: list[Task] = [(_count_blocks, (some, weight, groups)) for some in _together(blocks)]
+        total = _in_order(run, tasks, total, add_block)
+        del each, blocks, tasks  # these bits are gone before those of the next parts come
     return total
 
 
@@ -151,36 +157,48 @@ def _all_of(bits: Sequence[PartBits]) -> PartBits:
     return passing
 
 
-def _tasks(
-    snapshot: Snapshot,
-    part: int,
-    cuts: Sequence[PartBits],
-    selected: PartBits,
-    weight: Expression | None,
-    by: str | Derived | None,
-) -> Iterator[Task]:
+def _blocks(snapshot: Snapshot, part: int, cuts: Sequence[PartBits], selected: PartBits) -> Iterator[_BlockBits]:
     rows = snapshot.parts[part].rows
     for a in range(0, rows, BLOCK_ROWS):
         b = min(a + BLOCK_ROWS, rows)
         inside = _of_block(selected, a, b)
         if isinstance(inside, bool) or inside.any():
-            block = _Block(snapshot, part, a, b)
-            yield _count_block, (block, [_of_block(bits, a, b) for bits in cuts], inside, weight, by)
+            yield _Block(snapshot, part, a, b), [_of_block(bits, a, b) for bits in cuts], inside
+
+
+def _together(blocks: Sequence[_BlockBits]) -> Iterator[list[_BlockBits]]:
+    """Blocks one after the other, as many together as have the rows of one: those of small parts are many."""
+    some: list[_BlockBits] = []
+    rows = 0
+    for block in blocks:
+        if some and rows + len(block[0]) > BLOCK_ROWS:
+            yield some
+            some, rows = [], 0
+        some.append(block)
+        rows += len(block[0])
+    if some:
+        yield some
 
 
 def _of_block(bits: PartBits, start: int, stop: int) -> PartBits:
     return bits if isinstance(bits, bool) else bits[start // 8 : -(-stop // 8)]
 
 
-def _in_order(run: Runner, tasks: Sequence[Task]) -> Iterator[Any]:
-    """The results of tasks in the order of the tasks, each as soon as it and those before it are there."""
+def _in_order(run: Runner, tasks: Sequence[Task], total: Grouped, add_to: Callable[[Grouped, Any], Grouped]) -> Grouped:
+    """Add the results of tasks in the order of the tasks, each as soon as it and those before it are there."""
     waiting: dict[int, Any] = {}
-    done = 0
-    for number, result in run(tasks) if tasks else ():
+    n_added = 0
+
+    def done(number: int, result: Any) -> None:
+        nonlocal total, n_added
         waiting[number] = result
-        while done in waiting:
-            yield waiting.pop(done)
-            done += 1
+        while n_added in waiting:
+            total = add_to(total, waiting.pop(n_added))
+            n_added += 1
+
+    if tasks:
+        run(tasks, done)
+    return total
 
 
 @dataclass(frozen=True)
@@ -211,6 +229,23 @@ class _Block:
 
     def values(self, by: str | Derived) -> FieldData:
         return self.read(by) if isinstance(by, str) else values_of(by, self.read, len(self), first_row=self.first_row)
+
+
+#: a block, the bits of the cuts there, and those of the rows that take part
+_BlockBits = tuple[_Block, list[PartBits], PartBits]
+
+
+def _count_blocks(
+    blocks: Sequence[_BlockBits], weight: Expression | None, by: str | Derived | None
+) -> Grouped | _Missing:
+    total: Grouped | None = None
+    for block, cuts, selected in blocks:
+        counted = _count_block(block, cuts, selected, weight, by)
+        if isinstance(counted, _Missing):
+            return counted
+        total = counted if total is None else add(total, counted)
+    assert total is not None
+    return total
 
 
 def _count_block(

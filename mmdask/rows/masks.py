@@ -1,9 +1,12 @@
-"""Cuts computed once: bits per part, kept in files named by what they are made of.
+"""The files in which cuts are kept: bits per part, and counts of whole selections; their names and their checks.
 
 A mask is named by the hash of its cut's canonical text and the layers that the cut reads in that part. Parts are
 immutable, so a mask is never stale; parts that were appended or converted again have other layers, and only they are
 computed. The text stands in the file and is compared on every hit. Files are written beside their place and renamed,
 so that processes which compute the same cut at once do no harm; nothing here is part of a commit.
+
+What all cuts of a selection leave of a store is in one more file, of which the name has the identity of all rows: how
+many rows of each grain, and all bits if they are few. So a selection of 10,000 parts is one file to open.
 """
 
 from __future__ import annotations
@@ -13,249 +16,262 @@ import errno
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.expr import SEMANTICS, Expression, evaluate_bits, evaluate_cut
-from mmdask.rows.bits import Bits, PartBits, and_bits, unpack
-from mmdask.rows.reader import constant_in_part, read_part
-from mmdask.schema import FieldData
+from mmdask.expr import SEMANTICS, Expression
+from mmdask.rows.bits import GRAIN, PartBits, RowBits, count_bits, first_grains
+from mmdask.rows.keyed import is_keyed
 from mmdask.store.cache import Cache
 from mmdask.store.files import is_own_folder, open_file
 from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["Runner", "Task", "evaluate_rows", "kept_bits", "kept_each", "mask_layers", "passing", "run_serially"]
+__all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "read_kept"]
 
-#: rows of one task; a multiple of 8, so that the bits of tasks join
-TASK_ROWS = 1 << 20
-#: rows evaluated at once, so that temporaries stay in cache
-BLOCK_ROWS = 1 << 18
-_MAGIC = b"mmdask-mask 1\n"
-#: bytes of the line of a mask that says what it is
+_MASK = b"mmdask-mask 2\n"
+_WHOLE = b"mmdask-rows 1\n"
+#: a checksum in the second line
+_SUM = 17
+#: bytes of the line of a file that says what it is
 _MAX_HEAD = 16 << 20
-_NO_BITS = np.zeros(0, np.uint8)
+#: bits of all parts stand together in one file if there are no more than these, and few of each part
+_WHOLE_NBYTES, _PART_NBYTES = 32 << 20, 64 << 10
+#: there are no more numbers in it than these
+_MOST_GRAINS = 1 << 22
+#: from so many files on, those that are there are listed before they are looked for
+_MANY = 256
 #: masks that were read, by path: each chunk of a cut needs a piece of one
-LOADED: Cache[Bits] = Cache(128 << 20)
-
-#: a function and its arguments
-Task = tuple[Callable[..., Any], tuple[Any, ...]]
-#: runs tasks in any order and yields their numbers and results
-Runner = Callable[[Sequence[Task]], Iterator[tuple[int, Any]]]
+LOADED: Cache[Mask] = Cache(128 << 20)
 
 
-def run_serially(tasks: Sequence[Task]) -> Iterator[tuple[int, Any]]:
-    """Run tasks one after the other in this thread."""
-    for i, (function, args) in enumerate(tasks):
-        yield i, function(*args)
+class Mask(NamedTuple):
+    """The rows of a part for which a cut is true, and those in which it is not missing; None if that was not asked."""
+
+    true: PartBits
+    known: PartBits | None = True
+
+    @property
+    def nbytes(self) -> int:
+        return sum(0 if b is None or isinstance(b, bool) else b.nbytes for b in self)
 
 
-def evaluate_rows(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> list[Bits]:
-    """Bits of several cuts for rows `start` to `stop` of a part, in one pass over their fields."""
-    blocks: list[list[Bits]] = []
-    first_row = int(snapshot.starts[part])
-    for a in range(start, stop, BLOCK_ROWS):
-        b = min(a + BLOCK_ROWS, stop)
+class Kept(NamedTuple):
+    """What the head of a kept file says: the cuts, their layers in a part, or the identity of the rows of a store.
 
-        def read(name: str, a: int = a, b: int = b) -> FieldData:
-            return read_part(snapshot, part, name, a, b)
+    `readable`: whether cuts mean now what they meant when it was written.
+    """
 
-        blocks.append(evaluate_bits(cuts, read, b - a, first_row=first_row + a))
-    # Blocks are multiples of 8 rows, so their bits join.
-    return [np.concatenate([_NO_BITS, *(block[k] for block in blocks)]) for k in range(len(cuts))]
+    cuts: tuple[str, ...]
+    layers: dict[str, str] | None
+    identity: str
+    rows: int
+    kept: int
+    readable: bool
 
 
-def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_serially) -> list[PartBits]:
-    """Per part the rows that pass all `cuts`, read where they are kept, else computed in one pass and kept.
+class MaskFiles:
+    """The kept cuts of one store: in its cache folder if that is ours, else in the user's.
 
     Parameters
     ----------
     snapshot : Snapshot
         The store.
-    cuts : sequence of Expression
-        Each is kept under a name of its own.
-    run : callable
-        Runs the tasks; each covers up to 2**20 rows of one part and returns bits.
     """
-    store = _MaskFiles(snapshot)
-    plans = [_part_plan(store, p, cuts) for p in range(len(snapshot.parts))]
-    _compute(store, plans, run)
-    return [plan.bits[0] for plan in plans]
-
-
-def kept_each(
-    snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_serially, parts: Sequence[int] | None = None
-) -> list[list[PartBits]]:
-    """For each cut, per part the rows that pass it; otherwise as `kept_bits`, and as many passes: one.
-
-    Parameters
-    ----------
-    snapshot, cuts, run
-        As of `kept_bits`. All bits are in memory at once: for each cut one per row.
-    parts : sequence of int, optional
-        Only these parts, in this order; all by default.
-    """
-    store = _MaskFiles(snapshot)
-    numbers = range(len(snapshot.parts)) if parts is None else parts
-    plans = [_part_plan(store, p, cuts, each=True) for p in numbers]
-    _compute(store, plans, run)
-    return [[plan.bits[k] for plan in plans] for k in range(len(cuts))]
-
-
-@dataclass
-class _PartPlan:
-    """What is known of one part, and which cuts have still to be computed there.
-
-    `bits` has an entry for each cut, or one for all of them together; `slots` says which entry a missing cut is for.
-    """
-
-    part: int
-    bits: list[PartBits]
-    missing: list[Expression] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)
-    pieces: list[list[Bits] | None] = field(default_factory=list)
-
-    def add(self, slot: int, bits: PartBits) -> None:
-        self.bits[slot] = and_bits(self.bits[slot], bits)
-
-    def finish(self, store: _MaskFiles) -> None:
-        for k, (cut, slot) in enumerate(zip(self.missing, self.slots, strict=True)):
-            bits = np.concatenate([p[k] for p in self.pieces if p is not None])
-            store.save(self.part, cut, bits)
-            self.add(slot, bits)
-        self.pieces = []
-
-
-def _part_plan(store: _MaskFiles, part: int, cuts: Sequence[Expression], *, each: bool = False) -> _PartPlan:
-    n = len(cuts) if each else 1
-    if not store.snapshot.parts[part].rows:
-        return _PartPlan(part, [False] * n)
-    plan = _PartPlan(part, [True] * n)
-    others = []
-    for k, cut in enumerate(cuts):
-        constant = store.constant(part, cut)
-        if constant is False and not each:
-            # A label or constant rules the part out: nothing of it is read.
-            return _PartPlan(part, [False])
-        if constant is None:
-            others.append((k if each else 0, cut))
-        else:
-            plan.add(k if each else 0, constant)
-    for slot, cut in others:
-        bits = store.load(part, cut)
-        if bits is None:
-            plan.missing.append(cut)
-            plan.slots.append(slot)
-        else:
-            plan.add(slot, bits)
-    return plan
-
-
-def _compute(store: _MaskFiles, plans: Sequence[_PartPlan], run: Runner) -> None:
-    """Compute what is missing in some parts, each field once, and keep it."""
-    tasks: list[Task] = []
-    owners: list[tuple[_PartPlan, int]] = []
-    for plan in plans:
-        if not plan.missing:
-            continue
-        rows = store.snapshot.parts[plan.part].rows
-        plan.pieces = [None] * len(range(0, rows, TASK_ROWS))
-        for i, a in enumerate(range(0, rows, TASK_ROWS)):
-            args = (store.snapshot, plan.part, a, min(a + TASK_ROWS, rows), tuple(plan.missing))
-            tasks.append((evaluate_rows, args))
-            owners.append((plan, i))
-    if tasks:
-        for number, pieces in run(tasks):
-            plan, i = owners[number]
-            plan.pieces[i] = pieces
-            if all(p is not None for p in plan.pieces):
-                plan.finish(store)
-
-
-def passing(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence[Expression]) -> npt.NDArray[np.bool_]:
-    """The mask of rows `start` to `stop` of a part: from bits that are kept, else evaluated for these rows alone."""
-    plan = _part_plan(_MaskFiles(snapshot), part, cuts)
-    [kept] = plan.bits
-    mask = np.full(stop - start, kept) if isinstance(kept, bool) else unpack(kept, start, stop)
-    if plan.missing and mask.any():
-        for bits in evaluate_rows(snapshot, part, start, stop, plan.missing):
-            mask &= unpack(bits, 0, stop - start)
-    return mask
-
-
-class _MaskFiles:
-    """The masks of one store: in its cache folder if that is ours, else in the user's."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.folder = os.path.join(cache_folder(snapshot), "masks")
-        self._constants: dict[tuple[Any, ...], bool] = {}
+        self._names: set[str] | None = None
+        self._broken = False
 
-    def constant(self, part: int, cut: Expression) -> bool | None:
-        """The value of a cut that reads only constants of a part; None if it reads data."""
-        if not all(constant_in_part(self.snapshot, part, name) for name in cut.fields):
-            return None
-        values = tuple(self.snapshot.stored(part, name)[1].constant for name in cut.fields)
-        key = (cut.canonical, values)
-        if key not in self._constants:
-            mask = evaluate_cut(cut, lambda name: read_part(self.snapshot, part, name, 0, 1), 1)
-            self._constants[key] = bool(mask[0])
-        return self._constants[key]
+    def list(self) -> None:
+        """Find out which files are there, for many questions; a file that comes later is not seen."""
+        if self._names is None:
+            names: set[str] = set()
+            for i in range(256):
+                with contextlib.suppress(OSError):
+                    names.update(os.listdir(os.path.join(self.folder, f"{i:02x}")))
+            self._names = names
 
-    def _text(self, part: int, cut: Expression) -> str:
-        layers = {name: self.snapshot.stored(part, name)[0].id for name in cut.fields}
+    def list_for(self, n_files: int) -> None:
+        """`list` if it is worth it for so many files."""
+        if n_files > _MANY:
+            self.list()
+
+    # Masks of parts -------------------------------------------------------------------------------------------------
+
+    def text(self, part: int, cut: Expression) -> str:
+        """What a mask is: the meaning of cuts, the cut, and the layers that it reads in a part."""
+        ids = self.snapshot.parts[part].layers
+        if not cut.fields:
+            # A cut from outside that may have read anything.
+            layers = {str(i): layer for i, layer in enumerate(ids)} if is_keyed(cut) else {}
+        elif len(ids) == 1:
+            layers = dict.fromkeys(cut.fields, ids[0])
+        else:
+            layers = {name: self.snapshot.stored(part, name)[0].id for name in cut.fields}
         return json.dumps({"semantics": SEMANTICS, "cut": cut.canonical, "layers": layers}, sort_keys=True)
 
-    def _path(self, text: str) -> str:
+    def _path(self, text: str, ending: str) -> str:
         name = xxhash.xxh3_128_hexdigest(text.encode())
-        return os.path.join(self.folder, name[:2], f"{name}.mask")
+        return os.path.join(self.folder, name[:2], name + ending)
 
-    def load(self, part: int, cut: Expression) -> Bits | None:
+    def there(self, part: int, cut: Expression) -> bool:
+        """Whether there is a file for a mask, whatever is in it."""
+        path = self._path(self.text(part, cut), ".mask")
+        return os.path.basename(path) in self._names if self._names is not None else os.path.lexists(path)
+
+    def load(self, part: int, cut: Expression) -> Mask | None:
         """A kept mask, if it is whole and is what its name says."""
-        text = self._text(part, cut)
-        path = self._path(text)
-        bits = LOADED.get(path)
-        if bits is None:
-            bits = self._read(path, text, self.snapshot.parts[part].rows)
-            if bits is not None:
-                LOADED.put(path, bits, bits.nbytes + 512)
-        return bits
+        text = self.text(part, cut)
+        path = self._path(text, ".mask")
+        mask = LOADED.get(path)
+        if mask is None and (self._names is None or os.path.basename(path) in self._names):
+            mask = self._read_mask(path, text, self.snapshot.parts[part].rows)
+            if mask is not None:
+                LOADED.put(path, mask, mask.nbytes + 512)
+        return mask
 
-    def _read(self, path: str, text: str, rows: int) -> Bits | None:
-        head = _head(text, rows).encode() + b"\n"
-        start = len(_MAGIC) + 17
-        size = start + len(head) + -(-rows // 8)
+    def _read_mask(self, path: str, text: str, rows: int) -> Mask | None:
+        n = -(-rows // 8)
+        found = self._read(path, _MASK, text, 2 * n)
+        if found is None:
+            return None
+        head, body = found
+        pieces: list[PartBits | None] = []
+        for key in ("true", "known"):
+            kind = head.get(key)
+            if kind == "bits":
+                bits, body = body[:n], body[n:]
+                if len(bits) != n or (rows % 8 and bits[-1] >> rows % 8):
+                    return None
+                pieces.append(bits)
+            elif kind is None or isinstance(kind, bool):
+                pieces.append(kind)
+            else:
+                return None
+        true, known = pieces
+        if true is None:
+            return None
+        mask = Mask(true, known)
+        right = head.get("rows") == rows and head.get("kept") == _n_rows(mask.true, rows) and not len(body)
+        return mask if right else None
+
+    def save(self, part: int, cut: Expression, mask: Mask) -> None:
+        """Keep a mask. A disk that takes nothing is a warning: the cut is computed, and works."""
+        text, rows = self.text(part, cut), self.snapshot.parts[part].rows
+        kinds = {k: b if b is None or isinstance(b, bool) else "bits" for k, b in mask._asdict().items()}
+        body = [b for b in mask if isinstance(b, np.ndarray)]
+        path = self._path(text, ".mask")
+        LOADED.discard(path)
+        self._write(path, _MASK, {"rows": rows, "kept": _n_rows(mask.true, rows), **kinds, "text": text}, body)
+
+    # Whole selections -----------------------------------------------------------------------------------------------
+
+    def _whole_text(self, cuts: Sequence[Expression]) -> str:
+        texts = sorted({cut.canonical for cut in cuts})
+        return json.dumps({"semantics": SEMANTICS, "cuts": texts, "rows": self.snapshot.identity}, sort_keys=True)
+
+    def load_whole(self, cuts: Sequence[Expression], load: Callable[[int], PartBits]) -> RowBits | None:
+        """The rows that pass all of some cuts, if that is kept; `load` gives the bits of a part that are not in it."""
+        text = self._whole_text(cuts)
+        starts = self.snapshot.starts
+        first = first_grains(starts)
+        found = self._read(self._path(text, ".rows"), _WHOLE, text, 4 * int(first[-1]) + _WHOLE_NBYTES)
+        if found is None:
+            return None
+        head, body = found
+        size = 4 * int(first[-1])
+        if len(body) < size:
+            return None
+        grains = body[:size].view("<u4")
+        sums = np.zeros(len(grains) + 1, np.int64)
+        np.cumsum(grains, out=sums[1:])
+        at = sums[first]
+        rows, counts = starts[1:] - starts[:-1], at[1:] - at[:-1]
+        if (counts > rows).any() or head.get("kept") != int(sums[-1]):
+            return None
+        some = (counts > 0) & (counts < rows)
+        parts = np.array([False, True, None])[np.where(some, 2, counts > 0)].tolist()
+        ends = np.cumsum(-(-rows // 8) * some)
+        bits = body[size:]
+        if len(bits) not in (0, int(ends[-1]) if len(ends) else 0):
+            return None
+
+        def of_part(part: int) -> PartBits:
+            return bits[ends[part] - -(-rows[part] // 8) : ends[part]]
+
+        return RowBits(starts, parts, grains=grains, counts=counts, load=of_part if len(bits) else load)
+
+    def save_whole(self, cuts: Sequence[Expression], rows: RowBits) -> None:
+        """Keep the rows that pass all of some cuts."""
+        if self.snapshot.rows // GRAIN + len(rows.parts) > _MOST_GRAINS:
+            return
+        text = self._whole_text(cuts)
+        some = [bits for bits in rows.parts if isinstance(bits, np.ndarray)]
+        nbytes = sum(bits.nbytes for bits in some)
+        if nbytes > min(_WHOLE_NBYTES, _PART_NBYTES * len(some)):
+            some = []
+        body = [rows.grains.astype("<u4").view(np.uint8), *some]
+        head = {"rows": self.snapshot.rows, "kept": len(rows), "parts": len(rows.parts), "text": text}
+        self._write(self._path(text, ".rows"), _WHOLE, head, body)
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    def _read(
+        self, path: str, magic: bytes, text: str, most: int
+    ) -> tuple[dict[str, Any], npt.NDArray[np.uint8]] | None:
+        """Head and body of a file, if its checksum and its text are right."""
         folder, name = os.path.split(path)
+        most += len(magic) + _SUM + 4 * len(text) + 1024
         try:
             with open(open_file(self.folder, os.path.basename(folder), name), "rb") as file:
-                data = file.read(size) if os.fstat(file.fileno()).st_size == size else b""
+                data = file.read(most) if os.fstat(file.fileno()).st_size <= most else b""
         except OSError:
             return None
-        if data[: len(_MAGIC)] != _MAGIC or data[len(_MAGIC) : start] != checksum(data[start:]).encode() + b"\n":
+        start = len(magic) + _SUM
+        if not data.startswith(magic) or data[len(magic) : start] != checksum(data[start:]).encode() + b"\n":
             return None
-        if not data.startswith(head, start) or (rows % 8 and data[-1] >> rows % 8):
+        end = data.find(b"\n", start)
+        head = _parsed(data[start:end]) if end > 0 else None
+        if head is None or head.get("text") != text:
             return None
-        return np.frombuffer(data, np.uint8, offset=start + len(head))
+        return head, np.frombuffer(data, np.uint8, offset=end + 1)
 
-    def save(self, part: int, cut: Expression, bits: Bits) -> None:
-        """Keep a mask. A disk that takes nothing is a warning: the cut is computed, and works."""
-        text = self._text(part, cut)
-        path = self._path(text)
-        rest = _head(text, self.snapshot.parts[part].rows).encode() + b"\n" + bits.tobytes()
+    def _write(self, path: str, magic: bytes, head: dict[str, Any], body: Sequence[npt.NDArray[Any]]) -> None:
+        rest: list[Any] = [json.dumps(head).encode() + b"\n", *body]
+        hashed = xxhash.xxh3_64()
+        for piece in rest:
+            hashed.update(piece)
         try:
             if not is_own_folder(self.folder, os.path.basename(os.path.dirname(path))):
                 raise OSError(errno.ELOOP, "a link, which is not followed in a store")
             _make_folder(os.path.dirname(path))
             # What a power loss makes of it is found by its checksum, and computed again.
-            write_atomically(path, _MAGIC + checksum(rest).encode() + b"\n" + rest, durable=False)
+            write_atomically(path, [magic + hashed.hexdigest().encode() + b"\n", *rest], durable=False)
         except OSError as error:
-            warnings.warn(f"a computed cut could not be kept in {self.folder}: {error}", RuntimeWarning, stacklevel=2)
+            if not self._broken:
+                message = f"a computed cut could not be kept in {self.folder}: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            self._broken = True
+
+
+def _n_rows(bits: PartBits, rows: int) -> int:
+    return rows * bits if isinstance(bits, bool) else count_bits(bits)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _make_folder(path: str) -> None:
@@ -266,19 +282,24 @@ def _make_folder(path: str) -> None:
             SYSTEM.mkdir(path)
 
 
-def _head(text: str, rows: int) -> str:
-    return json.dumps({"rows": rows, "text": text})
-
-
-def mask_layers(path: str) -> set[str] | None:
-    """The layers that a kept mask was computed from; None when it is none, or damaged. No link is followed."""
+def read_kept(path: str) -> Kept | None:
+    """What a kept file says it is; None when it is none, or damaged. Reads its head alone; no link is followed."""
     try:
         with open(open_file(os.path.dirname(path), os.path.basename(path)), "rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
+            magic = file.read(len(_MASK))
+            if magic not in (_MASK, _WHOLE):
                 return None
-            file.readline(18)
-            text = json.loads(json.loads(file.readline(_MAX_HEAD))["text"])
-            return set(map(str, text["layers"].values()))
+            file.read(_SUM)
+            head = json.loads(file.readline(_MAX_HEAD))
+            text = json.loads(head["text"])
+            numbers = head["rows"], head["kept"]
+            readable = text["semantics"] == SEMANTICS
+            if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+                return None
+            if magic == _MASK:
+                layers = {str(name): str(layer) for name, layer in text["layers"].items()}
+                return Kept((str(text["cut"]),), layers, "", *numbers, readable)
+            return Kept(tuple(map(str, text["cuts"])), None, str(text["rows"]), *numbers, readable)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,9 +22,11 @@ from mmdask.expr import SEMANTICS, Expression, check, check_cut, conjuncts
 from mmdask.kernels.gather import pad_ragged
 from mmdask.rows import marks, reader
 from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
-from mmdask.rows.masks import BLOCK_ROWS, Runner, kept_bits, run_serially
+from mmdask.rows.blocks import BLOCK_ROWS
+from mmdask.rows.keyed import again_on, keyed_leaves
+from mmdask.rows.passes import Runner, check_kept, kept_bits, run_serially
 from mmdask.rows.splits import SPLIT_VERSION, Fold, check_key, check_keys, hash_rows
-from mmdask.rows.virtual import Derived, carrier, define, values_of
+from mmdask.rows.virtual import Derived, carrier, define, meant_by, owned, values_of
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.cache import Cache
 from mmdask.store.snapshot import Snapshot
@@ -37,6 +39,8 @@ RESOLVED: Cache[RowBits] = Cache(256 << 20)
 _MAX_BLOCKS = 1 << 27
 _MAX_FOLDED = 1 << 36
 _ROW_NUMBER = Field.dense("row number", "i8")
+#: stored bytes, of all fields, of the rows for which computed fields are computed together
+_BLOCK_NBYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class _Slice:
     def text(self) -> list[Any]:
         return ["slice", self.start, self.stop, self.step]
 
-    def on(self, snapshot: Snapshot) -> _Slice:
+    def on(self, before: Schema, snapshot: Snapshot) -> _Slice:
         return self
 
 
@@ -63,8 +67,8 @@ class _Cut:
     def text(self) -> list[Any]:
         return ["cut", SEMANTICS, self.expression.canonical]
 
-    def on(self, snapshot: Snapshot) -> _Cut:
-        return _Cut(check_cut(self.expression.canonical, snapshot.schema))
+    def on(self, before: Schema, snapshot: Snapshot) -> _Cut:
+        return _Cut(again_on(self.expression, snapshot.schema))
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,9 @@ class _Split:
         by = self.fold.by if self.derived is None else ["computed", SEMANTICS, self.derived.token]
         return ["fold", SPLIT_VERSION, by, self.fold.seed, self.fold.low, self.fold.high]
 
-    def on(self, snapshot: Snapshot) -> _Split:
+    def on(self, before: Schema, snapshot: Snapshot) -> _Split:
         if self.derived is not None:
-            return _Split(self.fold, _derived_on(self.derived, snapshot))
+            return _Split(self.fold, _derived_on(self.derived, before, snapshot))
         if self.fold.by is not None:
             check_key(snapshot.schema[self.fold.by])
         return self
@@ -89,9 +93,11 @@ class _Split:
 _Step = _Slice | _Cut | _Split
 
 
-def _derived_on(derived: Derived, snapshot: Snapshot) -> Derived:
-    """The same field in another generation of a store."""
+def _derived_on(derived: Derived, before: Schema, snapshot: Snapshot) -> Derived:
+    """The same field in another generation of a store, where fields may be others than they were `before`."""
     name = derived.field.name
+    if all(snapshot.schema.get(read) == before[read] for read in derived.expression.fields):
+        return derived
     found = define({name: check(derived.expression.canonical, snapshot.schema)}, snapshot.schema, {})[name]
     return replace(found, field=replace(found.field, expression=derived.field.expression))
 
@@ -118,6 +124,7 @@ class Rows:
         self.derived = dict(derived or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
+        check_kept(self.snapshot, [s.expression for s in self.steps if isinstance(s, _Cut)])
         return type(self), (self.snapshot, self.steps, self.derived)
 
     @cached_property
@@ -131,7 +138,24 @@ class Rows:
     @property
     def stored(self) -> Rows:
         """The same rows with the fields of the store alone, which are what expressions name once they are checked."""
-        return Rows(self.snapshot, self.steps) if self.derived else self
+        return self.only(())
+
+    def only(self, names: Iterable[str]) -> Rows:
+        """The same rows without the computed fields that have other names: so little is pickled with them."""
+        return self._computing({name: self.derived[name] for name in names if name in self.derived})
+
+    def _computing(self, derived: Mapping[str, Derived]) -> Rows:
+        if derived == self.derived:
+            return self
+        rows = Rows(self.snapshot, self.steps, derived)
+        rows.__dict__ |= {name: value for name, value in self.__dict__.items() if name in ("bits", "identity")}
+        return rows
+
+    @property
+    def cuts(self) -> tuple[Expression, ...] | None:
+        """The cuts that select the rows, none of a whole store; None when slices, splits or cuts of keys take part."""
+        cuts = tuple(s.expression for s in self.steps if isinstance(s, _Cut))
+        return cuts if len(cuts) == len(self.steps) and not any(map(keyed_leaves, cuts)) else None
 
     def token(self, name: str) -> str:
         """What tells the values of a field from those of another field of the same rows."""
@@ -191,19 +215,18 @@ class Rows:
 
     def assign(self, wanted: Mapping[str, str | Expression]) -> Rows:
         """The same rows with fields that are computed when they are read; see `define`."""
-        return Rows(self.snapshot, self.steps, define(wanted, self.snapshot.schema, self.derived))
+        return self._computing(define(wanted, self.snapshot.schema, self.derived))
 
     def check(self, text: str, constants: Mapping[str, object] | None = None) -> Expression:
         """Check an expression that may name computed fields; see `mmdask.expr.check`."""
-        return check(text, self.snapshot.schema, constants, self._meant)
+        return check(text, self.snapshot.schema, constants, self._meant_by(text, constants))
 
     def check_cut(self, text: str, constants: Mapping[str, object] | None = None) -> Expression:
         """Check a cut that may name computed fields; see `mmdask.expr.check_cut`."""
-        return check_cut(text, self.snapshot.schema, constants, self._meant)
+        return check_cut(text, self.snapshot.schema, constants, self._meant_by(text, constants))
 
-    @property
-    def _meant(self) -> dict[str, Expression]:
-        return {name: d.expression for name, d in self.derived.items()}
+    def _meant_by(self, text: str, constants: Mapping[str, object] | None) -> dict[str, Expression]:
+        return meant_by(text, self.derived, (*self.snapshot.schema, *(constants or ())))
 
     def on(self, snapshot: Snapshot) -> Rows:
         """What the same steps select in another generation of the store; slices go on meaning the same row numbers.
@@ -213,8 +236,9 @@ class Rows:
         ExpressionError, FieldNotFoundError
             When a cut or split does not fit the fields of that generation.
         """
-        derived = {name: _derived_on(d, snapshot) for name, d in self.derived.items()}
-        return Rows(snapshot, [step.on(snapshot) for step in self.steps], derived)
+        before = self.snapshot.schema
+        derived = {name: _derived_on(d, before, snapshot) for name, d in self.derived.items()}
+        return Rows(snapshot, [step.on(before, snapshot) for step in self.steps], derived)
 
     @cached_property
     def span(self) -> range | None:
@@ -249,11 +273,14 @@ class Rows:
         """Find the selected rows, computing cuts with `run`; remembered."""
         bits = self._known()
         if bits is None:
-            bits = RowBits(self.snapshot.starts, self._find(run))
+            bits = self._find(run)
             self.__dict__["bits"] = RESOLVED.put(self.key, bits, bits.nbytes)
         return bits
 
-    def _find(self, run: Runner) -> list[PartBits]:
+    def _find(self, run: Runner) -> RowBits:
+        cuts = [s.expression for s in self.steps if isinstance(s, _Cut)]
+        if len(cuts) == len(self.steps):
+            return kept_bits(self.snapshot, cuts, run)
         parts: list[PartBits] = [bool(p.rows) for p in self.snapshot.parts]
         left = self.steps
         for n in range(len(self.steps) - 1, 0, -1):
@@ -270,10 +297,10 @@ class Rows:
             # Cuts and folds between two slices commute: all cuts in one pass, then the folds of what is left.
             leaves = [leaf for s in steps if isinstance(s, _Cut) for leaf in conjuncts(s.expression)]
             if leaves:
-                parts = list(map(and_bits, parts, kept_bits(self.snapshot, list(dict.fromkeys(leaves)), run)))
+                parts = list(map(and_bits, parts, kept_bits(self.snapshot, leaves, run).parts))
             for split in [s for s in steps if isinstance(s, _Split)]:
                 parts = [self._in_fold(split, p, bits) for p, bits in enumerate(parts)]
-        return parts
+        return RowBits(self.snapshot.starts, parts)
 
     def _too_many(self, what: str) -> LimitError:
         return LimitError(
@@ -430,7 +457,7 @@ class Rows:
         if name not in self.derived:
             return reader.take(self.snapshot, name, rows)
         try:
-            return self._computed(name, lambda f, a, b: reader.take(self.snapshot, f, rows[a:b]), len(rows))
+            return owned(self._computed(name, lambda f, a, b: reader.take(self.snapshot, f, rows[a:b]), len(rows)))
         except ExpressionError as error:
             error.add_note("rows are counted here among those that were read together")
             raise
@@ -439,8 +466,7 @@ class Rows:
         """A computed field over `n` rows, of which `read` reads stored fields, from one number to another."""
         derived = self.derived[name]
         blocks = []
-        for a in range(0, n, BLOCK_ROWS):
-            b = min(a + BLOCK_ROWS, n)
+        for a, b in self.blocks(n):
 
             def of_block(field: str, a: int = a, b: int = b) -> FieldData:
                 return read(field, a, b)
@@ -448,9 +474,18 @@ class Rows:
             blocks.append(values_of(derived, of_block, b - a, first_row=first_row + a))
         return reader.concatenate(derived.field, blocks)
 
+    def blocks(self, n: int) -> Iterator[tuple[int, int]]:
+        """Runs of `n` rows, each so short that what an expression reads of it takes little memory."""
+        step = max(int(min(BLOCK_ROWS, _BLOCK_NBYTES / max(self.row_nbytes, 1))), 1)
+        for a in range(0, n, step):
+            yield a, min(a + step, n)
+
     def _carrier(self, name: str) -> str | None:
         """A stored field with the same numbers of items as a ragged one, if one is known."""
-        return carrier(self.derived[name].expression.typed) if name in self.derived else name
+        if name not in self.derived:
+            return name
+        found = carrier(self.derived[name].expression.typed)
+        return found if found is not None and self.snapshot.schema[found].levels == 1 else None
 
     def counts(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Items of a ragged field at store row numbers, int64; of a stored one reads offsets only."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import math
 import os
 import re
 import stat
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from mmdask.display import count_text, nbytes_text
 from mmdask.errors import CorruptStoreError, FormatError, OptionError, UnfinishedError
-from mmdask.rows.masks import mask_layers
+from mmdask.rows.masks import Kept, read_kept
 from mmdask.store.commit import amount, locked
 from mmdask.store.layer import ID_PATTERN
 from mmdask.store.manifest import (
@@ -30,9 +31,10 @@ from mmdask.store.manifest import (
     read_past,
     store_root,
 )
+from mmdask.store.snapshot import rows_identity
 from mmdask.store.system import SYSTEM
 
-__all__ = ["VacuumReport", "vacuum"]
+__all__ = ["VacuumReport", "seconds_of", "vacuum"]
 
 _TEMPORARY = ".tmp-"
 _DOOMED = ".tmp-vacuum-"
@@ -81,7 +83,12 @@ class VacuumReport:
 
 
 def vacuum(
-    path: str | os.PathLike[str], *, keep: int = 100, grace: str | float | timedelta = "7d", dry_run: bool = False
+    path: str | os.PathLike[str],
+    *,
+    keep: int = 100,
+    grace: str | float | timedelta = "7d",
+    cuts: bool = False,
+    dry_run: bool = False,
 ) -> VacuumReport:
     """Free the space of what is no longer needed. Eager; commits nothing, and no row of a kept generation is touched.
 
@@ -99,6 +106,9 @@ def vacuum(
         As ``"7d"``, ``"12h"``, ``"30min"``, ``90``. Must be longer than any writer takes from its first row to its
         commit, and than any reader holds an older generation: what one of them needs may be gone otherwise. A writer
         finds out when it commits, and raises `ConflictError`.
+    cuts : bool
+        Whether all cuts that are kept in the store go, too, whatever `grace` says; they are computed again when they
+        are used. `Dataset.cuts` lists them.
     dry_run : bool
         Only find out what would be removed.
 
@@ -128,7 +138,7 @@ def vacuum(
     """
     if type(keep) is not int or keep < 1:
         raise OptionError(f"keep is a number of generations, 1 or more, got {keep!r}")
-    seconds = _parse_seconds(grace)
+    seconds = seconds_of(grace, "grace")
     root = store_root(path)
     newest = _newest(root)
     before = time.time() - seconds
@@ -138,7 +148,7 @@ def vacuum(
         with locked(root):
             found = _find(root, _newest(root), keep, before)
             _set_aside(root, found)
-    masks = _choose(_masks(root, found.named), before, found)
+    masks = _choose(_masks(root, found.named, found.rows, every=cuts), math.inf if cuts else before, found)
     if not dry_run:
         for doomed in found.folders:
             SYSTEM.remove_tree(doomed)
@@ -155,7 +165,8 @@ def vacuum(
     )
 
 
-def _parse_seconds(grace: object) -> float:
+def seconds_of(grace: object, what: str) -> float:
+    """The seconds of a duration: text as "7d" or "30min", a number, or a timedelta; `what` it is called in errors."""
     if isinstance(grace, timedelta):
         seconds = grace.total_seconds()
     elif isinstance(grace, int | float) and not isinstance(grace, bool):
@@ -163,10 +174,10 @@ def _parse_seconds(grace: object) -> float:
     else:
         match = _DURATION.fullmatch(grace) if isinstance(grace, str) else None
         if match is None:
-            raise OptionError(f"grace is a duration as in '7d', '12h', '30min', or seconds; got {grace!r}")
+            raise OptionError(f"{what} is a duration as in '7d', '12h', '30min', or seconds; got {grace!r}")
         seconds = float(match[1]) * _SECONDS[match[2]]
     if not 0 <= seconds < float("inf"):
-        raise OptionError(f"grace is 0 seconds or more, got {grace!r}")
+        raise OptionError(f"{what} is 0 seconds or more, got {grace!r}")
     return seconds
 
 
@@ -182,7 +193,7 @@ def _newest(root: str) -> Manifest | None:
 class _Found:
     """What is to go: old manifests, files, layers to be set aside, and then folders to be deleted.
 
-    `named` are the layers that stay.
+    `named` are the layers that stay, `rows` the identities of the generations that do.
     """
 
     generations: list[int] = field(default_factory=list)
@@ -190,6 +201,7 @@ class _Found:
     folders: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
+    rows: set[str] = field(default_factory=set)
     n_layers: int = 0
     n_files: int = 0
     nbytes: int = 0
@@ -269,6 +281,7 @@ def _find_generations(
         were the newest; and the others of those that go.
     """
     kept, waiting, gone = set(newest.layers), set[str](), set[str]()
+    found.rows.add(rows_identity(newest))
     superseded = _time_of(root, newest)
     going = False
     for n, generation in enumerate(reversed(generations(root, newest.generation - 1)), 1):
@@ -286,6 +299,8 @@ def _find_generations(
                 raise
             manifest = None
         layers = manifest.layers if manifest else set()
+        if manifest is not None and not going:
+            found.rows.add(rows_identity(manifest))
         if going:
             found.generations.append(generation)
             found.count(_size(path))
@@ -322,19 +337,23 @@ def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
             yield history_path(root, generation)
 
 
-def _masks(root: str, named: set[str]) -> Iterator[str]:
-    """Kept cuts that read a layer which no manifest names, that are damaged, or that were not finished."""
+def _masks(root: str, named: set[str], rows: set[str], *, every: bool) -> Iterator[str]:
+    """Kept cuts of layers or rows that no manifest names, that are damaged, or that were not finished; or all."""
     masks = os.path.join("cache", "masks")
     for above in _entries(root, masks):
         for entry in _entries(root, os.path.join(masks, above.name)):
             if not entry.is_file(follow_symlinks=False):
                 continue
-            if _TEMPORARY in entry.name:
+            ours = _TEMPORARY in entry.name or entry.name.endswith((".mask", ".rows"))
+            if ours and (every or _TEMPORARY in entry.name or not _needed(read_kept(entry.path), named, rows)):
                 yield entry.path
-            elif entry.name.endswith(".mask"):
-                layers = mask_layers(entry.path)
-                if layers is None or not layers <= named:
-                    yield entry.path
+
+
+def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:
+    """Whether a kept cut is one of these layers, or of one of these sets of rows."""
+    if kept is None or not kept.readable:
+        return False
+    return kept.identity in rows if kept.layers is None else set(kept.layers.values()) <= named
 
 
 def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdask.errors import ExpressionError
 from mmdask.expr import Expression, Node, Result, check, evaluate, parse
@@ -27,9 +28,11 @@ __all__ = [
     "data_of",
     "define",
     "field_of",
+    "meant_by",
     "names_in",
     "names_in_text",
     "ordered",
+    "owned",
     "values_of",
 ]
 
@@ -85,11 +88,25 @@ def define(wanted: Mapping[str, str | Expression], schema: Schema, known: Mappin
     for name in ordered(needs):
         check_name(name)
         value = wanted[name]
+        if isinstance(value, Expression):
+            # Its text may have names of constants, and of fields that were computed otherwise.
+            found[name] = Derived(field_of(name, value, value.canonical), value)
+            continue
         with about(name):
-            meant = {n: d.expression for n, d in found.items()}
-            expression = value if isinstance(value, Expression) else check(value, schema, derived=meant)
+            expression = check(value, schema, derived=meant_by(value, found, schema))
         found[name] = Derived(field_of(name, expression), expression)
     return found
+
+
+def meant_by(text: str, known: Mapping[str, Derived], names: Iterable[str]) -> dict[str, Expression]:
+    """What the names of computed fields stand for in a text, which may also have other names.
+
+    Those that it does not have are left out, unless there are unknown names: messages about these tell of all fields.
+    """
+    if not known:
+        return {}
+    all_known = names_in_text(text) <= {*known, *names}
+    return {name: d.expression for name, d in known.items() if name in text or not all_known}
 
 
 def names_in(name: str, text: str) -> set[str]:
@@ -149,9 +166,9 @@ def ordered(needs: Mapping[str, set[str]]) -> list[str]:
     return order
 
 
-def field_of(name: str, e: Expression) -> Field:
-    """The field that holds the values of an expression."""
-    text = e.text.strip()
+def field_of(name: str, e: Expression, text: str | None = None) -> Field:
+    """The field that holds the values of an expression, of which it keeps the text; by default as it was typed."""
+    text = e.text.strip() if text is None else text
     if e.depth:
         return Field.ragged(name, e.dtype, levels=e.depth, optional=e.optional, expression=text)
     return Field.dense(name, e.dtype, optional=e.optional, expression=text)
@@ -171,6 +188,16 @@ def data_of(field: Field, result: Result) -> FieldData:
 def values_of(derived: Derived, read: Read, rows: int, *, first_row: int = 0) -> FieldData:
     """The values of a field over a block of rows; `read` and the others as those of `mmdask.expr.evaluate`."""
     return data_of(derived.field, evaluate(derived.expression, read, rows, first_row=first_row))
+
+
+def owned(data: FieldData) -> FieldData:
+    """The same, in arrays of its own that can be written: a constant is one number, however many rows have it."""
+
+    def own(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return array if array.flags.writeable else array.copy()
+
+    valid = tuple([None if v is None else own(v) for v in data.valid])
+    return dataclasses.replace(data, values=own(data.values), offsets=tuple(map(own, data.offsets)), valid=valid)
 
 
 #: operations that make one item of each item

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmdask.errors import SchemaError, did_you_mean
+from mmdask.expr import canonical, parse
 from mmdask.schema import Field, Schema
 from mmdask.store.layer import Layer, Source
 
@@ -142,10 +143,10 @@ def join_schema(
                 f"field {f.name!r} becomes {f.describe()}, but the store {has}, and holds appended rows that "
                 "cannot be converted again; convert to a new store"
             )
-        if appended and before is not None and before.expression != f.expression:
+        if appended and before is not None and _canonical(before) != _canonical(f):
             raise SchemaError(
-                f"field {f.name!r} was {_made(before)}, and is now {_made(f)}; the store holds appended rows that cannot "
-                "be converted again; convert to a new store"
+                f"field {f.name!r} was {_made(before)}, and is now {_made(f)}; the store holds appended rows that "
+                "cannot be converted again; convert to a new store"
             )
         if before is not None and before.same_layout(f):
             kept = [label for label in before.labels if appended or keep_labels or label in f.labels]
@@ -154,6 +155,10 @@ def join_schema(
             f = replace(before, labels=(*kept, *more), expression=f.expression, optional=optional)
         joined.append(f)
     return Schema(joined)
+
+
+def _canonical(field: Field) -> str:
+    return canonical(parse(field.expression)) if field.expression else ""
 
 
 def _made(field: Field) -> str:

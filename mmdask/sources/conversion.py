@@ -22,7 +22,7 @@ from mmdask.sources.plan import arrange, data_layer, group_id, label_id, labels_
 from mmdask.sources.recipe import Recipe
 from mmdask.sources.streaming import Streamed, stream
 from mmdask.sources.survey import Found, agree, expressions, find, is_done, match_stale, schema_of, without_aliases
-from mmdask.sources.table import UNREADABLE, Reader, Table, UnreadableError
+from mmdask.sources.table import UNREADABLE, Reader, Rows, Table, UnreadableError
 from mmdask.sources.target import begin, check_options, look
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
@@ -121,12 +121,12 @@ def _action(found: Found, new: Sequence[Layer], recipe: Recipe) -> str:
         entries = sum(layer.source.stop - layer.source.start for layer in new if layer.source)
         text += f" of {display.count_text(entries)} that pass {_short(recipe.cut)}"
     aliases = [f"{name} = {_short(expression)}" for name, expression in recipe.aliases]
-    return "; ".join([text, *aliases[:10], *([f"{len(aliases) - 10} more aliases"] if len(aliases) > 10 else [])])
+    return "; ".join([text, *aliases[:5], *([f"{len(aliases) - 5} more aliases"] if len(aliases) > 5 else [])])
 
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _compute(
@@ -182,35 +182,49 @@ def _make_table(root: str, group: str, table: Table, reader: Reader, bar: _Progr
                 bar.forward(table, table.nbytes, start, stop)
             else:
                 with LayerWriter(root, layer_id) as w:
-                    writers = {}
-                    for field in table.fields:
-                        if field.name not in unreadable:
-                            writers[field.name] = w.field(field)
-                            writers[field.name].close()
-                    found, n = None, stop - start
-                    done: set[str] = set()
-                    if table.bound is not None:
-                        bar.describe(table, "rows")
-                        found = stream(table, rows, start, stop, writers)
-                        n = found.picked.rows if found.picked else n
-                        done = {f.name for f in (*table.bound.reads, *table.bound.fields)}
-                        bar.forward(table, done, start, stop)
-                    for field in table.fields:
-                        if field.name in done:
-                            continue
-                        if field.name in writers:
-                            bar.describe(table, field.name)
-                            run = rows(field, start, stop, picked=found.picked if found else None)
-                            try:
-                                _copy(w, writers[field.name], run, n)
-                            except UnreadableError as error:
-                                unreadable[field.name] = UNREADABLE + str(error)
-                        bar.forward(table, [field.name], start, stop)
+                    n, source = _fill(w, table, reader.recipe, rows, start, stop, unreadable, bar)
                     table.source.check_unchanged()
                     _check_required(table, unreadable)
-                    layer = w.finish(n, _provenance(table, start, stop, unreadable, found, reader.recipe))
+                    layer = w.finish(n, replace(source, skipped=(*table.skipped, *unreadable.items())))
             layers.append(layer)
     return layers
+
+
+def _fill(
+    w: LayerWriter,
+    table: Table,
+    recipe: Recipe,
+    rows: Rows,
+    start: int,
+    stop: int,
+    unreadable: dict[str, str],
+    bar: _Progress,
+) -> tuple[int, Source]:
+    """Write the fields of a range of rows, and say how many were kept; what cannot be read is noted."""
+    writers = {}
+    for field in table.fields:  # in their order, whichever is written first
+        if field.name not in unreadable:
+            writers[field.name] = w.field(field)
+            writers[field.name].close()
+    found = Streamed(None, ())
+    done: set[str] = set()
+    if table.bound is not None:
+        bar.describe(table, "rows")
+        found = stream(table, rows, start, stop, writers)
+        done = {f.name for f in (*table.bound.reads, *table.bound.fields)}
+        bar.forward(table, done, start, stop)
+    n = stop - start if found.picked is None else found.picked.rows
+    for field in table.fields:
+        if field.name in done:
+            continue
+        if field.name in writers:
+            bar.describe(table, field.name)
+            try:
+                _copy(w, writers[field.name], rows(field, start, stop, picked=found.picked), n)
+            except UnreadableError as error:
+                unreadable[field.name] = UNREADABLE + str(error)
+        bar.forward(table, [field.name], start, stop)
+    return n, _provenance(table, recipe, start, stop, found)
 
 
 def _copy(w: LayerWriter, writer: FieldWriter, rows: Iterator[FieldData], n: int) -> None:
@@ -234,17 +248,12 @@ def _check_required(table: Table, unreadable: Mapping[str, str]) -> None:
         raise SourceError(f"{table.source.name}: field {name!r} {unreadable[name]}")
 
 
-def _provenance(
-    table: Table, start: int, stop: int, unreadable: Mapping[str, str], found: Streamed | None, recipe: Recipe
-) -> Source:
+def _provenance(table: Table, recipe: Recipe, start: int, stop: int, found: Streamed) -> Source:
     s = table.source
-    skipped = (*table.skipped, *unreadable.items())
-    source = Source(s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint, skipped)
-    if found is None or table.bound is None:
-        return source
-    fields = {f.name: f for f in table.bound.fields}
+    fields = {f.name: f for f in table.bound.fields} if table.bound else {}
     aliases = tuple(Alias(name, fields[name].expression, fields[name].optional) for name, _ in recipe.aliases)
-    return replace(source, cut=recipe.cut, aliases=aliases, weights=found.weights)
+    about = s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint
+    return Source(*about, cut=recipe.cut, aliases=aliases, weights=found.weights)
 
 
 def _make_labels(found: Found, layers: Mapping[str, Sequence[Layer]]) -> dict[str, list[tuple[str, str | None]]]:

@@ -71,8 +71,9 @@ def check_options(target: Target, options: Mapping[str, Any], update: bool) -> N
         for name in [*options, *(n for n in old if n not in options)]
         if old.get(name) != options.get(name)
     ]
+    began = "was converted" if target.manifest else "was begun to be converted"
     raise OptionError(
-        f"{target.root} was converted with other options: {'; '.join(differences)}. "
+        f"{target.root} {began} with other options: {'; '.join(differences)}. "
         "Pass update=True (--update) to convert it again with these"
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from mmdask.display import amount, terminal_safe
 from mmdask.errors import CorruptStoreError, FormatError, OptionError
+from mmdask.store.claims import Claims, CountClaims, MissingClaims, ValueClaims
 from mmdask.store.crosscheck import crosscheck
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.npy import EXTENT
@@ -64,6 +65,8 @@ class Plan:
         The fraction of all extents, or the number of those of each array.
     seed : int or None
         Of the sample; None for any.
+    statistics : bool
+        Whether what is kept of the data for skipping is looked at, too.
 
     Raises
     ------
@@ -71,7 +74,7 @@ class Plan:
         When they do not go together.
     """
 
-    def __init__(self, quick: bool, sample: float | int | None, seed: int | None) -> None:
+    def __init__(self, quick: bool, sample: float | int | None, seed: int | None, *, statistics: bool = True) -> None:
         is_count = type(sample) is int and sample >= 1
         is_fraction = isinstance(sample, float) and 0 < sample <= 1
         if sample is not None and (quick or not (is_count or is_fraction)):
@@ -79,7 +82,7 @@ class Plan:
             raise OptionError(f"sample is a fraction like 0.01, or a number of extents of each array: {what}")
         if seed is not None and (type(seed) is not int or sample is None):
             raise OptionError(f"seed is an integer, and for a sample; got {seed!r}")
-        self.quick, self.sample = quick, sample
+        self.quick, self.sample, self.statistics = quick, sample, statistics
         self.seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
         self._rng = random.Random(self.seed)
 
@@ -263,7 +266,22 @@ class _LayerCheck:
             flags=self.layer.arrays[number].dtype.kind == "b",
             text=any(s.kind == "string" and s.values == number for s in fields),
             n_labels=min(labels, default=None),
+            claims=tuple(self._claims(number)),
         )
+
+    def _claims(self, number: int) -> Iterator[Claims]:
+        """What is kept of the elements of an array."""
+        if not self.plan.statistics:
+            return
+        fields = [s for s in dict.fromkeys(self.layer.fields[name] for name, _, _ in self._users[number]) if s.bounds]
+        lists = [s for s in fields if s.offsets and s.offsets[0] == number]
+        if lists:
+            yield CountClaims(self.parts, self.layer, lists)
+        for s in fields:
+            if s.values == number:
+                yield ValueClaims(self.parts, self.layer, s)
+            for depth in [d for d, n in enumerate(s.valid) if n == number]:
+                yield MissingClaims(self.parts, self.layer, [s], depth)
 
     # Before the threads ---------------------------------------------------------------------------------------------
 
@@ -271,6 +289,8 @@ class _LayerCheck:
         """Look at the sizes of all files, and give their data to the threads."""
         task = _Task()
         for number, spec in enumerate(self.layer.arrays):
+            if number == self.layer.grains and not self.plan.statistics:
+                continue
             self.files += 1
             wrong = self._missing(number)
             if wrong:

@@ -1,4 +1,4 @@
-"""Smallest and largest values of the fields of a layer, of runs of 65,536 rows ("grains"), gathered while it is written.
+"""Smallest and largest values of the fields of a layer, in runs of 65,536 rows ("grains"), gathered as it is written.
 
 part.json has those of all rows of a field. Layers of more than one grain have an array besides, for all fields
 together: so many small parts have no file more, and a large one has one. All numbers are kept exactly.
@@ -16,7 +16,22 @@ import numpy.typing as npt
 from mmdask.schema import Field, FieldData
 from mmdask.store import document
 
-__all__ = ["COLUMNS", "GRAIN", "GRAIN_DTYPE", "HOLDS_NAN", "HOLDS_NUMBER", "Held", "Tally", "has_order", "n_grains", "parse_held"]
+__all__ = [
+    "COLUMNS",
+    "GRAIN",
+    "GRAIN_DTYPE",
+    "HOLDS_MISSING",
+    "HOLDS_NAN",
+    "HOLDS_NUMBER",
+    "Held",
+    "Tally",
+    "has_order",
+    "limits",
+    "n_grains",
+    "parse_held",
+    "span",
+    "wide_dtype",
+]
 
 #: rows of a grain
 GRAIN = 65_536
@@ -24,7 +39,7 @@ GRAIN_DTYPE = np.dtype("<i8")
 #: of the array of grains: smallest, largest, what is held, fewest and most items of a row
 COLUMNS = 5
 #: bits of what is held: numbers, nan or NaT, and 4 << d for missing values at depth d
-HOLDS_NUMBER, HOLDS_NAN, _HOLDS_MISSING = 1, 2, 4
+HOLDS_NUMBER, HOLDS_NAN, HOLDS_MISSING = 1, 2, 4
 
 Array = npt.NDArray[Any]
 Number = int | float
@@ -99,8 +114,8 @@ def span(values: Array) -> tuple[Number | None, Number | None, bool]:
         flags = values.view(np.uint8)
         return min(int(flags.min()), 1), min(int(flags.max()), 1), False
     if values.dtype == np.float16:
-        values = values.astype(np.float32)  # numpy compares half floats one by one
-    elif kind in "mM":
+        return _span_of_halves(values)
+    if kind in "mM":
         values = values.view(np.int64)
     low, high = values.min(), values.max()
     if kind in "mM" and low == _NAT:
@@ -113,6 +128,18 @@ def span(values: Array) -> tuple[Number | None, Number | None, bool]:
 
 
 _NAT = np.iinfo(np.int64).min
+
+
+def _span_of_halves(values: Array) -> tuple[Number | None, Number | None, bool]:
+    """`span` of half floats, as integers in the same order: numpy compares halves one by one."""
+    keys = values.view(np.int16)
+    keys = keys ^ ((keys >> 15) & 0x7FFF)
+    ends = np.array([keys.min(), keys.max()], np.int16)
+    low, high = (ends ^ ((ends >> 15) & 0x7FFF)).view(np.float16)
+    if low == low and high == high:
+        return low.item(), high.item(), False
+    low, high, _ = span(values[values == values].astype(np.float32))
+    return low, high, True
 
 
 class Tally:
@@ -149,7 +176,7 @@ class Tally:
                 start, stop = int(offsets[start]), int(offsets[stop])
             holds |= self._missing(valid, len(data.offsets), start, stop)
             some = values[start:stop]
-            if valid is not None and holds >= _HOLDS_MISSING:
+            if valid is not None and holds >= HOLDS_MISSING:
                 some = some[valid[start:stop]]
             self._add(self.rows // GRAIN, some, holds, items if data.offsets else None)
             self.rows += b - a
@@ -157,7 +184,7 @@ class Tally:
 
     @staticmethod
     def _missing(valid: npt.NDArray[np.bool_] | None, depth: int, start: int, stop: int) -> int:
-        return 0 if valid is None or valid[start:stop].all() else _HOLDS_MISSING << depth
+        return 0 if valid is None or valid[start:stop].all() else HOLDS_MISSING << depth
 
     def add_elements(self, elements: Array, start: int) -> None:
         """Look at elements of a dense field, of which number `start` is the first; they may begin within a row."""
@@ -225,7 +252,7 @@ def limits(kind: str, dtype: np.dtype[Any], n_labels: int) -> tuple[int, int]:
 
 
 def parse_held(
-    r: document.Reader, kind: str, dtype: np.dtype[Any], n_labels: int, rows: int, n_items: int | None, entries: int
+    r: document.Reader, kind: str, dtype: np.dtype[Any], n_labels: int, rows: int, n_items: int | None, n_entries: int
 ) -> Held:
     """What a part.json says that a field holds, every value checked.
 
@@ -239,7 +266,7 @@ def parse_held(
         Of the layer.
     n_items : int or None
         Elements of all its outermost lists, None where it has none.
-    entries : int
+    n_entries : int
         Of the layer's array of grains.
     """
     low, high = (_number(r, key, kind, dtype, n_labels) for key in ("low", "high"))
@@ -257,8 +284,8 @@ def parse_held(
     elif "items" in r.value:
         r.fail("items", "absent, but for lists")
     entry = r.integer("entry") if "entry" in r.value else None
-    if entry is not None and entry >= entries:
-        r.fail("entry", f"a number of less than {entries}, the fields in the array of grains")
+    if entry is not None and entry >= n_entries:
+        r.fail("entry", f"a number of less than {n_entries}, the fields in the array of grains")
     return Held(low, high, nan, items, entry)
 
 

@@ -123,6 +123,11 @@ class Layer:
         """Data bytes of all arrays."""
         return sum(a.nbytes for a in self.arrays)
 
+    @property
+    def rows_nbytes(self) -> int:
+        """Data bytes of all arrays but that of `grains`."""
+        return self.nbytes - (0 if self.grains is None else self.arrays[self.grains].nbytes)
+
     def field_nbytes(self, name: str) -> int:
         """Data bytes of the arrays of one field, shared offsets included."""
         return sum(self.arrays[i].nbytes for i in self.fields[name].arrays)
@@ -213,6 +218,8 @@ def dump_layer(layer: Layer) -> bytes:
         "fields": {name: _dump_field(stored) for name, stored in layer.fields.items()},
         "arrays": arrays,
     }
+    if layer.grains is not None:
+        text["grains"] = layer.grains
     if layer.source is not None:
         text["source"] = dump_source(layer.source)
     if layer.merged:
@@ -277,9 +284,9 @@ def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
     if len({a.file for a in arrays}) != len(arrays):
         r.fail("arrays", "a list of files that differ from each other")
     grains = _parse_grains(r, arrays, rows)
-    entries = 0 if grains is None else arrays[grains].shape[0]
+    n_entries = 0 if grains is None else arrays[grains].shape[0]
     fields = {
-        name: _FieldParser(entry, arrays, rows, f"{path}, field {name!r}", entries).stored()
+        name: _FieldParser(entry, arrays, rows, f"{path}, field {name!r}", n_entries).stored()
         for name, entry in r.object("fields").items()
     }
     for name in fields:
@@ -287,7 +294,7 @@ def parse_layer(data: bytes, layer_id: str, folder: str) -> Layer:
             check_name(name)
         except SchemaError as error:
             raise FormatError(f"{path}: {error}") from None
-    layer = Layer(layer_id, rows, fields, arrays, parse_source(r), folder, parse_merged(r, rows))
+    layer = Layer(layer_id, rows, fields, arrays, parse_source(r), folder, parse_merged(r, rows), grains)
     if layer.source is not None and layer.merged:
         raise FormatError(f"{path}: a layer has 'source' or 'merged', not both")
     if rows > max(FREE_ROWS, layer.nbytes):
@@ -330,9 +337,9 @@ def _parse_array(entry: Any, where: str) -> ArraySpec:
 class _FieldParser:
     """Check how a layer stores one field: numbers of arrays that fit each other and the number of rows."""
 
-    def __init__(self, entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str, entries: int) -> None:
+    def __init__(self, entry: Any, arrays: tuple[ArraySpec, ...], rows: int, where: str, n_entries: int) -> None:
         self.r, self.arrays, self.rows = document.Reader(entry, where), arrays, rows
-        self.entries = entries
+        self.n_entries = n_entries
         kind = self.r.text("kind")
         if kind not in KINDS:
             self.r.fail("kind", "one of " + ", ".join(KINDS))
@@ -371,7 +378,7 @@ class _FieldParser:
             r.fail("bounds", "absent, but for booleans, integers, reals, times and categories")
         bounds = document.Reader(r.object("bounds"), f"{r.where}, bounds")
         n_items = lengths[1] if len(lengths) > 1 else None
-        return parse_held(bounds, self.kind, values.dtype, n_labels, self.rows, n_items, self.entries)
+        return parse_held(bounds, self.kind, values.dtype, n_labels, self.rows, n_items, self.n_entries)
 
     def _array(self, key: str, number: Any) -> ArraySpec:
         if type(number) is not int or not 0 <= number < len(self.arrays):

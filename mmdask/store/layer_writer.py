@@ -299,9 +299,10 @@ class LayerWriter:
             if n != rows:
                 raise SchemaError(f"field {name!r} has {n} rows, the others have {rows}")
         layer = replace(self._describe(rows, source), merged=tuple(merged))
-        grains = self._grains(rows)
+        grains = self._write_grains(rows)
         if grains is not None:
             layer = replace(layer, grains=len(layer.arrays), arrays=(*layer.arrays, grains.finish()))
+            grains.close()
         data = dump_layer(layer)
         parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}
@@ -331,6 +332,7 @@ class LayerWriter:
 
     def _describe(self, rows: int, source: Source | None) -> Layer:
         """The layer as written, with equal offsets, shapes and validity stored once."""
+        self._tables = []
         arrays: list[ArraySpec] = []
         known: dict[tuple[Any, ...], list[tuple[int, ArrayWriter]]] = defaultdict(list)
 
@@ -374,14 +376,15 @@ class LayerWriter:
             self._tables.append(w.tally.table())
         return w.tally.held(entry)
 
-    def _grains(self, rows: int) -> ArrayWriter | None:
+    def _write_grains(self, rows: int) -> ArrayWriter | None:
         """Write the array of what the grains of all fields hold."""
         if not self._tables:
             return None
         writer = ArrayWriter(self.folder, self._file("grains", ""), GRAIN_DTYPE, (n_grains(rows), COLUMNS))
-        for table in self._tables:
-            writer.append(table[np.newaxis])
-        writer.close()
+        try:
+            writer.append(np.stack(self._tables))
+        finally:
+            writer.close()
         return writer
 
     def discard(self) -> None:

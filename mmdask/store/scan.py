@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from mmdask.store.claims import Claims
 from mmdask.store.files import open_file
 from mmdask.store.npy import EXTENT, HEADER, ArraySpec, header
 
@@ -41,13 +42,15 @@ class Place:
 class Use:
     """What an array is for; each use has rules of its own.
 
-    `n_labels` is the least number of labels of the categories whose codes it holds, None where it holds none.
+    `n_labels` is the least number of labels of the categories whose codes it holds, None where it holds none; `claims`
+    are what is kept of its elements, for each field or all of them together.
     """
 
     offsets: bool = False
     flags: bool = False
     text: bool = False
     n_labels: int | None = None
+    claims: tuple[Claims, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def scan(place: Place, use: Use, extents: Sequence[range], *, start: bool = True
             scanner.run(run)
     finally:
         os.close(fd)
+        for claims in use.claims:
+            claims.close()
     return scanner.damage, scanner.ascii
 
 
@@ -108,6 +113,7 @@ class _Scanner:
         self.ascii = True
         self._buffer = np.empty(min(PIECE, max(place.spec.nbytes, 1)), np.uint8)
         self._width = max(self.spec.nbytes // self.spec.shape[0], 1) if self.spec.shape[0] else 1
+        self._claims = [claims for claims in use.claims if _loads(claims)]
 
     def header(self) -> None:
         if os.pread(self.fd, HEADER, 0) != header(self.spec.dtype, self.spec.shape):
@@ -138,6 +144,8 @@ class _Scanner:
         return last
 
     def _look(self, piece: Bytes, at: int, last: int | None) -> int | None:
+        for claims in self._claims:
+            self._compare(claims, piece.view(self.spec.dtype), at // self.spec.dtype.itemsize, last)
         if self.use.offsets:
             return self._offsets(piece.view("<i8"), at // 8, last)
         if self.use.flags and piece.max(initial=0) > 1:
@@ -152,6 +160,16 @@ class _Scanner:
                 message = f"a code is beyond the {self.use.n_labels} labels"
                 self._add(first + int(wrong[0]), first + int(wrong[-1]) + 1, message)
         return None
+
+    def _compare(self, claims: Claims, elements: npt.NDArray[np.generic], first: int, last: int | None) -> None:
+        n = self._width // self.spec.dtype.itemsize
+        if self.use.offsets:  # what is kept is of the counts
+            if last is not None:
+                elements, first = np.concatenate([np.array([last], elements.dtype), elements]), first - 1
+            elements = np.diff(elements)
+        for start, stop, message in claims.wrong(elements, first):
+            # row i is between the offsets i and i + 1
+            self._add(start // n + self.use.offsets, -(-stop // n), message)
 
     def _offsets(self, offsets: npt.NDArray[np.int64], first: int, last: int | None) -> int:
         if first == 0 and offsets[0] != 0:
@@ -171,6 +189,13 @@ class _Scanner:
         if self.damage and self.damage[-1].message == message and self.damage[-1].stop >= start:
             start = min(start, self.damage.pop().start)
         self.damage.append(Damage(start, stop, message))
+
+
+def _loads(claims: Claims) -> bool:
+    try:
+        return claims.load()
+    except OSError:
+        return False  # the file that cannot be read is reported for itself
 
 
 def _fill(fd: int, buffer: Bytes, offset: int) -> None:

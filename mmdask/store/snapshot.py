@@ -22,7 +22,7 @@ from mmdask.store.layer import Layer, StoredField, check_constant, layer_path, r
 from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
 from mmdask.store.place import IO, check_io, way_to_read
 
-__all__ = ["Snapshot", "open_snapshot"]
+__all__ = ["Snapshot", "open_snapshot", "rows_identity"]
 
 #: codes of a layer as codes of the store, by generation, layer and field
 CODES: Cache[npt.NDArray[np.int32]] = Cache(16 << 20)
@@ -77,8 +77,7 @@ class Snapshot:
     @cached_property
     def identity(self) -> str:
         """A hash of which rows these are: of another generation too, if it has the same."""
-        text = repr((self.manifest.uuid, [(p.rows, p.layers) for p in self.parts]))
-        return str(xxhash.xxh3_128_hexdigest(text.encode()))
+        return rows_identity(self.manifest)
 
     def part_of(self, row: int) -> int:
         """The part that a row is in, which must exist."""
@@ -212,6 +211,13 @@ def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:
         and spec.shape[1:] == field.shape
         and len(stored.offsets) == field.n_offsets
     )
+
+
+def rows_identity(manifest: Manifest) -> str:
+    """A hash of which rows a generation has."""
+    text = "\n".join([manifest.uuid, *[" ".join(p.layers) for p in manifest.parts]])  # no id has a blank
+    counts = np.array([p.rows for p in manifest.parts], "<i8").tobytes()
+    return str(xxhash.xxh3_128_hexdigest(text.encode() + b"\n" + counts))
 
 
 _OPEN: OrderedDict[tuple[str, int, str, IO], Snapshot] = OrderedDict()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 __all__ = ["SYSTEM", "System", "fsync_all", "write_atomically"]
 
@@ -88,8 +89,10 @@ def fsync_all(fds: Iterable[int]) -> None:
             future.result()
 
 
-def write_atomically(path: str, data: bytes, *, durable: bool = True) -> None:
+def write_atomically(path: str, data: bytes | Sequence[Any], *, durable: bool = True) -> None:
     """Replace a file by `data`: a reader sees either the old bytes or the new, also after a crash at any moment.
+
+    The data may be some buffers of bytes, which are written one after the other.
 
     If it need not be `durable`, a power loss may leave anything in its place.
     """
@@ -97,7 +100,10 @@ def write_atomically(path: str, data: bytes, *, durable: bool = True) -> None:
     try:
         fd = SYSTEM.create(temporary)
         try:
-            SYSTEM.write(fd, data, 0)
+            offset = 0
+            for piece in [data] if isinstance(data, bytes) else data:
+                SYSTEM.write(fd, memoryview(piece), offset)
+                offset += len(piece)
             if durable:
                 SYSTEM.fsync(fd)
         finally:

@@ -119,12 +119,14 @@ def _entries() -> Iterator[tuple[Any, str, Callable[..., str]]]:
     """
     for name in ("dask.local", "dask.threaded", "dask.multiprocessing"):
         yield importlib.import_module(name), "get_async", lambda submit, workers, graph, *_: _describe(graph)
+    from mmdask.dataset import run
+
+    # Threads of our own run what is ours alone.
+    yield run, "_on_threads", lambda n, tasks, *_: f"a cut ({_count(len(tasks))})"
     if "distributed" not in sys.modules:
         return
     from dask.core import flatten
     from distributed import Client
-
-    from mmdask.dataset import run
 
     def of_collections(client: Any, collections: Any, *_: Any) -> str:
         several = collections if isinstance(collections, list | tuple | set) else [collections]

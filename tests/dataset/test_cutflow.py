@@ -14,7 +14,8 @@ import pytest
 import mmdask as mm
 from mmdask.cli import main
 from mmdask.dataset import cutflow
-from mmdask.rows import counting, masks, rows
+from mmdask.rows import counting, masks, partcuts, rows
+from mmdask.rows import passes as rows_passes
 from mmdask.testing import count_reads
 
 FIELDS = [
@@ -263,7 +264,7 @@ def test_labels_of_parts_rule_one_cut_out_and_no_other(tmp_path):
 def test_schedulers_agree(ds, data, scheduler, monkeypatch):
     if scheduler != "processes":  # which have constants of their own
         monkeypatch.setattr(counting, "BLOCK_ROWS", 256)
-        monkeypatch.setattr(masks, "TASK_ROWS", 512)
+        monkeypatch.setattr(partcuts, "TASK_ROWS", 512)
     thirds = "w / 3"
     with dask.config.set(scheduler=scheduler):
         flow = ds.cutflow(CUTS, weight=thirds, by="process")
@@ -298,11 +299,13 @@ def test_results_in_any_order_are_added_in_that_of_the_rows(ds, monkeypatch):
     cuts = [ds.cut(c)._expression for c in CUTS.values()]
     weight = counting.check_weight("w / 3", ds._rows)
 
-    def backwards(tasks):
+    def backwards(tasks, done):
         for i, (function, args) in reversed(list(enumerate(tasks))):
-            yield i, function(*args)
+            done(i, function(*args))
 
-    found = [counting.count_passing(ds._rows, cuts, weight=weight, run=run) for run in (masks.run_serially, backwards)]
+    found = [
+        counting.count_passing(ds._rows, cuts, weight=weight, run=run) for run in (rows_passes.run_serially, backwards)
+    ]
     assert found[0].tally.together.w.tobytes() == found[1].tally.together.w.tobytes()
 
 

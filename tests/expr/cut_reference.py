@@ -7,6 +7,7 @@ one is missing is a missing list. A tree is a tuple:
     ("field", name) ("int", v) ("real", v) ("bool", v) ("text", v)
     ("neg", x) ("bin", op, a, b) ("cmp", operands, ops) ("in", x, items, negated)
     ("not", x) ("and" | "or", args) ("bits", "&" | "|", args) ("item", x, i) ("call", name, args)
+    ("at", x, index) ("choose", x, condition)
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ class Overflow(Exception):
     """An integer that does not fit its 64 bits."""
 
 
+class Uneven(Exception):
+    """Lists that meet have different numbers of items."""
+
+
+class NotTogether(Exception):
+    """Items meet that were chosen by different conditions."""
+
+
 class Reference:
     """Evaluates trees over rows.
 
@@ -46,10 +55,12 @@ class Reference:
         match node:
             case ("field", name):
                 return self.fields[name][1]
-            case ("item", *_):
-                return 0
-            case ("call", name, _) if name in REDUCTIONS or name == "get":
-                return 0
+            case ("item" | "at", x, _):
+                return self.depth(x) - 1
+            case ("choose", x, _):
+                return self.depth(x)
+            case ("call", name, args) if name in REDUCTIONS or name == "get":
+                return self.depth(args[0]) - 1
         return max((self.depth(c) for c in children(node)), default=0)
 
     def constant(self, node):
@@ -85,7 +96,7 @@ class Reference:
                 return "b"
             case ("neg", x):
                 return "f" if self.type(x) == "f" else "i"
-            case ("item", x, _):
+            case ("item" | "at" | "choose", x, _):
                 return self.type(x)
             case ("bin", op, a, b):
                 ta, tb = self.type(a), self.type(b)
@@ -119,7 +130,40 @@ class Reference:
             return "u"
         return "b" if chosen == ["b", "b"] and name in ("where", "get") else "i"
 
-    # -- values: one per row, or a list of them for depth 1
+    # -- which items belong together: for each level, the conditions that chose them
+
+    def together(self, node):
+        """For each level of a tree, the conditions that chose its items, one after the other."""
+        match node:
+            case ("item", x, _):
+                return self.together(x)[1:]
+            case ("at" | "choose", x, y):
+                found, other = self.together(x), self.together(y)
+                if found[: len(other)] != other:
+                    raise NotTogether
+                if node[0] == "at":
+                    self.check_place(y, found, len(other))
+                    return found[: len(other)] + found[len(other) + 1 :]
+                return (*found[: len(other) - 1], (*other[-1], y), *found[len(other) :])
+            case ("call", name, args) if name in REDUCTIONS or name == "get":
+                found = [self.together(a) for a in args]
+                if name == "get":
+                    self.check_place(args[1], found[0], 0)
+                return found[0][:-1]
+        all_of_them = [self.together(c) for c in children(node)]
+        longest = max(all_of_them, key=len, default=((),) * self.depth(node))
+        if any(longest[: len(one)] != one for one in all_of_them):
+            raise NotTogether
+        return longest
+
+    def check_place(self, index, found, level):
+        """A place that argmin or argmax finds is one in a list that was chosen alike."""
+        match index:
+            case ("call", "argmin" | "argmax", (x,)):
+                if self.together(x)[: level + 1] != found[: level + 1]:
+                    raise NotTogether
+
+    # -- values: one per row, or a list of them for depth 1, or a list of lists for depth 2
 
     def rows(self, node, n):
         return [self.value(node, row) for row in range(n)]
@@ -130,28 +174,46 @@ class Reference:
                 return self.fields[name][2][row]
             case ("int", v) | ("real", v) | ("bool", v) | ("text", v):
                 return v
+            # chains meet two by two, which matters where lists have different numbers of items
+            case ("cmp", operands, ops) if len(ops) > 1:
+                pairs = zip(ops, pairwise(operands), strict=True)
+                return self.value(("and", tuple(("cmp", two, (op,)) for op, two in pairs)), row)
+            case ("and" | "or" as op, args) if len(args) > 2:
+                return self.value((op, ((op, args[:-1]), args[-1])), row)
             case ("item", x, i):
                 return pick(self.value(x, row), i)
+            case ("at", x, index):
+                return at_depth(self.depth(index), pick, self.value(x, row), self.value(index, row))
+            case ("choose", x, condition):
+                return at_depth(self.depth(condition) - 1, choose, self.value(x, row), self.value(condition, row))
             case ("call", name, args) if name in REDUCTIONS:
-                return self.reduce(node, name, self.value(args[0], row))
+                depth = self.depth(args[0]) - 1
+                return at_depth(depth, lambda items: self.reduce(node, name, items), self.value(args[0], row))
             case ("call", "get", args):
-                items = self.value(args[0], row)
-                if items is None:
+                items, i, default = [self.value(a, row) for a in args]
+                if items is None or i is None:
                     return None
-                i = self.constant(args[1])
                 inside = -len(items) <= i < len(items)
-                default = self.value(args[2], row)
                 return self.convert(items[i] if inside else default, self.type(node))
-        values = [self.value(c, row) for c in children(node)]
-        depths = [self.depth(c) for c in children(node)]
+        return self.each(node, [self.value(c, row) for c in children(node)], [self.depth(c) for c in children(node)])
+
+    def each(self, node, values, depths):
+        """One operation on values of different depths: those of outer levels stay the same for the items within."""
         if not any(depths):
             return self.apply(node, values)
         if any(v is None for v, d in zip(values, depths, strict=True) if d):
             return None
         lengths = {len(v) for v, d in zip(values, depths, strict=True) if d}
-        assert len(lengths) == 1
-        each = [[v[k] if d else v for v, d in zip(values, depths, strict=True)] for k in range(lengths.pop())]
-        return [self.apply(node, v) for v in each]
+        if len(lengths) > 1:
+            raise Uneven
+        return [
+            self.each(
+                node,
+                [v[k] if d else v for v, d in zip(values, depths, strict=True)],
+                [max(d - 1, 0) for d in depths],
+            )
+            for k in range(lengths.pop())
+        ]
 
     def apply(self, node, values):
         """One operation on single values."""
@@ -270,6 +332,8 @@ def children(node):
     match node:
         case ("neg", x) | ("not", x) | ("item", x, _) | ("in", x, _, _):
             return (x,)
+        case ("at" | "choose", x, y):
+            return (x, y)
         case ("bin", _, a, b):
             return (a, b)
         case ("cmp", args, _) | ("and", args) | ("or", args) | ("bits", _, args) | ("call", _, args):
@@ -289,7 +353,27 @@ def kleene(decides, values):
 
 
 def pick(items, i):
-    return items[i] if items is not None and -len(items) <= i < len(items) else None
+    return items[i] if items is not None and i is not None and -len(items) <= i < len(items) else None
+
+
+def choose(items, chosen):
+    """The items for which a condition holds; None where it is not known which."""
+    if items is None or chosen is None:
+        return None
+    if len(items) != len(chosen):
+        raise Uneven
+    return None if None in chosen else [x for x, c in zip(items, chosen, strict=True) if c]
+
+
+def at_depth(depth, function, *values):
+    """A function of the lists at a depth."""
+    if not depth:
+        return function(*values)
+    if None in [v if v is None else 0 for v in values]:
+        return None
+    if len({len(v) for v in values}) > 1:
+        raise Uneven
+    return [at_depth(depth - 1, function, *each) for each in zip(*values, strict=True)]
 
 
 def extreme(values, which):
@@ -398,6 +482,8 @@ def render(node, choose):
             return joined(args, [op], level(node))
         case ("item", x, i):
             return f"{inner(x, LEVELS['atom'])}[{i}]"
+        case ("at" | "choose", x, y):
+            return f"{inner(x, LEVELS['atom'])}[{render(y, choose)}]"
         case ("call", name, args):
             spelled = choose([name, {"sum": "Sum$", "min": "Min$", "max": "Max$", "len": "Length$"}.get(name, name)])
             return f"{spelled}({', '.join(render(a, choose) for a in args)})"

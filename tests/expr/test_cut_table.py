@@ -97,6 +97,8 @@ ERRORS = [
     ("(nJets+0).to_numpy().tofile(p)", "no attributes"),
     ('@os.system("true")', "@name.size"),
     ("process == 'ttb'", "the labels of 'process' are: 'data', 'ttH', 'ttbb'"),
+    ("nJets.to_csv('p')", "no function"),
+    ('gSystem->Exec("true")', "means nothing|cannot stand here"),
 ]
 
 

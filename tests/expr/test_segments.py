@@ -17,8 +17,8 @@ FUNCTIONS = ["segment_sum", "segment_min", "segment_max", "segment_argmin", "seg
 DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8"]
 
 
-def rows_of(rng, dtype, n_rows):
-    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 5, n_rows))]).astype(np.int64)
+def rows_of(rng, dtype, n_rows, lengths=lambda rng, n: rng.integers(0, 5, n)):
+    offsets = np.concatenate([[0], np.cumsum(lengths(rng, n_rows))]).astype(np.int64)
     size = int(offsets[-1])
     d = np.dtype(dtype)
     if d.kind == "b":
@@ -76,14 +76,25 @@ def test_any_all(seed):
     assert segments.segment_count(values, offsets).tolist() == [sum(r) for r in rows]
 
 
+#: rows alike and not, so that eight of them are reduced together and not; with more items than eight
+LENGTHS = {
+    "few": lambda rng, n: rng.integers(0, 5, n),
+    "some": lambda rng, n: rng.poisson(6, n),
+    "as many": lambda rng, n: np.full(n, 16),
+    "none but one": lambda rng, n: np.where(rng.random(n) < 0.02, 200, 0),
+    "many": lambda rng, n: rng.integers(20, 70, n),
+}
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i4", "i8", "u8", "f4", "f8"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_compiled_loop_equals_the_twin_bit_for_bit(name):
+def test_the_compiled_loop_equals_the_twin_bit_for_bit(name, dtype):
     kernel = getattr(segments, name)
     rng = np.random.default_rng(3)
-    for dtype in ["?", "i8", "u8", "f4", "f8"]:
-        for n_rows in (0, 1, 200):
-            values, offsets = rows_of(rng, dtype, n_rows)
-            plain, offsets = segments._plain(values), segments._readonly(offsets)
+    for lengths in LENGTHS.values():
+        for n_rows in (0, 1, 7, 8, 200, 201):
+            values, offsets = rows_of(rng, dtype, n_rows, lengths)
+            plain, offsets = segments._plain(values), segments.readonly(offsets)
             place = {"_ARGMIN": np.int64, "_ARGMAX": np.int64}
             sums = {"f": np.float64, "u": np.uint64}.get(np.dtype(dtype).kind, np.int64)
             out_dtype = sums if name == "_SUM" else place.get(name, plain.dtype)
@@ -98,7 +109,7 @@ def test_long_float_sums_agree_bit_for_bit():
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
     offsets = np.array([0, 3000, 3000, 10_000])
     one, two = np.empty(3), np.empty(3)
-    plain, offsets = segments._plain(values), segments._readonly(offsets)
+    plain, offsets = segments._plain(values), segments.readonly(offsets)
     segments._SUM.twin(plain, offsets, one)
     segments._SUM.compiled(plain, offsets, two)(plain, offsets, two)
     assert one.tobytes() == two.tobytes()

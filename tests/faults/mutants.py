@@ -374,7 +374,7 @@ MUTANTS = (
         "damaged masks used",
         "corruption",
         "rows/masks.py",
-        'data[len(_MAGIC) : start] != checksum(data[start:]).encode() + b"\\n"',
+        'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"',
         "False",
     ),
 )

@@ -14,7 +14,7 @@ import numpy as np
 import mmdask as mm
 from mmdask.expr import check_cut
 from mmdask.rows.bits import unpack
-from mmdask.rows.masks import kept_bits
+from mmdask.rows.passes import kept_bits
 from mmdask.schema import Field, FieldData
 from mmdask.sources.coerce import to_field_data
 from mmdask.sources.conversion import Table, convert
@@ -139,7 +139,7 @@ def keep_cut(path: str, state: State) -> None:
     with warnings.catch_warnings():
         # Where it cannot be kept, a warning says so; the cut works.
         warnings.simplefilter("ignore", RuntimeWarning)
-        kept = kept_bits(snapshot, [check_cut("id > 2", snapshot.schema)])
+        kept = kept_bits(snapshot, [check_cut("id > 2", snapshot.schema)]).parts
     parts = zip(kept, snapshot.parts, strict=True)
     mask = [np.full(p.rows, bits) if isinstance(bits, bool) else unpack(bits, 0, p.rows) for bits, p in parts]
     if np.concatenate(mask).tolist() != [i > 2 for i in state.ids]:

@@ -160,6 +160,20 @@ def merged_of(layer_id: str, fields: list[list[str]]) -> Document:
     return {"fields": fields, "parts": [{"rows": 2, "layers": [{"id": layer_id, "fields": 0}]}]}
 
 
+def with_grains(*shape: int, dtype: str = "<i8") -> Change:
+    """An array of what the grains of two fields hold."""
+    return both(
+        lambda d: d["arrays"].append(_array("13-grains.npy", dtype, list(shape))),
+        to("grains", 13),
+        to("fields", "met", "bounds", {"low": 0.5, "high": 30, "entry": 0}),
+        to("fields", "jets_hits", "bounds", {"low": -5, "high": 7, "items": [1, 2], "entry": 1}),
+    )
+
+
+def with_bounds(field: str, **bounds: Any) -> Change:
+    return to("fields", field, "bounds", bounds)
+
+
 VALID_MANIFESTS: dict[str, Change] = {
     "everything": lambda d: None,
     "least": lambda d: [d.pop(k) for k in ("writer", "time", "action", "aux")] and d.update(fields=d["fields"][1:2]),
@@ -220,6 +234,21 @@ VALID_PARTS: dict[str, Change] = {
                 ],
             },
         ),
+    ),
+    "3.14-bounds": both(
+        with_bounds("met", low="-inf", high=1.5, nan=True),
+        with_bounds("vector", low=-0.5, high=0.5, nan=False),
+        with_bounds("jets_pt", items=[0, 3]),
+        with_bounds("jets_hits", low=-(2**15), high=2**15 - 1, items=[1, 2]),
+        with_bounds("process", low=0, high=1),
+    ),
+    "3.14-bounds-of-times": both(to("arrays", 0, "dtype", "<M8[ns]"), with_bounds("met", low=-(2**63) + 1, high=0)),
+    "3.15-grains": with_grains(2, 1, 5),
+    "3.15-grains-of-many-rows": both(
+        lambda d: d.update(rows=2**16 + 1, fields={"x": {"kind": "dense", "values": 0}}),
+        to("fields", "x", "bounds", {"entry": 0}),
+        to("arrays", [_array("0-x.npy", "|u1", [2**16 + 1]), _array("1-grains.npy", "<i8", [1, 2, 5])]),
+        to("grains", 1),
     ),
 }  # fmt: skip
 
@@ -402,6 +431,23 @@ INVALID_PARTS: dict[str, Change | bytes] = {
     ),
     "3.13-merged-with-a-number-of-no-list": both(without("source"), to("merged", merged_of("a", []))),
     "3.13-merged-with-a-path": both(without("source"), to("merged", merged_of("../a", [[]]))),
+    "3.14-low-above-high": with_bounds("met", low=2.5, high=1.5),
+    "3.14-low-alone": with_bounds("met", low=2.5),
+    "3.14-beyond-the-dtype": with_bounds("jets_hits", low=-(2**15) - 1, high=1, items=[1, 2]),
+    "3.14-beyond-the-labels": with_bounds("process", low=0, high=2),
+    "3.14-a-real-of-an-integer": with_bounds("jets_hits", low=1.0, high=2.0, items=[1, 2]),
+    "3.14-nan-as-a-bound": with_bounds("met", low="nan", high="nan"),
+    "3.14-nan-of-an-integer": with_bounds("jets_hits", nan=True, items=[1, 2]),
+    "3.14-no-items-of-lists": with_bounds("jets_pt", low=0.0, high=1.0),
+    "3.14-items-that-offsets-cannot-have": with_bounds("jets_pt", items=[2, 3]),
+    "3.14-items-of-a-dense-field": with_bounds("met", items=[0, 1]),
+    "3.14-bounds-of-text": with_bounds("author", low=0, high=1),
+    "3.14-bounds-are-no-object": to("fields", "met", "bounds", [0.0, 1.0]),
+    "3.14-an-entry-without-grains": with_bounds("met", low=0.0, high=1.0, entry=0),
+    "3.15-grains-of-other-rows": with_grains(2, 2, 5),
+    "3.15-grains-of-another-dtype": with_grains(2, 1, 5, dtype="<f8"),
+    "3.15-grains-of-too-few-fields": with_grains(1, 1, 5),
+    "3.15-a-number-of-no-array": to("grains", 13),
     "4.3-object": to("arrays", 0, "dtype", "|O"),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.expr import check_cut
-from mmdask.rows import bits, masks
+from mmdask.rows import bits, masks, passes
 from mmdask.rows import rows as rows_module
 from mmdask.rows.bits import RowBits
 from mmdask.rows.rows import RESOLVED, Rows
@@ -253,7 +253,7 @@ def test_a_cut_is_computed_once_and_incrementally(store, tmp_path, reads):
     assert count(path, "x > 4") >= n, "the leaves are kept apart"
     assert reads.n_rows == 0
     with mm.append(path, labels={"p": "a"}) as w:
-        w.extend({"x": [5, 0], "event": [0, 0], "f": np.zeros((2, 2), "f4"), "r": [[1], []], "t": ["", ""]})
+        w.extend({"x": [5, 0], "event": [0, 20], "f": np.zeros((2, 2), "f4"), "r": [[1], []], "t": ["", ""]})
     assert count(path, "x > 4 and event < 9") == n + 1
     assert reads.n_rows == 4, "only the appended rows are read"
 
@@ -284,11 +284,14 @@ def test_damaged_or_foreign_masks_are_computed_again(store, tmp_path):
     n = count(path, "x > 4")
     kept = sorted((path / "cache").rglob("*.mask"))
     assert len(kept) == sum(1 for p in PARTS if p)
+    [whole] = (path / "cache").rglob("*.rows")
     for change in (lambda b: b[:-1], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:40] + b[41:]):
-        for file in kept:
+        for file in (*kept, whole):
             file.write_bytes(change(file.read_bytes()))
         assert count(path, "x > 4") == n
     more = count(path, "x > 1")
+    [other] = [f for f in (path / "cache").rglob("*.rows") if f != whole]
+    whole.write_bytes(other.read_bytes())
     for wrong in [f for f in (path / "cache").rglob("*.mask") if f not in kept]:
         # A whole mask under the name of another one of the same part.
         [right] = [f for f in kept if _rows_of_mask(f) == _rows_of_mask(wrong)]
@@ -376,11 +379,11 @@ def test_chunks_of_a_cut_read_each_mask_once(store, tmp_path, monkeypatch):
     forget()
     snapshot = open_snapshot(path)
     loads = []
-    original = masks._MaskFiles._read
-    monkeypatch.setattr(masks._MaskFiles, "_read", lambda *args: (loads.append(args[1]), original(*args))[1])
+    original = masks.MaskFiles._read_mask
+    monkeypatch.setattr(masks.MaskFiles, "_read_mask", lambda *args: (loads.append(args[1]), original(*args))[1])
     leaves = [check_cut("x > 4", snapshot.schema)]
-    passed = [masks.passing(snapshot, 2, a, a + 4, leaves) for a in range(0, 40, 4)]
-    passed += [masks.passing(snapshot, 1, 0, 13, leaves), masks.passing(snapshot, 0, 0, 7, leaves)]
+    passed = [passes.passing(snapshot, 2, a, a + 4, leaves) for a in range(0, 40, 4)]
+    passed += [passes.passing(snapshot, 1, 0, 13, leaves), passes.passing(snapshot, 0, 0, 7, leaves)]
     assert np.concatenate(passed).sum() == n
     assert len(loads) == 3
 

@@ -241,7 +241,7 @@ def forged_masks(change: Callable[[bytes], bytes], by: Replace | None = None) ->
 
     def damage(path: Path) -> None:
         assert mm.open(path).cut("x > 0").count() == 4
-        for n, file in enumerate(path.glob("cache/masks/*/*.mask")):
+        for n, file in enumerate(path.glob("cache/masks/*/*.*")):
             if by is not None:
                 file.unlink()
                 by(file, path.parent / "outside" / f"mask{n}")

@@ -1,0 +1,160 @@
+"""Cuts from Python: functions of blocks of rows, and dask arrays, which are kept under a key that the user gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.dataset.layouts import several
+from mmdask.errors import OptionError
+from mmdask.expr import Expression
+from mmdask.rows.bits import pack
+from mmdask.rows.blocks import row_blocks
+from mmdask.rows.keyed import keyed
+from mmdask.rows.reader import read_part
+from mmdask.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from mmdask.dataset.dataset import Dataset
+
+__all__ = ["keyed_cut"]
+
+Bits = npt.NDArray[np.uint8]
+Tri = tuple[Bits, Bits | None]
+
+
+def keyed_cut(dataset: Dataset, what: Any, key: str | None, fields: str | Iterable[str] | None) -> Expression:
+    """The cut of a function or dask array; the parameters are those of `Dataset.cut`."""
+    lazy = hasattr(what, "__dask_graph__") and hasattr(what, "rechunk")
+    if not lazy and not callable(what):
+        hint = "; a mask in memory becomes lazy by dask.array.from_array(mask)" if hasattr(what, "dtype") else ""
+        raise OptionError(
+            "a cut is written as text, as in 'met > 50', or is a function of a block of rows or a lazy dask array of "
+            f"booleans, with a key; got {type(what).__name__}{hint}"
+        )
+    if key is None:
+        raise OptionError(
+            "a cut from Python needs a key, as in ds.cut(f, key='muon-v2', fields=['met']): it is kept under that "
+            "name, for code can change without leaving a trace, and what was kept would be wrong; choose another key "
+            "whenever the cut becomes another. A cut that is written as text needs none"
+        )
+    rows = dataset._rows
+    if lazy:
+        if fields is not None:
+            raise OptionError("fields= is for functions; a dask array is about all fields of its rows")
+        return keyed(key, (), rows.snapshot.schema, _Array(_checked_array(dataset, what)))
+    if fields is None or not [*fields]:
+        raise OptionError(
+            "a cut that is a function needs fields=, the names of the fields that it reads, as in fields=['jet_pt', "
+            "'met']: it gets these, and is computed anew when they change"
+        )
+    names = rows.schema.match(fields)
+    computed = [name for name in names if name in rows.derived]
+    if computed:
+        raise OptionError(f"a function reads fields of the store, and {computed[0]!r} is computed when it is read")
+    return keyed(key, names, rows.snapshot.schema, _Function(what, key, tuple(sorted(names))))
+
+
+def _checked_array(dataset: Dataset, array: Any) -> Any:
+    """A dask array that is one boolean for each row of the store."""
+    n = dataset._rows.n_store
+    if array.ndim != 1 or array.dtype != np.bool_:
+        raise OptionError(
+            f"a cut is one boolean per row, and this dask array is of {array.dtype} {array.shape}; compare it, as in "
+            "mask > 0, or reduce it along its other axes"
+        )
+    if dataset._rows.span != range(n):
+        raise OptionError(
+            "a dask array is a cut of all rows of a store, and this dataset is a selection; make it from "
+            "ds = mm.open(path), and select by it: selection[ds.cut(mask, key=...)]"
+        )
+    length = array.shape[0]
+    if math.isnan(length):
+        raise OptionError(
+            "the chunks of this dask array have unknown lengths, so it cannot be told which row an entry is of; "
+            "make it without x[mask], or call mask.compute_chunk_sizes()"
+        )
+    if length != n:
+        raise OptionError(
+            f"the dask array has {length:,} entries, and the store {n:,} rows: there must be one for each; after an "
+            "append, make it from the dataset that is opened anew, and what is kept of the old rows is used"
+        )
+    return array
+
+
+@dataclass(frozen=True)
+class _Array:
+    """A dask array over all rows of the store."""
+
+    array: Any
+
+    def task(self, snapshot: Snapshot, part: int, start: int, stop: int) -> tuple[Any, tuple[Any, ...]]:
+        first = int(snapshot.starts[part])
+        if len(self.array) < first + stop:
+            raise OptionError(
+                f"the dask array of this cut has {len(self.array):,} entries, and there are rows up to "
+                f"{first + stop:,}: some were appended; make it from the dataset that is opened anew, with the same key"
+            )
+        return _bits_of, (self.array[first + start : first + stop].rechunk(-1),)
+
+
+@dataclass(frozen=True)
+class _Function:
+    """A function of a block of rows."""
+
+    function: Callable[[dict[str, Any]], Any]
+    key: str
+    fields: tuple[str, ...]
+
+    def task(self, snapshot: Snapshot, part: int, start: int, stop: int) -> tuple[Any, tuple[Any, ...]]:
+        return _call, (self, snapshot, part, start, stop)
+
+
+def _call(cut: _Function, snapshot: Snapshot, part: int, start: int, stop: int) -> Tri:
+    """The bits that a function gives for some rows of a part, block by block."""
+    pieces: list[npt.NDArray[np.bool_]] = []
+    known: list[npt.NDArray[np.bool_]] = []
+    for a, b in row_blocks(snapshot, part, cut.fields, start, stop):
+        block = {name: several(snapshot.schema[name], read_part(snapshot, part, name, a, b)) for name in cut.fields}
+        first = int(snapshot.starts[part]) + a
+        try:
+            result = cut.function(block)
+        except Exception as error:
+            error.add_note(f"raised by the function of the cut {cut.key!r}, for rows {first} to {first + b - a - 1}")
+            raise
+        true, there = _booleans(result, b - a, f"the function of the cut {cut.key!r}")
+        pieces.append(true)
+        known.append(there)
+    return _packed(np.concatenate(pieces), np.concatenate(known))
+
+
+def _bits_of(values: Any) -> Tri:
+    """The bits of a chunk of a dask array."""
+    return _packed(*_booleans(np.ma.asanyarray(values), len(values), "the dask array of a cut"))
+
+
+def _packed(true: npt.NDArray[np.bool_], known: npt.NDArray[np.bool_]) -> Tri:
+    return pack(true), None if known.all() else pack(known)
+
+
+def _booleans(result: Any, rows: int, who: str) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Where a result is true, and where it is not missing."""
+    if type(result).__module__.partition(".")[0] == "awkward":
+        import awkward as ak
+
+        if result.ndim == 1:
+            result = ak.to_numpy(result, allow_missing=True)
+    values = np.ma.asanyarray(result) if isinstance(result, np.ndarray) else np.ma.MaskedArray(np.empty(0))
+    if values.dtype != np.bool_ or values.shape != (rows,):
+        got = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+        raise OptionError(
+            f"{who} must give an array of {rows:,} booleans, one for each row, and gave {got}; in lists, reduce by "
+            "ak.any(..., axis=1), and compare numbers"
+        )
+    known = ~np.ma.getmaskarray(values)
+    return np.ma.getdata(values) & known, known

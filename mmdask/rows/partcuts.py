@@ -1,0 +1,312 @@
+"""What is known of cuts in one part: which are settled or kept, what has to be computed, and how it is put together.
+
+A cut is a tree of ``and``, ``or`` and ``not`` over leaves. Kept are its leaves, three-valued where they can be missing:
+the operands of ``and`` are kept apart, ``not`` is never kept, as it follows from its operand. An ``or`` is one leaf,
+unless one of its operands is kept already or is a cut of a key: then its other operands are kept, too. What is kept is
+combined by bit arithmetic and never evaluated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import OptionError
+from mmdask.expr import Expression, operands
+from mmdask.rows.bits import GRAIN, Bits, PartBits, RowBits, Tri, and_bits, not_bits, or_bits, plain
+from mmdask.rows.blocks import evaluate_rows
+from mmdask.rows.keyed import is_keyed, source_of
+from mmdask.rows.masks import Mask, MaskFiles
+from mmdask.rows.skip import NONE, TRUE, UNKNOWN, settled_parts
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["PartCuts", "Settled", "Task", "Tree", "keyed_task", "not_kept", "tree_of"]
+
+#: rows of one task; a multiple of a grain, so that the bits of tasks join
+TASK_ROWS = 1 << 20
+
+#: a function and its arguments
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+# Trees --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A cut, and those that it joins by `op`; a leaf joins none."""
+
+    op: str
+    cut: Expression
+    args: tuple[Tree, ...]
+    keyed: bool
+
+    @property
+    def text(self) -> str:
+        return self.cut.canonical
+
+
+def tree_of(cut: Expression) -> Tree:
+    op, args = operands(cut)
+    trees = tuple(map(tree_of, args))
+    return Tree(op, cut, trees, is_keyed(cut) or any(t.keyed for t in trees))
+
+
+def _joined(op: str, args: Sequence[Tri], rows: int) -> Tri:
+    """Three-valued logic; what was not asked of an operand is not known of the result."""
+    if op == "not":
+        [x] = args
+        return Tri(x.false, x.true)
+
+    def all_of(bits: Iterable[PartBits]) -> PartBits:
+        return reduce(and_bits, bits)
+
+    def any_of(bits: Iterable[PartBits]) -> PartBits:
+        return reduce(lambda a, b: or_bits(a, b, rows), bits)
+
+    conjunction = op == "and"
+    true, false = ([bits for bits in side if bits is not None] for side in zip(*args, strict=True))
+    return Tri(
+        None if len(true) < len(args) else all_of(true) if conjunction else any_of(true),
+        None if len(false) < len(args) else any_of(false) if conjunction else all_of(false),
+    )
+
+
+def _tri(mask: Mask, rows: int) -> Tri:
+    if mask.known is None:
+        return Tri(mask.true, None)
+    return Tri(mask.true, and_bits(mask.known, not_bits(mask.true, rows)))
+
+
+# Parts --------------------------------------------------------------------------------------------------------------
+
+
+class Settled:
+    """What is known of cuts without reading data, for all parts that are asked for, each cut once."""
+
+    def __init__(self, snapshot: Snapshot, parts: Sequence[int]) -> None:
+        self.snapshot = snapshot
+        self.parts = parts
+        self._found: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
+
+    def of(self, tree: Tree, part: int) -> npt.NDArray[np.uint8]:
+        """What it gives for each grain of a part."""
+        if tree.keyed:
+            return np.full(-(-self.snapshot.parts[part].rows // GRAIN), UNKNOWN, np.uint8)
+        found = self._found.get(tree.text)
+        if found is None:
+            outcomes = settled_parts(self.snapshot, self.parts, tree.cut)
+            found = self._found[tree.text] = dict(zip(self.parts, outcomes, strict=True))
+        return found[part]
+
+
+class PartCuts:
+    """What is known of some cuts in one part, and which have to be computed there."""
+
+    def __init__(self, number: int, files: MaskFiles, settled: Settled, wholes: dict[str, RowBits]) -> None:
+        self.number = number
+        self.rows = files.snapshot.parts[number].rows
+        self.files = files
+        self.settled = settled
+        self.wholes = wholes
+        self.masks: dict[str, Mask | None] = {}
+        #: what is missing, and whether it must be known there what is false
+        self.missing: dict[str, tuple[Tree, bool]] = {}
+        #: whether files were read, or have to be written
+        self.used_files = False
+        self.arrays: dict[str, _Computed] = {}
+        self.tasks_left = 0
+
+    def find(self, tree: Tree, *, false: bool) -> None:
+        """Look for a cut, and note what has to be computed for it; `false`: what is false is asked for, too."""
+        if tree.op in ("and", "not"):
+            for arg in tree.args:
+                self.find(arg, false=false != (tree.op == "not"))
+        elif not self.has(tree, false=false):
+            if tree.op == "or" and (tree.keyed or any(self.complete(arg, false=false) for arg in tree.args)):
+                for arg in tree.args:
+                    self.find(arg, false=false)
+            else:
+                _, before = self.missing.get(tree.text, (tree, False))
+                self.missing[tree.text] = tree, before or false
+
+    def complete(self, tree: Tree, *, false: bool) -> bool:
+        """Whether a cut follows from what is kept."""
+        if tree.op not in ("and", "not") and self.has(tree, false=false):
+            return True
+        inner = false != (tree.op == "not")
+        return bool(tree.args) and all(self.complete(arg, false=inner) for arg in tree.args)
+
+    def has(self, tree: Tree, *, false: bool) -> bool:
+        """Whether a leaf, or an ``or`` as a whole, is settled or kept."""
+        if not self._at_hand(tree, false=false):
+            looked_for = tree.text in self.masks
+            if looked_for and (self.masks[tree.text] is None or not false):
+                return False
+            found = self._settled_mask(tree, false=false) or self._kept_mask(tree)
+            self.masks[tree.text] = found or self.masks.get(tree.text)
+        return self._at_hand(tree, false=false)
+
+    def _at_hand(self, tree: Tree, *, false: bool) -> bool:
+        mask = self.masks.get(tree.text)
+        return mask is not None and not (false and mask.known is None)
+
+    def _settled_mask(self, tree: Tree, *, false: bool) -> Mask | None:
+        grains = self.settled.of(tree, self.number)
+        unsure = false and tree.cut.typed.missing
+        if ((grains == UNKNOWN) | ((grains == NONE) & unsure)).any():
+            return None
+        known = None if tree.cut.typed.missing and (grains == NONE).any() else True
+        true = grains == TRUE
+        return Mask(bool(true[0]) if true.all() or not true.any() else _filled(true, self.rows), known)
+
+    def from_whole(self, tree: Tree) -> bool:
+        """Take what is kept of a cut for all parts together, if that is so."""
+        whole = self.wholes.get(tree.text)
+        if whole is not None:
+            self.used_files = True
+            self.masks[tree.text] = Mask(whole.part(self.number), None)
+        return whole is not None
+
+    def _kept_mask(self, tree: Tree) -> Mask | None:
+        mask = self.files.load(self.number, tree.cut)
+        self.used_files |= mask is not None
+        return mask
+
+    def value(self, tree: Tree, *, false: bool = False) -> Tri:
+        """What a cut gives, when all that was missing is there."""
+        if self._at_hand(tree, false=false):
+            mask = self.masks[tree.text]
+            assert mask is not None
+            return _tri(mask, self.rows)
+        inner = false != (tree.op == "not")
+        return _joined(tree.op, [self.value(arg, false=inner) for arg in tree.args], self.rows)
+
+    def true(self, tree: Tree) -> PartBits:
+        """The rows for which a cut is true."""
+        bits = self.value(tree).true
+        assert bits is not None
+        return bits
+
+    def is_none(self, tree: Tree) -> bool:
+        """Whether it follows from what was found so far that no row passes a cut."""
+        return self._follows(tree, false=False) and self.true(tree) is False
+
+    def _follows(self, tree: Tree, *, false: bool) -> bool:
+        inner = false != (tree.op == "not")
+        return self._at_hand(tree, false=false) or (
+            bool(tree.args) and all(self._follows(arg, false=inner) for arg in tree.args)
+        )
+
+    # Computing ------------------------------------------------------------------------------------------------------
+
+    def tasks(self) -> list[tuple[Task, tuple[str, ...], int]]:
+        """What to run, with the cuts that each gives, and the row at which its rows begin."""
+        todo = {}
+        for text, (tree, false) in self.missing.items():
+            grains = self.settled.of(tree, self.number)
+            lacking = bool((grains == NONE).any()) and tree.cut.typed.missing and not false
+            todo[text] = (grains == UNKNOWN) | ((grains == NONE) & (tree.cut.typed.missing & false))
+            self.arrays[text] = _Computed(self.rows, grains == TRUE, bool(todo[text].all()), lacking)
+        found: list[tuple[Task, tuple[str, ...], int]] = []
+        for start, stop in _runs(np.logical_or.reduce(list(todo.values())), self.rows):
+            here = slice(start // GRAIN, -(-stop // GRAIN))
+            trees = [self.missing[text][0] for text, grains in todo.items() if grains[here].any()]
+            cuts = [tree.cut for tree in trees if not tree.keyed]
+            snapshot = self.files.snapshot
+            if cuts:
+                args = (snapshot, self.number, start, stop, tuple(cuts))
+                found.append(((evaluate_rows, args), tuple(cut.canonical for cut in cuts), start))
+            for tree in trees:
+                if tree.keyed:
+                    task = keyed_task(snapshot, tree.cut, self.number, start, stop)
+                    found.append((task, (tree.text,), start))
+        self.tasks_left = len(found)
+        return found
+
+    def take(self, texts: Sequence[str], start: int, results: Sequence[tuple[Bits, Bits | None]]) -> bool:
+        """Take the result of a task; returns whether it was the last, and everything is kept."""
+        for text, (true, known) in zip(texts, results, strict=True):
+            self.arrays[text].put(start, true, known)
+        self.tasks_left -= 1
+        if self.tasks_left:
+            return False
+        for text, computed in self.arrays.items():
+            mask = self.masks[text] = computed.mask()
+            self.files.save(self.number, self.missing[text][0].cut, mask)
+        self.arrays = {}
+        self.used_files = True
+        return True
+
+
+class _Computed:
+    """The bits of one cut in one part, while its tasks run."""
+
+    def __init__(self, rows: int, true_grains: npt.NDArray[np.bool_], all_computed: bool, lacking: bool) -> None:
+        self.rows = rows
+        self.lacking = lacking
+        self.true_grains = None if all_computed else true_grains
+        self.true: Bits | None = None
+        self.known: Bits | None = None
+
+    def put(self, start: int, true: Bits, known: Bits | None) -> None:
+        n = -(-self.rows // 8)
+        here = slice(start // 8, start // 8 + len(true))
+        if self.true is None and len(true) == n:
+            self.true = true
+        else:
+            if self.true is None:
+                self.true = np.empty(n, np.uint8) if self.true_grains is None else _filled(self.true_grains, self.rows)
+            self.true[here] = true
+        if known is not None and not self.lacking:
+            if self.known is None:
+                self.known = _filled(np.ones(-(-self.rows // GRAIN), np.bool_), self.rows)
+            self.known[here] = known
+
+    def mask(self) -> Mask:
+        assert self.true is not None
+        known: PartBits | None = True if self.known is None else plain(self.known, self.rows)
+        return Mask(plain(self.true, self.rows), None if self.lacking else known)
+
+
+def _filled(grains: npt.NDArray[np.bool_], rows: int) -> Bits:
+    """Bits that are set in some grains."""
+    bits: Bits = np.repeat(grains.view(np.uint8) * np.uint8(0xFF), GRAIN // 8)[: -(-rows // 8)]
+    if rows % 8:
+        bits[-1] &= (1 << rows % 8) - 1
+    return bits
+
+
+def _runs(grains: npt.NDArray[np.bool_], rows: int) -> list[tuple[int, int]]:
+    """Runs of rows of these grains, of `TASK_ROWS` at most."""
+    edges = np.flatnonzero(np.diff(grains, prepend=False, append=False)).reshape(-1, 2) * GRAIN
+    edges = np.minimum(edges, rows)
+    return [(a, min(a + TASK_ROWS, stop)) for first, stop in edges.tolist() for a in range(first, stop, TASK_ROWS)]
+
+
+def keyed_task(snapshot: Snapshot, cut: Expression, part: int, start: int, stop: int) -> Task:
+    source = source_of(cut)
+    if source is None:
+        raise not_kept(snapshot, cut, part)
+    function, args = source.task(snapshot, part, start, stop)
+    return _listed, (function, *args)
+
+
+def _listed(function: Callable[..., Any], *args: Any) -> list[Any]:
+    """The result of one cut, as those of several."""
+    return [function(*args)]
+
+
+def not_kept(snapshot: Snapshot, cut: Expression, part: int) -> OptionError:
+    first = int(snapshot.starts[part])
+    last = first + snapshot.parts[part].rows - 1
+    return OptionError(
+        f"{snapshot.path}: the cut {cut.canonical} is not kept for rows {first} to {last}, and what computes it is not "
+        "at hand: it is never pickled, and a dask array is about the rows that it was made for; where the function or "
+        f"array is, run ds.cut(..., key={str(cut.typed.value)!r}).keep() first"
+    )
