@@ -63,7 +63,7 @@ class Cut:
         """
         if keyed_leaves(self._expression):
             self.keep()  # chunks could not compute it: what does is never pickled
-        rows = self._dataset._rows
+        rows = self._dataset._rows.stored
         leaves = conjuncts(self._expression)
         return to_dask(MaskArray(rows, leaves), self._dataset.chunks, "cut")
 

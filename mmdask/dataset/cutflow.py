@@ -75,8 +75,8 @@ class CutFlow:
         Of the cuts.
     groups : tuple
         The values of `by` that occur: labels in the order of the store, integers ascending; None, last, stands for rows
-        in which it is missing. Labels of which a conversion left no row are groups, too, if `before` is known. Empty when
-        rows are not split.
+        in which it is missing. Labels of which a conversion left no row are groups, too, if `before` is known. Empty
+        when rows are not split.
     alone, cumulative : Passing
         Rows that pass one cut, and all cuts up to it. Entry 0 are all rows, entry k is of cut k: arrays
         ``(cuts + 1,)``, or ``(groups, cuts + 1)`` when rows are split.

@@ -558,9 +558,9 @@ class Dataset(Mapping[str, Any]):
         Cuts are kept as if they were used one by one: what is not kept yet is computed in one pass over its fields, and
         when all are kept, rows are counted without reading any field. A weight and `by` are read once.
 
-        If the store was converted with a cut, the table begins with what its sources held before, `CutFlow.before`: of the
-        whole store, or of a selection by labels alone; with a weight whose sum `mm.from_root` was asked for (`weights=`), by
-        a label or not split. A store with appended rows does not say.
+        If the store was converted with a cut, the table begins with what its sources held before, `CutFlow.before`: of
+        the whole store, or of a selection by labels alone; with a weight whose sum `mm.from_root` was asked for
+        (`weights=`), by a label or not split. A store with appended rows does not say.
 
         Parameters
         ----------

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from mmdask import display
 from mmdask.expr import Expression, canonical
 from mmdask.expr.typed import Typed
+from mmdask.rows.keyed import keyed_leaves
+from mmdask.rows.passes import kept_parts
 from mmdask.rows.rows import Rows
+from mmdask.rows.skip import skipped
 from mmdask.schema import dtype_text
 
 __all__ = ["Explanation", "Step", "explain"]
@@ -62,13 +67,25 @@ class Explanation:
         The stored fields that it reads, and their bytes in the store.
     may_be_missing : tuple of str
         The pieces from which missing values come.
+    parts : int
+        Of the store, those that have rows.
+    kept_parts : int
+        Parts of which nothing has to be read, because the cut is kept there or settled by labels, constants, and
+        smallest and largest values. 0 for what is no cut.
+    skipped_rows : int
+        Rows that need not be read, whether the cut is kept or not.
+    rows : int
+        Of the store.
     """
 
     canonical: str
     steps: tuple[Step, ...]
     fields: dict[str, int]
     may_be_missing: tuple[str, ...]
-    notes: tuple[str, ...]
+    parts: int
+    kept_parts: int
+    skipped_rows: int
+    rows: int
 
     def _facts(self) -> Iterator[tuple[str, str]]:
         top = self.steps[0]
@@ -79,8 +96,12 @@ class Explanation:
         shown = [f"{name} ({display.nbytes_text(n)})" for name, n in self.fields.items()]
         more = f", ... ({len(shown)} in all)" if len(shown) > _SHOWN else ""
         yield "reads", ", ".join(shown[:_SHOWN]) + more or "no field"
-        for note in self.notes:
-            yield note.partition(": ")[0], note.partition(": ")[2]
+        if top.dtype == "bool" and not top.depth:
+            n = self.kept_parts
+            left = "nothing is read any more" if n == self.parts else "the rest is computed when it is needed"
+            yield "kept", f"in {n:,} of {display.amount(self.parts, 'part')}; {left}"
+            why = " by labels, and smallest and largest values" if self.skipped_rows else ""
+            yield "skipped", f"{self.skipped_rows:,} of {display.amount(self.rows, 'row')}{why}"
         if self.may_be_missing:
             what = ", ".join(self.may_be_missing[:5]) + (", ..." if len(self.may_be_missing) > 5 else "")
             ends = "; rows where it decides pass neither a cut nor its negation" if top.dtype == "bool" else ""
@@ -112,7 +133,13 @@ def explain(rows: Rows, expression: Expression) -> Explanation:
     seen: set[str] = set()
     _walk(expression.typed, 0, "", steps, missing, seen)
     fields = {name: _nbytes(rows, name) for name in expression.fields}
-    return Explanation(expression.canonical, tuple(steps), fields, tuple(missing), ())
+    snapshot = rows.snapshot
+    parts, kept, skipped_rows = sum(bool(part.rows) for part in snapshot.parts), 0, 0
+    if expression.dtype == np.bool_ and not expression.depth:
+        kept, _ = kept_parts(snapshot, expression)
+        skipped_rows = 0 if keyed_leaves(expression) else skipped(snapshot, expression).rows
+    what = expression.canonical, tuple(steps), fields, tuple(missing)
+    return Explanation(*what, parts, kept, skipped_rows, snapshot.rows)
 
 
 def _walk(x: Typed, level: int, above: str, steps: list[Step], missing: list[str], seen: set[str]) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 from mmdask.errors import ExpressionError
 from mmdask.expr.axes import check_axes
 from mmdask.expr.checker import Checker, field_names
-from mmdask.expr.parser import MAX_DEPTH, check_size, depth_of, parse
+from mmdask.expr.parser import MAX_DEPTH, STORE, check_size, depth_of, parse
 from mmdask.expr.tree import Logic, Node, Not, canonical, error_at
 from mmdask.expr.typed import BOOL, TOO_LARGE, Typed
 from mmdask.schema import Field, Schema
 
-__all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands"]
+__all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands", "type_of"]
 
 #: part of the name of every kept cut; raised by hand when a change gives a cut another meaning
 SEMANTICS = 2
@@ -217,13 +217,13 @@ def _wrapped(e: Expression, shown: str) -> str:
 
 def _expression(text: str, typed: Typed, schema: Schema, parts: tuple[Expression, ...] = ()) -> Expression:
     if depth_of(typed.tree) > MAX_DEPTH:
-        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels; split it into derived fields")
+        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels, computed fields written out; {STORE}")
     names = sorted(field_names(typed))
-    return Expression(text, canonical(typed.tree), tuple(names), tuple(_type(schema, n) for n in names), typed, parts)
+    return Expression(text, canonical(typed.tree), tuple(names), tuple(type_of(schema[n]) for n in names), typed, parts)
 
 
-def _type(schema: Schema, name: str) -> str:
-    f = schema[name]
+def type_of(f: Field) -> str:
+    """What an expression notes of a field that it reads."""
     # Also what may be missing: cuts of equal text are three-valued or not by that.
     optional = f" optional {f.optional}" if f.optional else ""
     return f"{f.kind} {f.dtype.str} {f.levels} {f.shape}{optional}"
@@ -312,7 +312,7 @@ def _made(text: str, typed: Typed, sources: tuple[Expression, ...], parts: tuple
             if types.setdefault(name, kind) != kind:
                 raise ExpressionError(f"field {name!r} is of two types in these cuts: {types[name]}, and {kind}")
     if depth_of(typed.tree) > MAX_DEPTH:
-        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels; keep a part of it as a derived field")
+        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels; {STORE}")
     check_size(typed.tree)
     names = tuple(sorted(types))
     return Expression(text, canonical(typed.tree), names, tuple(types[n] for n in names), typed, parts)

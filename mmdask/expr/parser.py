@@ -33,7 +33,7 @@ from mmdask.expr.tree import (
     error_at,
 )
 
-__all__ = ["INDEX", "MAX_DEPTH", "MAX_INDEX", "check_size", "depth_of", "parse"]
+__all__ = ["INDEX", "MAX_DEPTH", "MAX_INDEX", "STORE", "check_size", "depth_of", "parse"]
 
 #: what is said of brackets with something else in them
 INDEX = "an index is a whole number, as in x[0], and a condition chooses items, as in x[x > 0]"
@@ -44,6 +44,8 @@ MAX_REPEATED = 100_000
 MAX_INDEX = 2**31
 #: how deeply a tree nests, and brackets in a text; ``a and b and c`` is one level, ``a + b + c`` two
 MAX_DEPTH = 64
+#: what to do then
+STORE = "store a part of it as a field: mm.assign(path, ...)"
 # Nested calls of Parser.expression: each is for a bracket or for a level of the tree.
 _MAX_NESTED = 2 * MAX_DEPTH + 20
 
@@ -101,7 +103,7 @@ def parse(text: str, *, longest: int = MAX_LENGTH) -> Node:
     except RecursionError:
         raise ExpressionError("this cut nests too deeply for the depth of the calling code") from None
     if depth > MAX_DEPTH:
-        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels, this one {depth}; split it into derived fields")
+        raise ExpressionError(f"a cut nests at most {MAX_DEPTH} levels, this one {depth}; {STORE}")
     return node
 
 
@@ -221,7 +223,7 @@ class _Parser:
         """An expression of operators that bind at least as tightly as `level`."""
         self.nested += 1
         if self.nested > _MAX_NESTED:
-            raise self.error(f"a cut nests at most {MAX_DEPTH} levels; split it into derived fields")
+            raise self.error(f"a cut nests at most {MAX_DEPTH} levels; {STORE}")
         start = self.word.start
         node = self.prefix(level)
         while (bound := _LEVEL.get(self.op, 0)) >= level:

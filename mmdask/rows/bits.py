@@ -195,6 +195,9 @@ class RowBits:
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:
         """Selected rows per part, int64 ``(parts,)``."""
+        if "grains" in self.__dict__:
+            sums, first = self._grain_sums
+            return np.diff(sums[first])
         lengths = np.diff(self.starts)
         return np.array(
             [n if b is True else 0 if b is False else count_bits(b) for b, n in zip(self.parts, lengths, strict=True)],

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, canonical, check_cut, combine, negate, operands
+from mmdask.expr.expression import type_of
 from mmdask.expr.tree import Call, Name, Text
 from mmdask.expr.typed import BOOL, Typed
 from mmdask.schema import Schema
@@ -77,7 +78,7 @@ def keyed(key: str, fields: Sequence[str], schema: Schema, source: Source | None
     names = sorted(dict.fromkeys(schema[name].name for name in fields))
     tree = Call("kept", (Text(key), *map(Name, names)))
     text = canonical(tree)
-    types = tuple([f"{f.kind} {f.dtype.str} {f.levels} {f.shape}" for f in map(schema.__getitem__, names)])
+    types = tuple([type_of(schema[name]) for name in names])
     return Expression(text, text, tuple(names), types, _leaf(key, names, tree, source))
 
 

@@ -163,14 +163,14 @@ class MaskFiles:
         right = head.get("rows") == rows and head.get("kept") == _n_rows(mask.true, rows) and not len(body)
         return mask if right else None
 
-    def save(self, part: int, cut: Expression, mask: Mask) -> None:
-        """Keep a mask. A disk that takes nothing is a warning: the cut is computed, and works."""
+    def save(self, part: int, cut: Expression, mask: Mask, kept: int) -> None:
+        """Keep a mask, true for `kept` rows. A disk that takes nothing is a warning: the cut is computed, and works."""
         text, rows = self.text(part, cut), self.snapshot.parts[part].rows
         kinds = {k: b if b is None or isinstance(b, bool) else "bits" for k, b in mask._asdict().items()}
         body = [b for b in mask if isinstance(b, np.ndarray)]
         path = self._path(text, ".mask")
         LOADED.discard(path)
-        self._write(path, _MASK, {"rows": rows, "kept": _n_rows(mask.true, rows), **kinds, "text": text}, body)
+        self._write(path, _MASK, {"rows": rows, "kept": kept, **kinds, "text": text}, body)
 
     # Whole selections -----------------------------------------------------------------------------------------------
 
@@ -218,7 +218,8 @@ class MaskFiles:
         nbytes = sum(bits.nbytes for bits in some)
         if nbytes > min(_WHOLE_NBYTES, _PART_NBYTES * len(some)):
             some = []
-        body = [rows.grains.astype("<u4").view(np.uint8), *some]
+        grains = rows.grains  # first, for the counts follow from them
+        body = [grains.astype("<u4").view(np.uint8), *some]
         head = {"rows": self.snapshot.rows, "kept": len(rows), "parts": len(rows.parts), "text": text}
         self._write(self._path(text, ".rows"), _WHOLE, head, body)
 

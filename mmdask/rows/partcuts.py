@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, operands
-from mmdask.rows.bits import GRAIN, Bits, PartBits, RowBits, Tri, and_bits, not_bits, or_bits, plain
+from mmdask.rows.bits import GRAIN, Bits, PartBits, RowBits, Tri, and_bits, count_bits, not_bits, or_bits, plain
 from mmdask.rows.blocks import evaluate_rows
 from mmdask.rows.keyed import is_keyed, source_of
 from mmdask.rows.masks import Mask, MaskFiles
@@ -237,8 +237,9 @@ class PartCuts:
         if self.tasks_left:
             return False
         for text, computed in self.arrays.items():
-            mask = self.masks[text] = computed.mask()
-            self.files.save(self.number, self.missing[text][0].cut, mask)
+            mask, kept = computed.mask()
+            self.masks[text] = mask
+            self.files.save(self.number, self.missing[text][0].cut, mask, kept)
         self.arrays = {}
         self.used_files = True
         return True
@@ -268,10 +269,13 @@ class _Computed:
                 self.known = _filled(np.ones(-(-self.rows // GRAIN), np.bool_), self.rows)
             self.known[here] = known
 
-    def mask(self) -> Mask:
+    def mask(self) -> tuple[Mask, int]:
+        """The mask, and for how many rows the cut is true."""
         assert self.true is not None
+        kept = count_bits(self.true)
+        true = kept > 0 if kept in (0, self.rows) else self.true
         known: PartBits | None = True if self.known is None else plain(self.known, self.rows)
-        return Mask(plain(self.true, self.rows), None if self.lacking else known)
+        return Mask(true, None if self.lacking else known), kept
 
 
 def _filled(grains: npt.NDArray[np.bool_], rows: int) -> Bits:

@@ -68,6 +68,28 @@ def test_computed_fields_are_written_out_and_repeated_pieces_shown_once(ds):
     assert "one value per item" in repr(found)
 
 
+def test_what_is_kept_and_skipped(tmp_path):
+    path = tmp_path / "parts.mm"
+    for process in ("ttbb", "ttH", "ttH"):
+        with mm.create(path, fields=[mm.Field.category("process")]) if not path.exists() else mm.append(path) as w:
+            w.extend({"process": [process] * 10, "met": np.arange(10.0)})
+    ds = mm.open(path)
+    found = ds.explain("process == 'ttH' & met > 5")
+    assert (found.parts, found.kept_parts, found.skipped_rows, found.rows) == (3, 1, 10, 30)
+    assert "kept        in 1 of 3 parts; the rest is computed when it is needed" in repr(found)
+    assert "skipped     10 of 30 rows by labels, and smallest and largest values" in repr(found)
+    assert ds.cut("process == 'ttH' & met > 5").count() == 8
+    found = ds.explain("process == 'ttH' & met > 5")
+    assert (found.kept_parts, found.skipped_rows) == (3, 10)
+    assert "in 3 of 3 parts; nothing is read any more" in repr(found)
+    assert "kept" not in repr(ds.explain("met * 2"))
+    keyed = ds.cut(lambda rows: rows["met"] > 3, key="mine", fields=["met"])
+    assert ds.explain(keyed).kept_parts == 0
+    keyed.count()
+    assert ds.explain(keyed).kept_parts == 3
+    assert ds.explain(keyed & ds.cut("met > 7")).kept_parts == 0
+
+
 def test_it_reads_and_computes_nothing(ds):
     with max_computes(0), count_reads() as reads:
         repr(ds.explain("sum(jet_pt) > 3 & met > 1"))

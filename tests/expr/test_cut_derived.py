@@ -64,9 +64,17 @@ def test_long_lists_are_no_repetition(monkeypatch):
 
 def test_trees_that_are_too_deep():
     derived = {"d0": check("a + 1", SCHEMA)}
-    with pytest.raises(ExpressionError, match="at most 64 levels"):
+    with pytest.raises(ExpressionError, match=r"at most 64 levels, .*; store a part of it .*mm\.assign"):
         for i in range(70):
             derived[f"d{i + 1}"] = check(f"d{i} + 1", SCHEMA, derived=derived)
+
+
+def test_equal_expressions_may_differ_in_what_can_be_missing():
+    optional = Schema([Field.dense("a", "f4", optional=(0,))])
+    for _ in range(2):
+        for schema, missing in ((SCHEMA, ()), (optional, (0,))):
+            derived = {"d": check("a * 2", schema)}
+            assert check("d > 3", schema, derived=derived).optional == missing
 
 
 def test_items_that_derived_fields_chose():

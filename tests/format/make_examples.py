@@ -218,7 +218,9 @@ VALID_PARTS: dict[str, Change] = {
             "merged",
             {
                 "fields": [["process", "year"]],
-                "parts": [{"rows": 2, "layers": [{"id": "a", "fields": 0, "constants": {"process": "ttH", "year": 1}}]}],
+                "parts": [
+                    {"rows": 2, "layers": [{"id": "a", "fields": 0, "constants": {"process": "ttH", "year": 1}}]}
+                ],
             },
         ),
     ),
