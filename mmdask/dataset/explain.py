@@ -122,7 +122,8 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         facts = display.html_table([list(fact) for fact in self._facts()], ["", ""])
-        cells = [[text.replace("  ", "\N{NO-BREAK SPACE}" * 4), *rest] for text, *rest in self._cells()]
+        # Browsers join spaces, and tables let no others through.
+        cells = [[text.replace("  ", "\N{MIDDLE DOT} "), *rest] for text, *rest in self._cells()]
         return f"<div>{facts}{display.html_table(cells, ['step', 'type', 'one per'])}</div>"
 
 

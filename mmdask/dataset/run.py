@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from mmdask.display import progress
@@ -65,10 +66,17 @@ def _nothing_for_dask(tasks: Sequence[Task]) -> bool:
 def _on_threads(n: int, tasks: Sequence[Task], finished: Done) -> None:
     """Run tasks on threads of our own: those of dask's wait for its main loop between two tasks of a millisecond."""
     pool = ThreadPoolExecutor(n, "mmdask")
+    ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()  # in the order in which they end
+
+    def end(number: int, future: Future[Any]) -> None:
+        ended.put((number, future))
+
     try:
-        futures = {pool.submit(function, *args): i for i, (function, args) in enumerate(tasks)}
-        for future in as_completed(futures):
-            finished(futures.pop(future), future.result())
+        for i, (function, args) in enumerate(tasks):
+            pool.submit(function, *args).add_done_callback(partial(end, i))
+        for _ in tasks:
+            number, future = ended.get()
+            finished(number, future.result())
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -162,6 +162,7 @@ class RowBits:
         self._parts = list(parts)
         self._load = load
         self._grains = grains
+        self._n_left = 0 if load is None else sum(bits is None for bits in self._parts)
         if counts is not None:
             self.__dict__["counts"] = counts
 
@@ -171,6 +172,7 @@ class RowBits:
         if bits is None:
             assert self._load is not None
             bits = self._parts[number] = self._load(number)
+            self._n_left -= 1
         return bits
 
     @cached_property
@@ -180,7 +182,7 @@ class RowBits:
 
     def _between(self, low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]) -> Sequence[PartBits]:
         """All parts, those that hold none of some runs of rows without their bits if these are not at hand."""
-        if "parts" in self.__dict__ or self._load is None:
+        if self._n_left <= 0:
             return self.parts
         edges = np.zeros(len(self._parts) + 1, np.int64)
         there = low < high

@@ -205,7 +205,10 @@ class MaskFiles:
             return None
 
         def of_part(part: int) -> PartBits:
-            return bits[ends[part] - -(-rows[part] // 8) : ends[part]]
+            n = int(rows[part])
+            found = bits[ends[part] - -(-n // 8) : ends[part]]
+            sound = count_bits(found) == counts[part] and not (n % 8 and found[-1] >> n % 8)
+            return found if sound else load(part)
 
         return RowBits(starts, parts, grains=grains, counts=counts, load=of_part if len(bits) else load)
 

@@ -214,16 +214,16 @@ class _Task:
 
     items: list[tuple[int, Place, Use, list[range], bool]] = field(default_factory=list)
     nbytes: int = 0
-    future: Future[list[tuple[int, list[Damage], bool]]] | None = None
+    future: Future[list[tuple[int, list[Damage], list[Damage], bool]]] | None = None
 
-    def run(self) -> list[tuple[int, list[Damage], bool]]:
-        """Per item the array, its damage, and whether it is ASCII."""
+    def run(self) -> list[tuple[int, list[Damage], list[Damage], bool]]:
+        """Per item the array, its damage, what is not as is kept of it, and whether it is ASCII."""
         found = []
         for number, place, use, extents, start in self.items:
             try:
                 found.append((number, *scan(place, use, extents, start=start)))
             except OSError as error:
-                found.append((number, [_unreadable(place, error)], True))
+                found.append((number, [_unreadable(place, error)], [], True))
         return found
 
 
@@ -241,6 +241,7 @@ class _LayerCheck:
         self.files = 0
         self._absent: set[int] = set()
         self._damage: dict[int, list[Damage]] = defaultdict(list)
+        self._kept: dict[int, list[Damage]] = defaultdict(list)
         self._not_ascii: set[int] = set()
         #: by array, the fields that use it, each with the depth of its elements, or of the lists that it bounds
         self._users: dict[int, list[tuple[str, int, bool]]] = defaultdict(list)
@@ -329,20 +330,29 @@ class _LayerCheck:
         """What was found; waits for the threads."""
         for task in self.tasks:
             assert task.future is not None
-            for number, damage, is_ascii in task.future.result():
+            for number, damage, kept, is_ascii in task.future.result():
                 self._damage[number] += damage
+                self._kept[number] += kept
                 if not is_ascii:
                     self._not_ascii.add(number)
             yield [], task.nbytes
         self.tasks = []
         if self.plan.quick:
             return
-        yield list(self._ends()), 0
+        problems = list(self._ends())
         for number, damage in list(self._damage.items()):
-            yield [p for d in _joined(damage) for p in self._named(number, d)], 0
+            problems += [p for d in _joined(damage) for p in self._named(number, d)]
+        yield problems, 0
+        wrong = {p.field for p in problems}
         if self.plan.whole:
             for name, stored in self.layer.fields.items():
-                yield list(self._across(name, stored)), 0
+                across = list(self._across(name, stored))
+                wrong |= {p.field for p in across}
+                yield across, 0
+        if self.layer.grains is None or not any(d.stop for d in self._damage[self.layer.grains]):
+            # Values that are damaged are not what is kept of them: that is said of fields that are whole.
+            for number, kept in self._kept.items():
+                yield [p for d in _joined(kept) for p in self._named(number, d) if p.field not in wrong], 0
 
     def _ends(self) -> Iterator[Problem]:
         """Whether offsets end where the elements below do."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -189,7 +190,8 @@ class Tally:
     def add_elements(self, elements: Array, start: int) -> None:
         """Look at elements of a dense field, of which number `start` is the first; they may begin within a row."""
         size = GRAIN * self._width
-        for grain in range(start // size, n_grains(-(-(start + len(elements)) // self._width))):
+        self.rows = -(-(start + len(elements)) // self._width)
+        for grain in range(start // size, n_grains(self.rows)):
             self._add(grain, elements[max(grain * size - start, 0) : (grain + 1) * size - start], 0, None)
 
     def _add(self, grain: int, values: Array, holds: int, items: tuple[int, int] | None) -> None:
@@ -241,6 +243,7 @@ def wide_dtype(kind: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype("<f8") if dtype.kind == "f" else np.dtype("<u8" if dtype.itemsize == 8 else "<i8")
 
 
+@lru_cache(maxsize=1024)
 def limits(kind: str, dtype: np.dtype[Any], n_labels: int) -> tuple[int, int]:
     """The smallest and largest whole number that can be one of a field's values."""
     if kind == "category":
@@ -290,9 +293,11 @@ def parse_held(
 
 
 def _number(r: document.Reader, key: str, kind: str, dtype: np.dtype[Any], n_labels: int) -> Number | None:
-    if key not in r.value:
+    v: Any = r.value.get(key)
+    if v is None and key not in r.value:
         return None
-    v = r.value[key]
+    if type(v) is float and kind != "category" and dtype.kind == "f":
+        return v
     if kind != "category" and dtype.kind == "f":
         if type(v) is int and abs(v) > 1 << 53:
             r.fail(key, "a real number, 'inf' or '-inf'")

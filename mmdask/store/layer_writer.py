@@ -369,8 +369,8 @@ class LayerWriter:
 
     def _held(self, w: FieldWriter, rows: int) -> Held | None:
         """What the values of a field are; the next entry of the array of grains is its own if there is to be one."""
-        if w.tally is None or not rows:
-            return None
+        if w.tally is None or not rows or w.tally.rows != rows:
+            return None  # also of rows that did not come through `write`
         entry = len(self._tables) if n_grains(rows) > 1 else None
         if entry is not None:
             self._tables.append(w.tally.table())

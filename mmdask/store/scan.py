@@ -68,7 +68,9 @@ def size_problem(place: Place, fd: int) -> str:
     return "" if size == expected else f"has {size} bytes, should have {expected}"
 
 
-def scan(place: Place, use: Use, extents: Sequence[range], *, start: bool = True) -> tuple[list[Damage], bool]:
+def scan(
+    place: Place, use: Use, extents: Sequence[range], *, start: bool = True
+) -> tuple[list[Damage], list[Damage], bool]:
     """Compare extents of an array with their checksums, and elements with the rules of their use.
 
     Parameters
@@ -86,6 +88,8 @@ def scan(place: Place, use: Use, extents: Sequence[range], *, start: bool = True
     -------
     list of Damage
         Ascending; neighbours that are wrong in the same way are one.
+    list of Damage
+        Where elements are not as is kept of them. What damages elements does that, too.
     bool
         Whether all bytes read are ASCII.
     """
@@ -103,13 +107,14 @@ def scan(place: Place, use: Use, extents: Sequence[range], *, start: bool = True
         os.close(fd)
         for claims in use.claims:
             claims.close()
-    return scanner.damage, scanner.ascii
+    return scanner.damage, scanner.kept, scanner.ascii
 
 
 class _Scanner:
     def __init__(self, place: Place, use: Use, fd: int) -> None:
         self.spec, self.use, self.fd = place.spec, use, fd
         self.damage: list[Damage] = []
+        self.kept: list[Damage] = []
         self.ascii = True
         self._buffer = np.empty(min(PIECE, max(place.spec.nbytes, 1)), np.uint8)
         self._width = max(self.spec.nbytes // self.spec.shape[0], 1) if self.spec.shape[0] else 1
@@ -169,7 +174,7 @@ class _Scanner:
             elements = np.diff(elements)
         for start, stop, message in claims.wrong(elements, first):
             # row i is between the offsets i and i + 1
-            self._add(start // n + self.use.offsets, -(-stop // n), message)
+            self.kept.append(Damage(start // n + self.use.offsets, -(-stop // n), message))
 
     def _offsets(self, offsets: npt.NDArray[np.int64], first: int, last: int | None) -> int:
         if first == 0 and offsets[0] != 0:

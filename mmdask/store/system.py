@@ -101,7 +101,8 @@ def write_atomically(path: str, data: bytes | Sequence[Any], *, durable: bool = 
         fd = SYSTEM.create(temporary)
         try:
             offset = 0
-            for piece in [data] if isinstance(data, bytes) else data:
+            pieces: Sequence[Any] = [data] if isinstance(data, bytes) else data
+            for piece in pieces:
                 SYSTEM.write(fd, memoryview(piece), offset)
                 offset += len(piece)
             if durable:

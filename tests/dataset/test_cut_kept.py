@@ -12,6 +12,7 @@ import pytest
 
 import mmdask as mm
 import mmdask.testing as mt
+from mmdask.demo import make_files
 from mmdask.rows import kept as kept_module
 from mmdask.rows import masks
 from mmdask.rows.rows import RESOLVED
@@ -223,3 +224,40 @@ def test_files_that_come_and_go_meanwhile(path, monkeypatch):
     ds.cuts.clear()
     monkeypatch.undo()
     assert ds.cut("x > 3 & y > -7").count() == 30
+
+
+def test_after_a_conversion_only_what_changed_is_read(tmp_path):
+    labels = make_files(tmp_path / "root", 400, progress=False)
+    sources = {f"{file}:nominal": of_file for file, of_file in labels.items()}
+    store, text = tmp_path / "events.mm", "nJets >= 6 and not (any(jet_pt > 80e3) or met < 20e3)"
+
+    def convert(**options):
+        forget()
+        return mm.from_root(sources, store, update=True, progress=False, **options)
+
+    def names():
+        return {f.name for f in files(store) if f.suffix == ".mask"}
+
+    ds = convert()
+    n = ds.cut(text).count()
+    before = names()
+    with mt.count_reads() as reads:
+        assert convert().cut(text).count() == n, "nothing changed"
+    assert not reads.n_rows
+    file = next(iter(labels))
+    os.rename(file, tmp_path / "aside.root")
+    other = make_files(tmp_path / "other", 600, seed=2, progress=False)
+    os.rename(next(iter(other)), file)
+    new = convert()
+    with mt.count_reads() as reads:
+        count = new.cut(text).count()
+    rows = sum(len(new[new.cut(f"process == '{k['process']}' and year == {k['year']}")]) for k in [labels[file]])
+    assert set(reads.rows) <= {"nJets", "jet_pt", "met"}
+    assert max(reads.rows.values()) == rows < len(new), "the rows of the file that changed"
+    shutil.rmtree(store / "cache")
+    forget()
+    assert new.cut(text).count() == count
+    now = names()
+    assert 0 < len(before & now) < len(now)
+    convert(exclude=["jet_phi"]).cut(text).count()
+    assert len(names() - now) == len(now), "other options, other layers"

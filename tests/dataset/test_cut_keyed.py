@@ -125,6 +125,7 @@ def test_everything_that_takes_a_cut_takes_it(path, tmp_path):
     assert flow.cumulative.rows.tolist() == [N, (MET < 60).sum(), ((MET < 60) & WANTED).sum()]
     assert flow.names[1] == 'kept("hard", jets, met)'
     sel = ds[cut]
+    assert sel._rows.cuts is None, "it is not known to be of labels alone"
     np.testing.assert_array_equal(sel["met"].compute(), MET[WANTED])
     got = np.concatenate([b["met"] for b in sel.batches(16, shuffle=False, fields="met")])
     np.testing.assert_array_equal(got, MET[WANTED])
@@ -236,6 +237,8 @@ def test_schedulers_agree(path, scheduler, make):
         (lambda ds: ds[:100].cut(ds[:100]["met"] > 3, key="k"), "is a selection"),
         (lambda ds: ds.cut(MET > 3, key="k"), "dask.array.from_array"),
         (lambda ds: ds.cut(3, key="k"), "int"),
+        (lambda ds: ds.cut(ds.cut("met > 3"), key="k"), "Cut"),
+        (lambda ds: ds.assign(x=ds.cut(hard, key="k", fields="met")), "from Python"),
         (lambda ds: ds.cut("met > 3", key="k"), "cuts from Python"),
         (lambda ds: ds.cut("met > key", key=3), "no constant of it is called key"),
         (lambda ds: ds.cut(hard, key="k", fields="met", x=3), "constants"),

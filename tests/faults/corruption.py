@@ -5,6 +5,7 @@ What is right is found from the JSON and the bytes alone, before anything is dam
 
 from __future__ import annotations
 
+import glob
 import os
 import random
 from collections import defaultdict
@@ -264,6 +265,9 @@ def check_found(target: Target, file: str, span: tuple[int, int] | None) -> str:
         raise Wrong("open took a damaged manifest")
     if kind == "masks":
         LOADED.clear()  # so that the file is read
+        if file.endswith(".mask"):  # nor is it while its selection is kept as such, which is written again
+            for counts in glob.glob(os.path.join(target.root, "cache", "masks", "*", "*.rows")):
+                os.unlink(counts)
         keep_cut(target.root, target.state)
         return "masks made again"
     if kind == "history" and not os.path.lexists(os.path.join(target.root, file)):

@@ -370,12 +370,15 @@ MUTANTS = (
         "        if size != expected:\n",
         "        if False:\n",
     ),
-    _one(
+    Mutant(
         "damaged masks used",
         "corruption",
-        "rows/masks.py",
-        'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"',
-        "False",
+        (
+            ("rows/masks.py", 'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"', "False"),
+            # Bits are counted as well, where they are read.
+            ("rows/masks.py", "count_bits(found) == counts[part] and ", ""),
+            ("rows/masks.py", ' and head.get("kept") == _n_rows(mask.true, rows)', ""),
+        ),
     ),
 )
 

@@ -234,6 +234,26 @@ def test_the_cuts_of_one_call_are_one_pass(path):
     assert reads.rows == {"a": N, "b": N, "r": N}
 
 
+def test_what_needs_no_pass_is_told_without_one(path):
+    snapshot = open_snapshot(path)
+    cut = check_cut("a > 3 and not (b > 3 or r[1] > 2)", snapshot.schema)
+    assert passes.kept_parts(snapshot, cut) == (0, 3)
+    selected(snapshot, "a > 3")
+    assert passes.kept_parts(snapshot, cut) == (0, 3)
+    selected(snapshot, "b > 3", "r[1] > 2")
+    forget()
+    with mt.count_reads() as reads:
+        assert passes.kept_parts(snapshot, cut) == (3, 3)
+        assert passes.kept_parts(snapshot, check_cut("a > 100", snapshot.schema)) == (3, 3), "settled"
+    assert not reads.n_rows
+    kept_files(path)[0].unlink()
+    forget()
+    assert passes.kept_parts(snapshot, cut) == (2, 3)
+    selected(snapshot, cut.canonical)
+    kept_files(path)[0].unlink()
+    assert passes.kept_parts(snapshot, cut) == (3, 3), "as a selection"
+
+
 # Grains that are settled ----------------------------------------------------------------------------------------------
 
 
@@ -331,6 +351,20 @@ def test_damage_of_any_byte_is_found(path):
         assert selected(open_snapshot(path), "a > 3 and b < 7") == right
 
 
+def test_bits_in_another_order_are_found(path):
+    right = selected(open_snapshot(path), "a > 3")
+    for ending in (".rows", ".mask"):
+        for file in kept_files(path, ending):
+            data = bytearray(file.read_bytes())
+            at = next((i for i in range(-3, -7, -1) if data[i] != data[i - 1]), -3)
+            data[at], data[at - 1] = data[at - 1], data[at]  # as many are set as before
+            file.write_bytes(data)
+        forget()
+        assert selected(open_snapshot(path), "a > 3") == right
+        for file in kept_files(path, ".rows"):
+            file.unlink()
+
+
 def test_masks_that_vanish_are_computed_again_when_rows_are_asked_for(path, monkeypatch):
     monkeypatch.setattr(masks, "_PART_NBYTES", 0)  # as if there were too many bits for one file
     right = selected(open_snapshot(path), "a > 3 and b < 7")
@@ -359,6 +393,16 @@ def test_counts_that_are_not_those_of_the_masks_are_an_error(path, monkeypatch):
     assert len(rows) == n - 1
     with pytest.raises(mm.CorruptStoreError, match="ds.cuts.clear"):
         rows.numbers(0, len(rows))
+
+
+def test_bits_that_are_not_those_that_are_counted_are_not_used(path):
+    right = selected(open_snapshot(path), "a > 3")
+    [file] = kept_files(path, ".rows")
+    magic, _, rest = file.read_bytes().split(b"\n", 2)
+    for bits in (rest[:-1] + b"\xff", rest[:-1] + bytes([rest[-1] ^ 1])):
+        file.write_bytes(magic + b"\n" + checksum(bits).encode() + b"\n" + bits)
+        forget()
+        assert selected(open_snapshot(path), "a > 3") == right
 
 
 @given(

@@ -175,8 +175,14 @@ def test_damaged_statistics_are_not_used(tmp_path, how):
     if how == "gone":
         file.unlink()
     else:
-        k, value = {"nan": (1, np.float64("nan").view("i8")), "beyond the dtype": (0, -(2**40))}.get(how, (0, 2**20))
-        table[k, 1, 0] = value
+        changes = {
+            "bytes": (0, 1, 69_000),  # plausible, and wrong
+            "low above high": (0, 0, 2**20),
+            "beyond the dtype": (0, 0, -(2**40)),
+            "nan": (1, 0, np.float64("nan").view("i8")),
+        }
+        k, column, value = changes[how]
+        table[k, 1, column] = value
         with file.open("r+b") as f:
             f.seek(4096)
             f.write(table.tobytes())

@@ -446,7 +446,8 @@ def test_more_than_2_to_the_31_items(memory_path):
     assert len(ds) == n
     assert ds["x"][n - 13 :].compute().tolist() == [0, 1, 2, 3, *[0] * 8, 7]
     assert ds[n - 1]["x"] == 7
-    assert open_snapshot(path).parts[0].nbytes == n
+    snapshot = open_snapshot(path)
+    assert snapshot.stored(0, "x")[0].rows_nbytes == n
 
     with LayerWriter(path, new_id()) as layer:
         field = layer.field(mm.Field.ragged("r", "u1"))

@@ -176,7 +176,7 @@ def test_labels_that_the_manifest_does_not_have(path, labels):
 
 
 def test_codes_beyond_the_labels(path):
-    edit(layers(path)[0], lambda p: p["fields"]["c"].update(labels=["label 0"]))
+    edit(layers(path)[0], lambda p: p["fields"]["c"].update(labels=["label 0"], bounds={}))
     [problem] = mm.verify(path).problems
     assert (problem.field, problem.rows) == ("c", (1, ROWS))
     assert "beyond the 1 labels" in problem.message
