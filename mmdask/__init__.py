@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mmdask.dataset.cutflow import CutFlow
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
+    from mmdask.dataset.explain import Explanation
+    from mmdask.dataset.kept import KeptCuts
     from mmdask.dataset.make import from_arrays, from_root
     from mmdask.dataset.ragged import Ragged
     from mmdask.errors import (
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         UnfinishedError,
     )
     from mmdask.rows.compact import compact
+    from mmdask.rows.kept import KeptCut
     from mmdask.rows.vacuum import VacuumReport, vacuum
     from mmdask.schema import Field, Schema
     from mmdask.sources.change import annotate, drop
@@ -55,10 +58,13 @@ __all__ = [
     "Cut",
     "CutFlow",
     "Dataset",
+    "Explanation",
     "ExpressionError",
     "Field",
     "FieldNotFoundError",
     "FormatError",
+    "KeptCut",
+    "KeptCuts",
     "LimitError",
     "Loader",
     "MissingDependencyError",
@@ -101,9 +107,12 @@ _HOMES = {
     "dataset.cut": ["Cut"],
     "dataset.cutflow": ["CutFlow"],
     "dataset.dataset": ["Dataset", "open"],
+    "dataset.explain": ["Explanation"],
+    "dataset.kept": ["KeptCuts"],
     "dataset.make": ["from_arrays", "from_root"],
     "dataset.ragged": ["Ragged"],
     "rows.compact": ["compact"],
+    "rows.kept": ["KeptCut"],
     "rows.vacuum": ["VacuumReport", "vacuum"],
     "schema": ["Field", "Schema"],
     "sources.change": ["annotate", "drop"],
