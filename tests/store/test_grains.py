@@ -45,7 +45,8 @@ def flat(value, depth, field):
             for item in x:
                 walk(item, d + 1)
         else:
-            found.extend(np.asarray(x, field.dtype).reshape(-1).tolist() if field.kind != "category" else [x])
+            values = np.asarray(x, field.dtype).reshape(-1) if field.kind != "category" else np.array([x])
+            found.extend((values.view("i8") if field.dtype.kind in "mM" else values).tolist())
 
     walk(value, 0)
     return found, missing
@@ -60,7 +61,6 @@ def expected(field, rows, labels):
         holds |= sum(HOLDS_MISSING << d for d in missing)
         counts.append(len(row or []) if field.levels else 0)
     if field.dtype.kind in "mM":
-        numbers = [np.array(x, field.dtype).view("i8").item() for x in numbers]
         there = [x for x in numbers if x != -(2**63)]
     else:
         there = [x for x in numbers if x == x]
