@@ -46,7 +46,7 @@ def _make(folder: Path, n: int) -> tuple[Path, Path, int]:
     laptop=20_000_000,
     large=400_000_000,
     row_nbytes=8,
-    target="<= 0.1 x peer",
+    target="<= 0.5 x peer",
 )
 def cut_skipping(n: int, folder: Path) -> Iterator[Competitor]:
     """Computed and kept; only the runs of rows that may pass are read."""

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.expr import SEMANTICS, Expression
+from mmdask.expr import SEMANTICS, Expression, canonical, parse
+from mmdask.expr.tree import Logic
 from mmdask.rows.bits import GRAIN, PartBits, RowBits, count_bits, first_grains
 from mmdask.rows.keyed import is_keyed
 from mmdask.store.cache import Cache
@@ -302,10 +303,17 @@ def read_kept(path: str) -> Kept | None:
                 return None
             if magic == _MASK:
                 layers = {str(name): str(layer) for name, layer in text["layers"].items()}
-                return Kept((str(text["cut"]),), layers, "", *numbers, readable)
+                return Kept(_joined(text["cut"]), layers, "", *numbers, readable)
             return Kept(tuple(map(str, text["cuts"])), None, str(text["rows"]), *numbers, readable)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _joined(text: str) -> tuple[str, ...]:
+    """The cuts that a cut joins by "and", in the order of their texts; itself if it joins none."""
+    tree = parse(text)
+    joins = isinstance(tree, Logic) and tree.op == "and"
+    return tuple(sorted(map(canonical, tree.args))) if joins else (text,)
 
 
 def cache_folder(snapshot: Snapshot) -> str:

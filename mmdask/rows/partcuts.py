@@ -3,32 +3,36 @@
 A cut is a tree of ``and``, ``or`` and ``not`` over leaves. Kept are its leaves, three-valued where they can be missing:
 the operands of ``and`` are kept apart, ``not`` is never kept, as it follows from its operand. An ``or`` is one leaf,
 unless one of its operands is kept already or is a cut of a key: then its other operands are kept, too. What is kept is
-combined by bit arithmetic and never evaluated again.
+combined by bit arithmetic and never evaluated again. In a part of which the operands of an ``and`` rule out most rows
+by what is known without data, it is one leaf: so the rest of their fields is not read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import OptionError
-from mmdask.expr import Expression, operands
+from mmdask.errors import ExpressionError, OptionError
+from mmdask.expr import Expression, combine, operands
 from mmdask.rows.bits import GRAIN, Bits, PartBits, RowBits, Tri, and_bits, count_bits, not_bits, or_bits, plain
 from mmdask.rows.blocks import evaluate_rows
 from mmdask.rows.keyed import is_keyed, source_of
 from mmdask.rows.masks import Mask, MaskFiles
-from mmdask.rows.skip import NONE, TRUE, UNKNOWN, settled_parts
+from mmdask.rows.skip import FALSE, NONE, TRUE, UNKNOWN, settled_parts
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["PartCuts", "Settled", "Task", "Tree", "keyed_task", "not_kept", "tree_of"]
 
 #: rows of one task; a multiple of a grain, so that the bits of tasks join
 TASK_ROWS = 1 << 20
+
+#: share of a part that is ruled out, from which on the rest is read alone
+_MOST = 0.5
 
 #: a function and its arguments
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -93,6 +97,26 @@ class Settled:
         self.snapshot = snapshot
         self.parts = parts
         self._found: dict[str, dict[int, npt.NDArray[np.uint8]]] = {}
+        self._joints: dict[tuple[str, ...], Tree | None] = {}
+
+    def joint(self, trees: Sequence[Tree], part: int) -> Tree | None:
+        """Cuts that must all be true as one leaf, if they rule out most of a part together.
+
+        Only the rest is read then, of all their fields. Each by itself would be read where the others rule it out.
+        """
+        if len(trees) < 2 or any(tree.keyed for tree in trees) or _ruled_out([self.of(t, part) for t in trees]) < _MOST:
+            return None
+        key = tuple([tree.text for tree in trees])
+        if key not in self._joints:
+            try:
+                cut = reduce(partial(combine, "and"), [tree.cut for tree in sorted(trees, key=lambda tree: tree.text)])
+            except ExpressionError:  # nests too deeply
+                self._joints[key] = None
+            else:
+                self._joints[key] = Tree("", cut, (), False)
+        joint = self._joints[key]
+        # An error in one of them is not hidden by another that rules its rows out.
+        return joint if joint is not None and _ruled_out([self.of(joint, part)]) >= _MOST else None
 
     def of(self, tree: Tree, part: int) -> npt.NDArray[np.uint8]:
         """What it gives for each grain of a part."""
@@ -103,6 +127,12 @@ class Settled:
             outcomes = settled_parts(self.snapshot, self.parts, tree.cut)
             found = self._found[tree.text] = dict(zip(self.parts, outcomes, strict=True))
         return found[part]
+
+
+def _ruled_out(outcomes: Sequence[npt.NDArray[np.uint8]]) -> float:
+    """The share of grains of a part in which no row passes one of some cuts."""
+    none = [(grains == FALSE) | (grains == NONE) for grains in outcomes]
+    return float(np.logical_or.reduce(none).mean())
 
 
 class PartCuts:
@@ -121,6 +151,28 @@ class PartCuts:
         self.used_files = False
         self.arrays: dict[str, _Computed] = {}
         self.tasks_left = 0
+        #: what has to be true, of `find_all`
+        self.together: list[Tree] = []
+
+    def find_all(self, trees: Sequence[Tree]) -> None:
+        """Look for cuts that must all be true, which are then those of `together`."""
+        joint = self.settled.joint(trees, self.number)
+        if joint is not None and not all(map(self._is_found, trees)):
+            trees = [joint]
+        self.together = list(trees)
+        for tree in trees:
+            if not self._at_hand(tree, false=False):
+                self.find(tree, false=False)
+
+    def _is_found(self, tree: Tree) -> bool:
+        return self._at_hand(tree, false=False) or self.complete(tree, false=False)
+
+    def all_true(self) -> PartBits:
+        """The rows for which all cuts of `find_all` are true."""
+        bits: PartBits = True
+        for tree in self.together:
+            bits = and_bits(bits, self.true(tree))
+        return bits
 
     def find(self, tree: Tree, *, false: bool) -> None:
         """Look for a cut, and note what has to be computed for it; `false`: what is false is asked for, too."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError
 from mmdask.expr import Expression, conjuncts
-from mmdask.rows.bits import PartBits, RowBits, and_bits, count_bits, pack, unpack
+from mmdask.rows.bits import PartBits, RowBits, count_bits, pack, unpack
 from mmdask.rows.blocks import evaluate_rows
 from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.masks import Mask, MaskFiles
@@ -69,7 +69,7 @@ def kept_bits(snapshot: Snapshot, cuts: Sequence[Expression], run: Runner = run_
     def finish(part: PartCuts) -> None:
         nonlocal used
         used |= part.used_files
-        parts[part.number] = _all_true(part, trees)
+        parts[part.number] = part.all_true()
 
     _find_all(files, trees, numbers, run, finish, together=True)
     rows = RowBits(snapshot.starts, parts)
@@ -139,10 +139,13 @@ def _find_all(
         others = [tree for tree in trees if not part.from_whole(tree)]
         if together and any(_none_pass(settled, tree, number) for tree in others):
             continue  # labels, constants, smallest and largest values rule the part out: nothing of it is read
-        for tree in others:
-            part.find(tree, false=False)
-        if together and part.missing and any(map(part.is_none, trees)):
-            continue
+        if together:
+            part.find_all(trees)
+            if part.missing and any(map(part.is_none, trees)):
+                continue
+        else:
+            for tree in others:
+                part.find(tree, false=False)
         if not part.missing:
             finish(part)
             continue
@@ -161,14 +164,6 @@ def _find_all(
     return wholes
 
 
-def _all_true(part: PartCuts, trees: Iterable[Tree]) -> PartBits:
-    """The rows that pass all of some cuts."""
-    bits: PartBits = True
-    for tree in trees:
-        bits = and_bits(bits, part.true(tree))
-    return bits
-
-
 def _none_pass(settled: Settled, tree: Tree, part: int) -> bool:
     grains = settled.of(tree, part)
     return bool(((grains == FALSE) | (grains == NONE)).all())
@@ -183,7 +178,7 @@ def _whole(files: MaskFiles, cuts: Sequence[Expression]) -> RowBits | None:
         found: list[PartBits] = [False]
 
         def finish(p: PartCuts) -> None:
-            found[0] = _all_true(p, trees)
+            found[0] = p.all_true()
 
         trees = [tree_of(cut) for cut in cuts]
         _find_part(MaskFiles(snapshot), trees, part, finish)
@@ -207,8 +202,7 @@ def _whole(files: MaskFiles, cuts: Sequence[Expression]) -> RowBits | None:
 def _find_part(files: MaskFiles, trees: Sequence[Tree], part: int, finish: Callable[[PartCuts], None]) -> None:
     """`_find_all` of one part, without what is kept of all parts."""
     state = PartCuts(part, files, Settled(files.snapshot, [part]), {})
-    for tree in trees:
-        state.find(tree, false=False)
+    state.find_all(trees)
     if state.missing:
         tasks = state.tasks()
         for (function, args), texts, start in tasks:
@@ -220,8 +214,7 @@ def passing(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence
     """The mask of rows `start` to `stop` of a part: from bits that are kept, else evaluated for these rows alone."""
     state = PartCuts(part, MaskFiles(snapshot), Settled(snapshot, [part]), {})
     trees = [tree_of(cut) for cut in cuts]
-    for tree in trees:
-        state.find(tree, false=False)
+    state.find_all(trees)
     rows = stop - start
     for text, mask in state.masks.items():
         if mask is not None:
@@ -241,7 +234,7 @@ def passing(snapshot: Snapshot, part: int, start: int, stop: int, cuts: Sequence
             function, args = keyed_task(snapshot, tree.cut, part, start, stop)
             [(true, known)] = function(*args)
             state.masks[tree.text] = Mask(true, True if known is None else known)
-    bits = _all_true(state, trees)
+    bits = state.all_true()
     return np.full(rows, bits) if isinstance(bits, bool) else unpack(bits, 0, rows)
 
 
@@ -264,7 +257,8 @@ def kept_parts(snapshot: Snapshot, cut: Expression) -> tuple[int, int]:
     n = 0
     for number in numbers:
         part = PartCuts(number, files, settled, {})
-        n += any(_none_pass(settled, t, number) for t in trees) or all(part.complete(t, false=False) for t in trees)
+        part.find_all(trees)
+        n += not part.missing or any(_none_pass(settled, tree, number) for tree in trees)
     return n, len(numbers)
 
 

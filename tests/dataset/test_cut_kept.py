@@ -188,7 +188,7 @@ def test_hostile_files(path, tmp_path):
     shutil.move(path / "cache" / "masks" / "zz", path / "cache" / "masks" / "ff")
     cuts = ds.cuts
     assert [c.expression for c in cuts if c.kept] == ["(x > 3)"]
-    assert ", 5 other files" in repr(cuts)
+    assert ", 6 other files" in repr(cuts)
     assert "\x1b" not in repr(cuts)
     assert "<b>" not in cuts._repr_html_()
     assert mm.open(path).cut("x > 3").count() == 60
