@@ -95,7 +95,8 @@ def _field(s: Settler, node: Typed, args: list[Value]) -> Value:
     if node.kind == "bool":
         return Truth(b.number & (b.high != 0), b.number & (b.low == 0), b.missing, lists)
     if node.kind in ("label", "text"):
-        return Truth(b.number, b.number, b.missing, lists)
+        # one value per row also of a field with lists, of which it is only asked whether it is missing
+        return Truth(b.number, b.number, b.missing if node.depth else b.missing | b.lost, lists)
     return Numbers(b.low, b.high, b.number, b.nan, b.missing, lists)
 
 

@@ -295,7 +295,7 @@ def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
     aligned = block.align(args)
     a, b = aligned.arrays
     ufunc = np.minimum if node.op == "minimum" else np.maximum
-    if {a.dtype, b.dtype} == {INT64, UINT64}:  # numpy would go through doubles
+    if UINT64 in (a.dtype, b.dtype) and "i" in (a.dtype.kind, b.dtype.kind):  # one of them would wrap
         first = compare("<" if node.op == "minimum" else ">", a, b)
         return _number(aligned, np.where(first, a.astype(node.dtype), b.astype(node.dtype)))
     values = ufunc(a.astype(node.dtype, copy=False), b.astype(node.dtype, copy=False))

@@ -326,12 +326,12 @@ class Trees:
             return ("neg", self.tree("n", depth, size))
         if what == "keep":
             return ("call", self.pick("abs", "floor", "ceil", "round"), (self.tree("n", depth, size),))
-        if what in ("where", "pair"):
+        if what == "where":
             # a real on one side: signed with unsigned 64-bit integers have no common type, which is an error
             a, b = self.tree("n", depth, half), ("bin", "/", self.either("n", depth, half), ("int", 1))
-            if what == "where":
-                return ("call", "where", (self.either("b", depth, half), a, b))
-            return ("call", self.pick("minimum", "maximum"), (a, b))
+            return ("call", "where", (self.either("b", depth, half), a, b))
+        if what == "pair":
+            return ("call", self.pick("minimum", "maximum"), (self.tree("n", depth, half), self.either("n", depth, half)))
         if depth == 3 or what == "int":
             return self.integer(depth, size)
         return self.of_items("n", what, depth, size)

@@ -144,6 +144,9 @@ def test_integers_are_exact():
     assert run("a & b", a=([-1], "i8"), b=([2**63], "u8")) == [2**63]
     assert run("minimum(a, b)", a=([-1, 2**63 - 1], "i8"), b=([2**63, 5], "u8")) == [-1, 5]
     assert run("maximum(a, b)", a=([-1, 2**63 - 1], "i8"), b=([2**63, 5], "u8")) == [2**63, 2**63 - 1]
+    for narrow in ("i1", "i2", "i4"):
+        assert run("minimum(a, b)", a=([-1, 7], narrow), b=([2**63, 2**64 - 1], "u8")) == [-1, 7]
+        assert run("maximum(b, a)", a=([-1, 7], narrow), b=([2**63, 5], "u8")) == [2**63, 7]
     assert run("sum(a)", a=([[2**63 - 1, -5, 4], []], "i8")) == [2**63 - 2, 0]
     assert run("mean(a)", a=([[2**53 + 1, 2**53 + 3]], "i8")) == [2.0**53 + 2]
     assert run("sum(a)", a=([[255] * 300], "u1")) == [76500]
