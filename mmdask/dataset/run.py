@@ -126,7 +126,8 @@ def _on_cluster(client: Any, tasks: Sequence[Task], finished: Done) -> None:
     from distributed import as_completed
 
     # Futures of the arrays, also all at once; the cluster puts what they become in their place.
-    arrays = iter(client.compute(_arrays_of(tasks)))
+    lazy = _arrays_of(tasks)
+    arrays = iter(client.compute(lazy) if lazy else ())
     futures = {}
     for i, (function, args) in enumerate(tasks):
         values = [next(arrays) if _is_lazy(arg) else arg for arg in args]

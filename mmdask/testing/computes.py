@@ -121,7 +121,8 @@ def _entries() -> Iterator[tuple[Any, str, Callable[..., str]]]:
         yield importlib.import_module(name), "get_async", lambda submit, workers, graph, *_: _describe(graph)
     from mmdask.dataset import run
 
-    # Threads of our own run what is ours alone.
+    # What is ours alone runs without dask, by the scheduler that it would use.
+    yield run, "run_serially", lambda tasks, *_: f"a cut ({_count(len(tasks))})"
     yield run, "_on_threads", lambda n, tasks, *_: f"a cut ({_count(len(tasks))})"
     if "distributed" not in sys.modules:
         return
