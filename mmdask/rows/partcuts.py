@@ -197,11 +197,12 @@ class PartCuts:
     def has(self, tree: Tree, *, false: bool) -> bool:
         """Whether a leaf, or an ``or`` as a whole, is settled or kept."""
         if not self._at_hand(tree, false=false):
-            looked_for = tree.text in self.masks
-            if looked_for and (self.masks[tree.text] is None or not false):
-                return False
-            found = self._settled_mask(tree, false=false) or self._kept_mask(tree)
-            self.masks[tree.text] = found or self.masks.get(tree.text)
+            if tree.text not in self.masks or (false and self.masks[tree.text] is not None):
+                found = self._settled_mask(tree, false=false) or self._kept_mask(tree)
+                self.masks[tree.text] = found or self.masks.get(tree.text)
+            elif not false and tree.cut.typed.missing:
+                # asked before for what is false, too: less is needed now, and may be settled
+                self.masks[tree.text] = self._settled_mask(tree, false=False)
         return self._at_hand(tree, false=false)
 
     def _at_hand(self, tree: Tree, *, false: bool) -> bool:
@@ -235,7 +236,7 @@ class PartCuts:
         if self._at_hand(tree, false=false):
             mask = self.masks[tree.text]
             assert mask is not None
-            return _tri(mask, self.rows)
+            return _tri(mask, self.rows) if false else Tri(mask.true, None)
         inner = false != (tree.op == "not")
         return _joined(tree.op, [self.value(arg, false=inner) for arg in tree.args], self.rows)
 
