@@ -255,7 +255,8 @@ def operands(expression: Expression) -> tuple[Literal["and", "or", "not", ""], t
     """
     typed = expression.typed
     types = dict(zip(expression.fields, expression.types, strict=True))
-    if typed.op == "not":
+    # Others than a Not have no operand with a text of its own: none(x), a != "b", a not in (...).
+    if typed.op == "not" and isinstance(typed.tree, Not):
         return "not", (_piece(expression, typed.args[0], types),)
     if typed.op == "or" and isinstance(typed.tree, Logic):
         return "or", tuple([_piece(expression, leaf, types) for leaf in typed.args])
