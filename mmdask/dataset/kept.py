@@ -104,7 +104,15 @@ class KeptCuts(Sequence[KeptCut]):
         kept = {text for file in self._cuts for text in file.expressions}
         chosen = {text for text in kept if text == cut or _key_of(text) == cut}
         listed = {text for file in self._cuts if file.expression == cut for text in file.expressions}
-        return chosen | listed or _leaves(self._check(cut))
+        if chosen | listed:
+            return chosen | listed
+        try:
+            return _leaves(self._check(cut))
+        except ExpressionError as error:
+            keys = [key for text in sorted(kept) if (key := _key_of(text)) is not None]
+            named = f"; the keys are: {', '.join(map(repr, keys))}" if keys else ""
+            error.add_note(f"nor is there a kept cut with the key {cut!r}{named}")
+            raise
 
     # Looks ----------------------------------------------------------------------------------------------------------
 

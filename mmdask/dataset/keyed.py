@@ -47,7 +47,7 @@ def keyed_cut(dataset: Dataset, what: Any, key: str | None, fields: str | Iterab
     if lazy:
         if fields is not None:
             raise OptionError("fields= is for functions; a dask array is about all fields of its rows")
-        return keyed(key, (), rows.snapshot.schema, _Array(_checked_array(dataset, what)))
+        return keyed(key, (), rows.snapshot.schema, _Array(_checked_array(dataset, what), rows.snapshot))
     if fields is None or not [*fields]:
         raise OptionError(
             "a cut that is a function needs fields=, the names of the fields that it reads, as in fields=['jet_pt', "
@@ -89,9 +89,10 @@ def _checked_array(dataset: Dataset, array: Any) -> Any:
 
 @dataclass(frozen=True)
 class _Array:
-    """A dask array over all rows of the store."""
+    """A dask array over all rows of a store, as they are in one generation."""
 
     array: Any
+    snapshot: Snapshot
 
     def task(self, snapshot: Snapshot, part: int, start: int, stop: int) -> tuple[Any, tuple[Any, ...]]:
         first = int(snapshot.starts[part])
@@ -100,7 +101,19 @@ class _Array:
                 f"the dask array of this cut has {len(self.array):,} entries, and there are rows up to "
                 f"{first + stop:,}: some were appended; make it from the dataset that is opened anew, with the same key"
             )
+        if not self._has(snapshot, part):
+            raise OptionError(
+                f"the dask array of this cut is about generation {self.snapshot.manifest.generation} of the store, and "
+                f"rows {first:,} to {first + snapshot.parts[part].rows - 1:,} were written anew since; make it from "
+                "the dataset that is opened anew, with the same key"
+            )
         return _bits_of, (self.array[first + start : first + stop].rechunk(-1),)
+
+    def _has(self, snapshot: Snapshot, part: int) -> bool:
+        """Whether a part has the rows that stood there when the array was made: it shares a layer with that part."""
+        mine, first = self.snapshot, snapshot.starts[part]
+        old, new = mine.parts[mine.part_of(int(first))], snapshot.parts[part]
+        return first in mine.starts and old.rows == new.rows and not set(old.layers).isdisjoint(new.layers)
 
 
 @dataclass(frozen=True)
@@ -126,6 +139,8 @@ def _call(cut: _Function, snapshot: Snapshot, part: int, start: int, stop: int) 
             result = cut.function(block)
         except Exception as error:
             error.add_note(f"raised by the function of the cut {cut.key!r}, for rows {first} to {first + b - a - 1}")
+            if isinstance(error, KeyError):
+                error.add_note(f"its blocks have the fields that fields= names: {', '.join(cut.fields)}")
             raise
         true, there = _booleans(result, b - a, f"the function of the cut {cut.key!r}")
         pieces.append(true)

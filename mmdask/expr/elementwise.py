@@ -295,7 +295,7 @@ def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
     aligned = block.align(args)
     a, b = aligned.arrays
     ufunc = np.minimum if node.op == "minimum" else np.maximum
-    if UINT64 in (a.dtype, b.dtype) and "i" in (a.dtype.kind, b.dtype.kind):  # one of them would wrap
+    if node.kind == "int" and a.dtype != b.dtype and UINT64 in (a.dtype, b.dtype):  # one that is not taken may wrap
         first = compare("<" if node.op == "minimum" else ">", a, b)
         return _number(aligned, np.where(first, a.astype(node.dtype), b.astype(node.dtype)))
     values = ufunc(a.astype(node.dtype, copy=False), b.astype(node.dtype, copy=False))

@@ -19,7 +19,7 @@ from mmdask.schema import Field, Schema
 __all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands", "type_of"]
 
 #: part of the name of every kept cut; raised by hand when a change gives a cut another meaning
-SEMANTICS = 2
+SEMANTICS = 3
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,9 @@ def check(
         if typed.dtype == TOO_LARGE:
             raise error_at(text, 0, len(text), "this integer does not fit 64 bits")
         return _expression(text, typed, schema)
+    except ExpressionError as error:
+        # How it was read is of no use to the one who wrote it.
+        raise error.with_traceback(None) from None
     except RecursionError:
         raise ExpressionError("this cut nests too deeply for the depth of the calling code") from None
 

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.kernels.bits import rows_of_runs
+from mmdask.store.grains import GRAIN
 
 __all__ = [
     "GRAIN",
@@ -40,8 +41,6 @@ PartBits = bool | Bits
 
 #: rows whose bits are looked at together; temporaries stay in cache
 _PIECE = 1 << 21
-#: rows of which it is known together how many are selected
-GRAIN = 1 << 16
 
 
 def pack(mask: npt.NDArray[np.bool_]) -> Bits:
@@ -142,7 +141,7 @@ class RowBits:
     parts : sequence
         Per part True (all rows), False (none), its bits, or None for bits that `load` gives when they are needed.
     grains : integer array, optional
-        How many rows are selected of each grain of 2**16 rows, part after part; found from the bits by default.
+        How many rows are selected of each grain of `GRAIN` rows, part after part; found from the bits by default.
     counts : int64 array ``(parts,)``, optional
         How many rows are selected of each part; found from the bits by default.
     load : callable, optional

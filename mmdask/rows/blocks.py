@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.expr import Expression, evaluate_three_valued
+from mmdask.expr.packed import all_set
 from mmdask.rows.part import read_part
 from mmdask.schema import FieldData
 from mmdask.store.snapshot import Snapshot
@@ -81,13 +82,6 @@ def evaluate_rows(
             true[k, here] = bits
             if bits_known is not None:
                 if k not in known:
-                    known[k] = _all_set(stop - start)
+                    known[k] = all_set(stop - start)
                 known[k][here] = bits_known
     return [(true[k], known.get(k)) for k in range(len(cuts))]
-
-
-def _all_set(rows: int) -> Bits:
-    bits = np.full(-(-rows // 8), 0xFF, np.uint8)
-    if rows % 8:
-        bits[-1] = (1 << rows % 8) - 1
-    return bits

@@ -101,7 +101,8 @@ def find_kept(snapshot: Snapshot) -> tuple[list[KeptCut], int]:
             for number in _parts_of(snapshot, file.kept.layers, places):
                 if snapshot.parts[number].rows == file.kept.rows:
                     group.parts[number] = file.kept.kept, file.kept.rows
-    found = [_summary(cuts, group, n_parts) for cuts, group in groups.items()]
+    # Those of other generations alone say nothing of these rows.
+    found = [_summary(cuts, group, n_parts) for cuts, group in groups.items() if group.parts or group.whole]
     return sorted(found, key=lambda cut: cut.expression), n_strange
 
 

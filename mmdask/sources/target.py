@@ -66,11 +66,11 @@ def check_options(target: Target, options: Mapping[str, Any], update: bool) -> N
     old = target.options
     if old is None or update or old == options:
         return
+    names = [*options, *(n for n in old if n not in options)]
+    changed = [name for name in names if old.get(name) != options.get(name)]
     differences = [
-        f"{name} was {old.get(name)!r} and is {options.get(name)!r}"
-        for name in [*options, *(n for n in old if n not in options)]
-        if old.get(name) != options.get(name)
-    ]
+        f"{name} was {old.get(name)!r} and is {options.get(name)!r}" for name in changed if name != "semantics"
+    ] or ["in this version of mmdask, expressions mean something else"]
     began = "was converted" if target.manifest else "was begun to be converted"
     raise OptionError(
         f"{target.root} {began} with other options: {'; '.join(differences)}. "

@@ -158,6 +158,18 @@ def test_appended_rows_are_computed_with_the_function(path):
     assert sum(seen[4:]) == N + 2
 
 
+def test_a_dask_array_is_about_the_rows_that_there_were(path):
+    ds = mm.open(path)
+    cut = ds.cut(da.from_array(np.arange(len(ds)) < 5), key="first")
+    assert cut.count() == 5
+    mm.assign(path, fresh=np.arange(len(ds)), progress=False)
+    assert len(ds[cut].refresh()) == 5, "other fields, the same rows"
+    mm.compact(path, progress=False)
+    with pytest.raises(mm.OptionError, match="rows 0 to .* were written anew since"):
+        len(ds[cut].refresh())
+    assert cut.count() == 5
+
+
 def test_a_dask_array_has_to_cover_appended_rows(path):
     ds = mm.open(path)
     cut = ds.cut(ds["met"] > 30, key="met")

@@ -331,7 +331,11 @@ class Trees:
             a, b = self.tree("n", depth, half), ("bin", "/", self.either("n", depth, half), ("int", 1))
             return ("call", "where", (self.either("b", depth, half), a, b))
         if what == "pair":
-            return ("call", self.pick("minimum", "maximum"), (self.tree("n", depth, half), self.either("n", depth, half)))
+            return (
+                "call",
+                self.pick("minimum", "maximum"),
+                (self.tree("n", depth, half), self.either("n", depth, half)),
+            )
         if depth == 3 or what == "int":
             return self.integer(depth, size)
         return self.of_items("n", what, depth, size)

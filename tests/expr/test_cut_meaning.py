@@ -147,6 +147,7 @@ def test_integers_are_exact():
     for narrow in ("i1", "i2", "i4"):
         assert run("minimum(a, b)", a=([-1, 7], narrow), b=([2**63, 2**64 - 1], "u8")) == [-1, 7]
         assert run("maximum(b, a)", a=([-1, 7], narrow), b=([2**63, 5], "u8")) == [2**63, 7]
+    assert run("minimum(a, b)", a=([9, 7], "u4"), b=([2**63, 5], "u8")) == [9, 5]
     assert run("sum(a)", a=([[2**63 - 1, -5, 4], []], "i8")) == [2**63 - 2, 0]
     assert run("mean(a)", a=([[2**53 + 1, 2**53 + 3]], "i8")) == [2.0**53 + 2]
     assert run("sum(a)", a=([[255] * 300], "u1")) == [76500]

@@ -512,3 +512,13 @@ def test_combined_cuts_are_those_of_one_text(path):
         other = Rows(snapshot).cut(check_cut(text, snapshot.schema)).resolve()
         assert files == {f.name for f in (path / "cache").rglob("*.*")}
         assert one.rows_between(0, N).tolist() == other.rows_between(0, N).tolist()
+
+
+def test_a_leaf_that_is_asked_for_what_is_false_and_then_for_what_is_true(tmp_path):
+    """What is true of it is settled for each grain, and what is false is not: it is missing in one of three."""
+    n = 3 * GRAIN
+    b = np.ma.array(np.full(n, 5.0), mask=np.arange(n) >= 2 * GRAIN)
+    mm.from_arrays({"a": np.arange(n) % 7, "b": b}, tmp_path / "s.mm")
+    expected = [i for i in range(2 * GRAIN) if i % 7 % 2 == 0]
+    assert selected(open_snapshot(tmp_path / "s.mm"), "not (b > 4) or a % 2 == 0", "b > 4") == expected
+    assert mm.open(tmp_path / "s.mm").cut("(not (b > 4) or a % 2 == 0) and b > 4").count() == len(expected)

@@ -216,3 +216,15 @@ def test_many_parts_are_looked_at_together(tmp_path, monkeypatch):
         runs = read_part(snapshot, part, "run", 0, snapshot.parts[part].rows).values
         expected = TRUE if runs.min() >= 10 else FALSE if runs.max() < 10 else UNKNOWN
         assert outcome.tolist() == [expected]
+
+
+def test_missing_rows_of_several_times_and_of_images_are_not_skipped(tmp_path):
+    times = mm.Field.dense("times", "<M8[s]", (2,), optional=(0,))
+    image = mm.Field.shaped("image", "u1", 2, (3,), optional=(0,))
+    with mm.create(tmp_path / "a.mm", fields=[times, image]) as w:
+        for i in range(4):
+            pair = np.array([i, i + 1], "<M8[s]")
+            w.append({"times": None if i == 1 else pair, "image": None if i < 2 else np.zeros((1, i, 3), "u1")})
+    ds = mm.open(tmp_path / "a.mm")
+    assert [ds.cut(f"ismissing({name})").count() for name in ("times", "image")] == [1, 2]
+    assert [ds.cut(f"not ismissing({name})").count() for name in ("times", "image")] == [3, 2]
