@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError, LimitError
 from mmdask.store.cache import Cache
-from mmdask.store.files import open_file
+from mmdask.store.files import open_file, read_fully
 from mmdask.store.layer import Layer
 from mmdask.store.npy import HEADER, ArraySpec
 
@@ -220,21 +220,8 @@ class _Map:
 
 
 def read_into(fd: int, out: Array, offset: int) -> None:
-    """Fill a contiguous array from an offset of a file: the one place where plain reads of arrays are made.
-
-    Raises
-    ------
-    OSError
-        As the system says it.
-    EOFError
-        When the file ends too early.
-    """
-    view = out.reshape(-1).view(np.uint8).data
-    while len(view):  # one call reads 2 GiB at most
-        n = os.preadv(fd, [view], offset)
-        if not n:
-            raise EOFError(f"has no byte {offset}")
-        view, offset = view[n:], offset + n
+    """Fill a contiguous array from an offset of a file; raises as `read_fully`. The one plain read of readers."""
+    read_fully(fd, out.reshape(-1).view(np.uint8).data, offset)
 
 
 def _not_read(folder: str, spec: ArraySpec, error: OSError | EOFError) -> Exception:

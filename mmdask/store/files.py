@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-__all__ = ["is_file", "is_own_folder", "open_file"]
+__all__ = ["is_file", "is_own_folder", "open_file", "read_fully"]
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -49,6 +49,23 @@ def open_file(parent: str, *names: str) -> int:
         os.close(fd)
         raise OSError(errno.EINVAL, "it is not a regular file", os.path.join(parent, *names))
     return fd
+
+
+def read_fully(fd: int, view: memoryview, offset: int) -> None:
+    """Fill bytes from an offset of a file.
+
+    Raises
+    ------
+    OSError
+        As the system says it.
+    EOFError
+        When the file ends too early.
+    """
+    while len(view):  # one call reads 2 GiB at most
+        n = os.preadv(fd, [view], offset)
+        if not n:
+            raise EOFError(f"has no byte {offset}")
+        view, offset = view[n:], offset + n
 
 
 def is_file(parent: str, *names: str) -> bool:

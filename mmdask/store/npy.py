@@ -19,6 +19,7 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.errors import ConflictError
+from mmdask.store.files import read_fully
 from mmdask.store.system import SYSTEM
 
 __all__ = ["EXTENT", "HEADER", "ArraySpec", "ArrayWriter", "header"]
@@ -172,13 +173,11 @@ class ArrayWriter:
     def _hash_file(self) -> None:
         buffer = memoryview(bytearray(min(EXTENT, self.nbytes)))
         for start in range(0, self.nbytes, EXTENT):
-            piece = rest = buffer[: self.nbytes - start]
-            offset = HEADER + start
-            while len(rest):
-                n = os.preadv(self.fd, [rest], offset)
-                if not n:
-                    raise OSError(errno.EIO, "the file is shorter than what was allocated", self.path)
-                rest, offset = rest[n:], offset + n
+            piece = buffer[: self.nbytes - start]
+            try:
+                read_fully(self.fd, piece, HEADER + start)
+            except EOFError:
+                raise OSError(errno.EIO, "the file is shorter than what was allocated", self.path) from None
             self._checksums.append(checksum(piece))
             if self.look is not None:
                 self.look(np.frombuffer(piece, self.dtype), start // self.dtype.itemsize)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import OptionError, RowNotFoundError
+from mmdask.store.files import read_fully
 from mmdask.store.npy import HEADER, as_stored
 from mmdask.store.system import SYSTEM
 
@@ -170,11 +171,10 @@ def read_region(fd: int, selection: Selection, dtype: np.dtype[Any]) -> npt.NDAr
     """What a selection selects, as a new array of its shape."""
     out = np.empty(selection.shape, dtype)
     for offset, data in _runs(selection, out):
-        while len(data):
-            n = os.preadv(fd, [data], offset)
-            if not n:
-                raise OSError(errno.EIO, "the file ends before the array does")
-            data, offset = data[n:], offset + n
+        try:
+            read_fully(fd, data, offset)
+        except EOFError:
+            raise OSError(errno.EIO, "the file ends before the array does") from None
     return out
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.store.claims import Claims
-from mmdask.store.files import open_file
+from mmdask.store.files import open_file, read_fully
 from mmdask.store.npy import EXTENT, HEADER, ArraySpec, header
 
 __all__ = ["Damage", "Place", "Use", "pieces_of", "read_elements", "read_entry", "runs_of", "scan", "size_problem"]
@@ -204,12 +204,10 @@ def _loads(claims: Claims) -> bool:
 
 
 def _fill(fd: int, buffer: Bytes, offset: int) -> None:
-    view = buffer.data
-    while len(view):
-        n = os.preadv(fd, [view], offset)
-        if not n:
-            raise OSError(0, "the file ends before its data do")
-        view, offset = view[n:], offset + n
+    try:
+        read_fully(fd, buffer.data, offset)
+    except EOFError:
+        raise OSError(0, "the file ends before its data do") from None
 
 
 def read_elements(fd: int, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
