@@ -312,8 +312,9 @@ def read_kept(path: str) -> Kept | None:
 def _joined(text: str) -> tuple[str, ...]:
     """The cuts that a cut joins by "and", in the order of their texts; itself if it joins none."""
     tree = parse(text)
-    joins = isinstance(tree, Logic) and tree.op == "and"
-    return tuple(sorted(map(canonical, tree.args))) if joins else (text,)
+    if isinstance(tree, Logic) and tree.op == "and":
+        return tuple(sorted(map(canonical, tree.args)))
+    return (text,)
 
 
 def cache_folder(snapshot: Snapshot) -> str:

@@ -6,10 +6,8 @@ needed. A chain of slices alone is arithmetic and needs no bits.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,17 +15,18 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.errors import ExpressionError, LimitError, OptionError, RowNotFoundError
-from mmdask.expr import SEMANTICS, Expression, check, check_cut, conjuncts
+from mmdask.errors import ExpressionError, OptionError, RowNotFoundError
+from mmdask.expr import Expression, check, check_cut
 from mmdask.kernels.gather import pad_ragged
 from mmdask.rows import marks, reader
-from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
+from mmdask.rows.bits import PartBits, RowBits
 from mmdask.rows.blocks import BLOCK_ROWS
-from mmdask.rows.keyed import again_on, keyed_leaves
+from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.passes import Runner, check_kept, kept_bits, run_serially
-from mmdask.rows.splits import SPLIT_VERSION, Fold, check_key, check_keys, hash_rows
+from mmdask.rows.selecting import Cut, Slice, Split, Step, derived_on, select, too_many
+from mmdask.rows.splits import Fold
 from mmdask.rows.virtual import Derived, carrier, define, meant_by, owned, values_of
-from mmdask.schema import Field, FieldData, Schema
+from mmdask.schema import FieldData, Schema
 from mmdask.store.cache import Cache
 from mmdask.store.snapshot import Snapshot
 
@@ -35,71 +34,10 @@ __all__ = ["Rows"]
 
 #: selections found so far, by key: whatever refers to the same rows in this process shares them
 RESOLVED: Cache[RowBits] = Cache(256 << 20)
-#: blocks, and rows in a split: of them there are arrays of 8 bytes, and of a bit
+#: blocks, of which there are arrays of 8 bytes
 _MAX_BLOCKS = 1 << 27
-_MAX_FOLDED = 1 << 36
-_ROW_NUMBER = Field.dense("row number", "i8")
 #: stored bytes, of all fields, of the rows for which computed fields are computed together
 _BLOCK_NBYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """Rows `start` to `stop` by `step` of those that the steps before leave."""
-
-    start: int
-    stop: int
-    step: int
-
-    def text(self) -> list[Any]:
-        return ["slice", self.start, self.stop, self.step]
-
-    def on(self, before: Schema, snapshot: Snapshot) -> _Slice:
-        return self
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Rows that pass an expression."""
-
-    expression: Expression
-
-    def text(self) -> list[Any]:
-        return ["cut", SEMANTICS, self.expression.canonical]
-
-    def on(self, before: Schema, snapshot: Snapshot) -> _Cut:
-        return _Cut(again_on(self.expression, snapshot.schema))
-
-
-@dataclass(frozen=True)
-class _Split:
-    """Rows of a fold; `derived` is the field that it goes by, if that is computed."""
-
-    fold: Fold
-    derived: Derived | None = None
-
-    def text(self) -> list[Any]:
-        by = self.fold.by if self.derived is None else ["computed", SEMANTICS, self.derived.token]
-        return ["fold", SPLIT_VERSION, by, self.fold.seed, self.fold.low, self.fold.high]
-
-    def on(self, before: Schema, snapshot: Snapshot) -> _Split:
-        if self.derived is not None:
-            return _Split(self.fold, _derived_on(self.derived, before, snapshot))
-        if self.fold.by is not None:
-            check_key(snapshot.schema[self.fold.by])
-        return self
-
-
-_Step = _Slice | _Cut | _Split
-
-
-def _derived_on(derived: Derived, before: Schema, snapshot: Snapshot) -> Derived:
-    """The same field in another generation of a store, where fields may be others than they were `before`."""
-    name = derived.field.name
-    if all(snapshot.schema.get(read) == before[read] for read in derived.expression.fields):
-        return derived
-    found = define({name: check(derived.expression.canonical, snapshot.schema)}, snapshot.schema, {})[name]
-    return replace(found, field=replace(found.field, expression=derived.field.expression))
 
 
 class Rows:
@@ -117,14 +55,14 @@ class Rows:
     """
 
     def __init__(
-        self, snapshot: Snapshot, steps: Sequence[_Step] = (), derived: Mapping[str, Derived] | None = None
+        self, snapshot: Snapshot, steps: Sequence[Step] = (), derived: Mapping[str, Derived] | None = None
     ) -> None:
         self.snapshot = snapshot
         self.steps = tuple(steps)
         self.derived = dict(derived or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        check_kept(self.snapshot, [s.expression for s in self.steps if isinstance(s, _Cut)])
+        check_kept(self.snapshot, [s.expression for s in self.steps if isinstance(s, Cut)])
         return type(self), (self.snapshot, self.steps, self.derived)
 
     @cached_property
@@ -154,7 +92,7 @@ class Rows:
     @property
     def cuts(self) -> tuple[Expression, ...] | None:
         """The cuts that select the rows, none of a whole store; None when slices, splits or cuts of keys take part."""
-        cuts = tuple(s.expression for s in self.steps if isinstance(s, _Cut))
+        cuts = tuple(s.expression for s in self.steps if isinstance(s, Cut))
         return cuts if len(cuts) == len(self.steps) and not any(map(keyed_leaves, cuts)) else None
 
     def token(self, name: str) -> str:
@@ -199,19 +137,19 @@ class Rows:
             return self
         if self.span is not None:
             span = self.span[start:stop:step]
-            return self._with((_Slice(span.start, max(span.start, span.stop), span.step),))
-        return self._with((*self.steps, _Slice(start, max(start, stop), step)))
+            return self._with((Slice(span.start, max(span.start, span.stop), span.step),))
+        return self._with((*self.steps, Slice(start, max(start, stop), step)))
 
-    def _with(self, steps: Sequence[_Step]) -> Rows:
+    def _with(self, steps: Sequence[Step]) -> Rows:
         return Rows(self.snapshot, steps, self.derived)
 
     def cut(self, expression: Expression) -> Rows:
         """The rows that also pass a cut; lazy."""
-        return self._with((*self.steps, _Cut(expression)))
+        return self._with((*self.steps, Cut(expression)))
 
     def fold(self, fold: Fold) -> Rows:
         """The rows that are also in a fold; lazy."""
-        return self._with((*self.steps, _Split(fold, self.derived.get(fold.by) if fold.by is not None else None)))
+        return self._with((*self.steps, Split(fold, self.derived.get(fold.by) if fold.by is not None else None)))
 
     def assign(self, wanted: Mapping[str, str | Expression]) -> Rows:
         """The same rows with fields that are computed when they are read; see `define`."""
@@ -237,7 +175,7 @@ class Rows:
             When a cut or split does not fit the fields of that generation.
         """
         before = self.snapshot.schema
-        derived = {name: _derived_on(d, before, snapshot) for name, d in self.derived.items()}
+        derived = {name: derived_on(d, before, snapshot) for name, d in self.derived.items()}
         return Rows(snapshot, [step.on(before, snapshot) for step in self.steps], derived)
 
     @cached_property
@@ -245,7 +183,7 @@ class Rows:
         """The selected store rows, when slices alone select them."""
         if not self.steps:
             return range(self.n_store)
-        if len(self.steps) == 1 and isinstance(self.steps[0], _Slice):
+        if len(self.steps) == 1 and isinstance(self.steps[0], Slice):
             s = self.steps[0]
             return range(s.start, s.stop, s.step)[: len(range(s.start, min(s.stop, self.n_store), s.step))]
         return None
@@ -278,7 +216,7 @@ class Rows:
         return bits
 
     def _find(self, run: Runner) -> RowBits:
-        cuts = [s.expression for s in self.steps if isinstance(s, _Cut)]
+        cuts = [s.expression for s in self.steps if isinstance(s, Cut)]
         if len(cuts) == len(self.steps):
             return kept_bits(self.snapshot, cuts, run)
         parts: list[PartBits] = [bool(p.rows) for p in self.snapshot.parts]
@@ -288,77 +226,7 @@ class Rows:
             if before is not None:
                 parts, left = list(before.parts), self.steps[n:]
                 break
-        for is_slice, group in itertools.groupby(left, key=lambda s: isinstance(s, _Slice)):
-            steps = list(group)
-            if is_slice:
-                for step in steps:
-                    parts = self._in_slice(step, RowBits(self.snapshot.starts, parts))
-                continue
-            # Cuts and folds between two slices commute: all cuts in one pass, then the folds of what is left.
-            leaves = [leaf for s in steps if isinstance(s, _Cut) for leaf in conjuncts(s.expression)]
-            if leaves:
-                parts = list(map(and_bits, parts, kept_bits(self.snapshot, leaves, run).parts))
-            for split in [s for s in steps if isinstance(s, _Split)]:
-                parts = [self._in_fold(split, p, bits) for p, bits in enumerate(parts)]
-        return RowBits(self.snapshot.starts, parts)
-
-    def _too_many(self, what: str) -> LimitError:
-        return LimitError(
-            f"{self.snapshot.path}: {self.n_store:,} rows are too many {what}; do not trust the store if it cannot be "
-            "so large, for rows of constants take no space"
-        )
-
-    def _in_fold(self, split: _Split, part: int, bits: PartBits) -> PartBits:
-        if bits is False:
-            return False
-        fold = split.fold
-        if self.n_store > _MAX_FOLDED:
-            raise self._too_many("to be split")
-        base, rows = int(self.snapshot.starts[part]), self.snapshot.parts[part].rows
-        pieces = []
-        for a in range(0, rows, BLOCK_ROWS):
-            b = min(a + BLOCK_ROWS, rows)
-            if fold.by is None:
-                field, data = _ROW_NUMBER, FieldData(np.arange(base + a, base + b, dtype=np.int64))
-            else:
-                field, data = self._keys(split, part, a, b)
-                check_keys(field, data, None if bits is True else unpack(bits, a, b))
-            pieces.append(pack(fold.holds(hash_rows(field, data, fold.seed))))
-        return and_bits(bits, np.concatenate(pieces))
-
-    def _keys(self, split: _Split, part: int, start: int, stop: int) -> tuple[Field, FieldData]:
-        """The field that a split goes by, for rows `start` to `stop` of a part."""
-
-        def read(name: str) -> FieldData:
-            return reader.read_part(self.snapshot, part, name, start, stop)
-
-        d, by = split.derived, str(split.fold.by)
-        if d is None:
-            return self.snapshot.schema[by], read(by)
-        return d.field, values_of(d, read, stop - start, first_row=int(self.snapshot.starts[part]) + start)
-
-    def _in_slice(self, step: _Step, before: RowBits) -> list[PartBits]:
-        """Keep every `step`-th of the rows selected so far, from `start` to `stop`."""
-        assert isinstance(step, _Slice)
-        s = step
-        parts: list[PartBits] = []
-        done = 0
-        for p, bits in enumerate(before.parts):
-            rows, n = self.snapshot.parts[p].rows, int(before.counts[p])
-            first = s.start - done
-            if first < 0:
-                first = first % s.step
-            wanted = bits_of_range(first, s.stop - done, s.step, n) if s.stop > done and first < n else False
-            if bits is False or wanted is False:
-                parts.append(False)
-            elif wanted is True or bits is True:
-                parts.append(bits if wanted is True else wanted)
-            else:
-                mask = np.zeros(rows, np.bool_)
-                mask[np.flatnonzero(unpack(bits, 0, rows))[unpack(wanted, 0, n)]] = True
-                parts.append(pack(mask))
-            done += n
-        return parts
+        return RowBits(self.snapshot.starts, select(self.snapshot, left, parts, run))
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
@@ -374,7 +242,7 @@ class Rows:
             When there are more than 2**27 blocks.
         """
         if self.n_store // block_rows > _MAX_BLOCKS:
-            raise self._too_many(f"in blocks of {block_rows:,} for a shuffle")
+            raise too_many(self.snapshot, f"in blocks of {block_rows:,} for a shuffle")
         if self.span is not None and self.span.step == 1:
             edges = np.arange(0, self.n_store + block_rows, block_rows, dtype=np.int64)
             inside = np.clip(edges, self.span.start, self.span.stop)
