@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import mmdask as mm
 from mmdask.expr import check_cut
 from mmdask.rows import bits, masks, passes, selecting
-from mmdask.rows import rows as rows_module
 from mmdask.rows.bits import RowBits
 from mmdask.rows.rows import RESOLVED, Rows
 from mmdask.rows.splits import folds, hash_rows
