@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from mmdask.dataset.cutflow import CutFlow
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
+    from mmdask.dataset.describe import Description
     from mmdask.dataset.explain import Explanation
     from mmdask.dataset.kept import KeptCuts
     from mmdask.dataset.make import from_arrays, from_root
     from mmdask.dataset.ragged import Ragged
+    from mmdask.dataset.records import Records
     from mmdask.errors import (
         ConflictError,
         CorruptStoreError,
@@ -58,6 +60,7 @@ __all__ = [
     "Cut",
     "CutFlow",
     "Dataset",
+    "Description",
     "Explanation",
     "ExpressionError",
     "Field",
@@ -72,6 +75,7 @@ __all__ = [
     "OptionError",
     "Packed",
     "Ragged",
+    "Records",
     "Report",
     "RowNotFoundError",
     "Schema",
@@ -107,10 +111,12 @@ _HOMES = {
     "dataset.cut": ["Cut"],
     "dataset.cutflow": ["CutFlow"],
     "dataset.dataset": ["Dataset", "open"],
+    "dataset.describe": ["Description"],
     "dataset.explain": ["Explanation"],
     "dataset.kept": ["KeptCuts"],
     "dataset.make": ["from_arrays", "from_root"],
     "dataset.ragged": ["Ragged"],
+    "dataset.records": ["Records"],
     "rows.compact": ["compact"],
     "rows.kept": ["KeptCut"],
     "rows.vacuum": ["VacuumReport", "vacuum"],

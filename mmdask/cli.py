@@ -1,4 +1,4 @@
-"""The command ``mmdask``: convert, info, cutflow, cuts, history, verify, compact, vacuum, demo."""
+"""The command ``mmdask``: convert, info, head, cutflow, hist, cuts, history, verify, compact, vacuum, demo."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 import mmdask as mm
 from mmdask import display
@@ -103,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("store")
     info.set_defaults(run=_info)
 
+    head = commands.add_parser("head", help="show the first rows", description="Show the first rows of a store.")
+    head.add_argument("store")
+    head.add_argument("-n", type=int, default=5, metavar="N", help="how many (%(default)s)")
+    head.add_argument("--fields", nargs="+", metavar="NAME", help="fields or patterns; all by default")
+    head.add_argument("--where", metavar="CUT", help="only rows that pass, as in 'nJets >= 6'")
+    head.set_defaults(run=_head)
+
     cutflow = commands.add_parser(
         "cutflow",
         help="count the rows that pass cuts",
@@ -116,6 +125,22 @@ def _parser() -> argparse.ArgumentParser:
     cutflow.add_argument("--by", metavar="FIELD", help="a category, or a field with few integers or booleans")
     cutflow.add_argument("--latex", action="store_true", help="print a LaTeX table")
     cutflow.set_defaults(run=_cutflow)
+
+    hist = commands.add_parser(
+        "hist",
+        help="fill histograms and print them",
+        description="Fill a histogram of each field or expression, all in one pass, and print them.",
+        epilog="example:\n  mmdask hist events.mm met 'sum(jet_pt)' --range 0 1e6 --weight w --where 'nJets >= 6'\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    hist.add_argument("store")
+    hist.add_argument("fields", nargs="+", metavar="FIELD", help="a field, or an expression as 'sum(jet_pt)'")
+    hist.add_argument("--bins", type=int, metavar="N", help="how many; 20 by default, whole numbers have one each")
+    hist.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="where bins begin and end")
+    hist.add_argument("--weight", metavar="W", help="a field, or an expression with one number per row or item")
+    hist.add_argument("--by", metavar="FIELD", help="a category, or a field with few integers or booleans")
+    hist.add_argument("--where", metavar="CUT", help="only rows that pass, as in 'nJets >= 6'")
+    hist.set_defaults(run=_hist)
 
     cuts = commands.add_parser(
         "cuts",
@@ -303,6 +328,45 @@ def _sources_table(sources: Sequence[Source]) -> str:
 def _cutflow(args: argparse.Namespace) -> int:
     flow = mm.open(args.store).cutflow(args.cuts, weight=args.weight, by=args.by)
     print(flow.to_latex() if args.latex else repr(flow))
+    return 0
+
+
+def _head(args: argparse.Namespace) -> int:
+    if args.n < 1:
+        raise mm.OptionError(f"-n is a number of rows, 1 or more, got {args.n}")
+    ds = mm.open(args.store)
+    ds = ds if args.fields is None else ds[args.fields]
+    ds = ds if args.where is None else ds[ds.cut(args.where)]
+    rows = [ds[i] for i in range(min(args.n, len(ds)))]
+    lines = [[name, *[_cell(row[name]) for row in rows]] for name in ds.fields]
+    print(display.text_table(lines, ["row", *[str(i) for i in range(len(rows))]], align="l" + "r" * len(rows)))
+    print(f"{display.amount(len(rows), 'row')} of {display.count_text(len(ds))}")
+    return 0
+
+
+def _cell(value: Any) -> str:
+    """A value of a row in a few characters."""
+    if value is None:
+        return "missing"
+    if isinstance(value, float | np.floating):
+        return f"{value:.6g}"
+    if isinstance(value, str | bytes | np.generic) or not hasattr(value, "__len__"):
+        text = str(value)
+        return text if len(text) <= 24 else f"{text[:21]}..."
+    if getattr(value, "ndim", 1) > 1:
+        shape = " x ".join(map(str, value.shape)) if isinstance(value, np.ndarray) else f"{len(value)} lists"
+        return f"[{shape}]"
+    shown = ", ".join([_cell(None if x is np.ma.masked else x) for x in value[:3]])
+    return f"[{shown}, ...] ({len(value)})" if len(value) > 3 else f"[{shown}]"
+
+
+def _hist(args: argparse.Namespace) -> int:
+    from mmdask.dataset.hist import text_histograms
+
+    ds = mm.open(args.store)
+    ds = ds if args.where is None else ds[ds.cut(args.where)]
+    texts = text_histograms(ds._rows, args.fields, args.bins, args.range, args.weight, args.by)
+    print("\n\n".join(texts))
     return 0
 
 

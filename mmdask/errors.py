@@ -128,10 +128,38 @@ class SkippedFieldsWarning(UserWarning):
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or an empty string."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
+    """Return ``"; did you mean 'a' or 'b'?"`` for the names nearest to `name`, or an empty string.
+
+    One that differs in case alone is nearest. Others differ in a third of the letters at most, or go on where `name`
+    ends, and none is much further away than the first.
+    """
+    folded: dict[str, list[str]] = {}
+    for n in known:
+        folded.setdefault(n.lower(), []).append(n)
+    lower = name.lower()
+    near = sorted(folded.get(lower, []))
     if not near:
-        folded = {n.lower(): n for n in names}
-        near = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=limit, cutoff=0.6)]
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        found = difflib.get_close_matches(lower, folded, n=10, cutoff=0.6)
+        found = [n for n in found if _is_near(lower, n)]
+        ratios = [difflib.SequenceMatcher(None, n, lower).ratio() for n in found]
+        near = [x for n, ratio in zip(found, ratios, strict=True) if ratio > ratios[0] - 0.15 for x in folded[n]]
+    return f"; did you mean {' or '.join(repr(n) for n in near[:limit])}?" if near else ""
+
+
+def _is_near(name: str, other: str) -> bool:
+    begins = min(len(name), len(other)) >= 3 and (name.startswith(other) or other.startswith(name))
+    return begins or _distance(name, other) <= max(1, len(name) // 3)
+
+
+def _distance(a: str, b: str) -> int:
+    """Letters to leave out, put in, change or swap with their neighbour."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        two_before, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            best = min(before[j] + 1, row[-1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                best = min(best, two_before[j - 2] + 1)
+            row.append(best)
+    return row[-1]

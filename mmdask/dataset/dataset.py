@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -16,13 +17,18 @@ from mmdask.batches.loader import Last, Loader, Shuffle
 from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
+from mmdask.dataset.describe import Description, describe_rows
 from mmdask.dataset.explain import Explanation, explain
+from mmdask.dataset.frames import OnRagged, dask_frame, frame_names, pandas_frame, xarray_of
 from mmdask.dataset.given import Given, each_masked
+from mmdask.dataset.hist import Bins, histograms, texts_of
 from mmdask.dataset.kept import KeptCuts, cuts_of
 from mmdask.dataset.keyed import keyed_cut
 from mmdask.dataset.layouts import records, row, several
 from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
 from mmdask.dataset.ragged import Ragged
+from mmdask.dataset.recipe import Frame
+from mmdask.dataset.records import Records, zipped
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.export.save import save_rows
@@ -607,6 +613,114 @@ class Dataset(Mapping[str, Any]):
         self._readable("a cut flow reads", [by or ""], [weight or ""])
         return cut_flow(self._rows, names, expressions, weight, by)
 
+    def hist(
+        self,
+        *fields: str | Mapping[Any, Bins],
+        bins: Any = None,
+        range: tuple[float, float] | None = None,
+        weight: str | None = None,
+        by: str | None = None,
+        where: str | Cut | None = None,
+    ) -> Any:
+        """Fill histograms, as scikit-hep `hist` objects; any number of them in one pass over the data. Eager.
+
+        Parameters
+        ----------
+        *fields : str, or one mapping
+            A field or an expression in the language of cuts, as ``"sum(jet_pt)"``; one axis for each. One with a value
+            per item has an entry per item, and what has one per row is repeated for these. A mapping of such texts (or
+            tuples of them, for several axes) to bins gives several histograms at once.
+        bins : int, tuple, list, range or None
+            A number of bins between the smallest and the largest value; ``(n, low, high)``; a list or array of edges,
+            as of ``ds.aux``; or, as ``range(0, 12)``, one bin for each whole number. Of several axes a list of these.
+            By default whole numbers have a bin each if they are up to 100, labels and booleans always, and all others
+            50 bins.
+        range : (float, float), optional
+            For one axis with a number of bins: their lower and upper end.
+        weight : str, optional
+            A field or an expression with one number per row, or per item where there are items.
+        by : str, optional
+            A category, or booleans or up to 1,000 different integers, one per row: the first axis, one bin for each
+            label of the store, or number that occurs.
+        where : str or Cut, optional
+            Only the rows that pass; the cut is kept, as all cuts are.
+
+        Returns
+        -------
+        hist.Hist or dict of hist.Hist
+            A dict for a mapping, with its keys. Storage is `Int64`, with weights `Weight` (sums of weights and of their
+            squares). ``metadata`` says how many ``entries`` there were, and how many of them are in no bin because a
+            value is ``nan`` or ``missing``. Infinities are in the flow bins.
+
+        Raises
+        ------
+        ExpressionError
+            When an expression cannot be read, or items differ in number.
+        OptionError
+            When bins or the weight cannot be used, or a weight is missing.
+        MissingDependencyError
+            When `hist` is not installed.
+
+        Notes
+        -----
+        As in `hist`, and other than in numpy, a bin does not contain its upper edge, nor does the last one. Where the
+        ends are found, the last bin contains the largest value: its edge is the next number. They are found without
+        reading data for a stored field of the whole store, and in one pass more for everything else.
+
+        Sums are added in the order of the rows, so they are the same on all schedulers.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, 75.0], "jet_pt": [[20.0], [30.0, 140.0], []]}, "hist.mm")
+        >>> ds.hist("met", bins=(4, 0, 100)).values().tolist()
+        [1, 0, 1, 1]
+        >>> many = ds.hist({"met": [0, 50, 100], "jet_pt": (2, 0, 100)}, weight="met", where="met > 5")
+        >>> many["jet_pt"].values(flow=True), many["met"].variances()
+        (array([ 0., 70.,  0., 60.]), array([ 100., 9225.]))
+        """
+        self._readable("a histogram is filled from", texts=texts_of(fields, weight, by))
+        rows = self._rows if where is None else self[self.cut(where)]._rows
+        return histograms(rows, fields, bins, range, weight, by)
+
+    def describe(self, fields: str | Iterable[str] | None = None) -> Description:
+        """Count, smallest, largest, mean and spread of the values of each field, in one pass. Eager; kept.
+
+        What was found for a part of the store of which all rows are looked at is kept beside the store, as cuts are: it
+        is read the next time, and after rows were appended only they are looked at.
+
+        Parameters
+        ----------
+        fields : str or iterable of str, optional
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
+
+        Returns
+        -------
+        Description
+            A mapping of names to `count`, `missing`, `nan`, `inf`, `min`, `max`, `mean`, `std` and items per row; it
+            prints as a table, and has `to_pandas`. Values are those of items where there are lists. What is nan,
+            infinite or missing is counted, and left out of the others. Sums of integers are exact.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When a name or pattern matches no field.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, float("nan")], "jets": [[1, 2], [], [6]]}, "described.mm")
+        >>> ds.describe()
+        3 rows
+        field  type          count  nan  min  max  mean      std           items
+        -----  ------------  -----  ---  ---  ---  ----  -------  --------------
+        met    float64           3    1   10   60    35       25
+        jets   ragged int64      3         1    6     3  2.16025  0 to 2, mean 1
+        """
+        names = self._names if fields is None else self.schema.match(fields)
+        self._readable("what is described are", names)
+        return describe_rows(self._resolved(), names)
+
     # Handing out ----------------------------------------------------------------------------------------------------
 
     def batches(
@@ -745,6 +859,115 @@ class Dataset(Mapping[str, Any]):
         values = dask.compute(*(self[name] for name in names))
         values = [each_masked(v) if name in self._given else v for name, v in zip(names, values, strict=True)]
         return records(self.schema, names, values)
+
+    def to_dataframe(
+        self, fields: str | Iterable[str] | None = None, *, ragged: OnRagged = "error", lazy: bool = False
+    ) -> Any:
+        """Read fields into a pandas DataFrame, chunk by chunk; or make a lazy dask one.
+
+        Parameters
+        ----------
+        fields : str or iterable of str, optional
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
+        ragged : {"error", "drop", "lists"}
+            What to do with fields that have lists, or arrays of differing shape, in their rows: refuse them, leave them
+            out, or make columns of arrays.
+        lazy : bool
+            Whether to make a ``dask.dataframe``, in the chunks of the dataset and with known divisions, which reads
+            when it is computed.
+
+        Returns
+        -------
+        pandas.DataFrame or dask.dataframe.DataFrame
+            Its index numbers the rows of this dataset. Labels are a `Categorical` of all labels of the store, text has
+            the dtype ``string``. What is missing is NA, in `Int64`, `Float32`, `boolean` and so on; NaT for times, nan
+            for complex numbers. A field ``p3`` of a fixed shape becomes columns ``p3[0]``, ``p3[1]``, ``p3[2]``.
+
+        Raises
+        ------
+        OptionError
+            When a field has lists and `ragged` is "error".
+        MissingDependencyError
+            When pandas, or what ``dask.dataframe`` needs, is not installed.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [41.5, 7.0], "n": [3, 4], "jets": [[1.5], []]}, "frame.mm")
+        >>> ds.to_dataframe(["met", "n"])["met"].max()
+        np.float64(41.5)
+        """
+        names = frame_names(self.schema, self._names if fields is None else self.schema.match(fields), ragged)
+        edges = [0, *itertools.accumulate(self.chunks)]
+        if lazy:
+            self._readable("a lazy data frame has", names)
+            return dask_frame(self._rows, names, edges)
+        given = {name: self[name].compute() for name in names if name in self._given}
+        return pandas_frame(self._rows, names, edges, given)
+
+    def to_xarray(self, fields: str | Iterable[str] | None = None) -> Any:
+        """Make an xarray Dataset around the lazy arrays of fields, with the dimension ``row``. Computes nothing.
+
+        Parameters
+        ----------
+        fields : str or iterable of str, optional
+            Names or patterns of fields of numbers, times and labels, also with a fixed shape, whose dimensions are
+            called ``p3_0`` and so on. By default all that there are of these.
+
+        Returns
+        -------
+        xarray.Dataset
+            Units and docs are the attributes ``units`` and ``long_name``. As xarray knows no masks, what is missing is
+            nan (integers and booleans that can be are float64 therefore), NaT, or empty text.
+
+        Raises
+        ------
+        OptionError
+            When a field that is named has lists or text.
+        MissingDependencyError
+            When xarray is not installed.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [41.5, 7.0], "n": [3, 4]}, "xarray.mm")
+        >>> ds.to_xarray().met.mean().compute().item()
+        24.25
+        """
+        dense = [name for name, f in self.schema.items() if f.kind in ("dense", "category")]
+        return xarray_of(self.schema, dense if fields is None else self.schema.match(fields), self._field, self.attrs)
+
+    def zip(self, record: str, /) -> Records:
+        """Fields that belong together as one lazy collection of awkward records. Of a cut, only its rows are found.
+
+        Parameters
+        ----------
+        record : str
+            The name of a record; or what the names of fields begin with: "jet" for ``jet_pt`` and ``jet_eta``. If some
+            of them are lists, these are taken, and are lists of records; else each row is one.
+
+        Returns
+        -------
+        Records
+            Lazy; `compute` gives an awkward array. Records of ``pt``, ``phi``, ``eta`` and ``mass`` or ``e``, and the
+            like, are momenta of `vector`, if it is installed.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When there are no such fields.
+        ExpressionError
+            When lists differ in their numbers of items; when it is computed.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"jet_pt": [[50.0, 30.0], []], "jet_eta": [[0.5, -1.0], []]}, "jets.mm")
+        >>> ds.zip("jet").compute().to_list()
+        [[{'pt': 50.0, 'eta': 0.5}, {'pt': 30.0, 'eta': -1.0}], []]
+        """
+        frame = Frame(self._resolved().stored, self._chunk_rows)
+        return zipped(self.schema, record, self._names, self._field, frame)
 
     # Looks ----------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from mmdask.rows.reader import as_labels, as_text
 from mmdask.rows.shapes import shaped_rows
 from mmdask.schema import Field, FieldData, Schema
 
-__all__ = ["masked", "records", "row", "rows_of", "several", "to_awkward"]
+__all__ = ["fill_missing", "masked", "records", "row", "rows_of", "several", "to_awkward"]
 
 #: lists that shapes may ask for beyond one per item and row: rows of shape (2**40, 0) have no items at all
 _SPARE_LISTS = 1 << 20
@@ -36,6 +36,13 @@ def masked(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None) -> np.
         mask[~valid] = True
     # numpy's own fill value of reals, 1e20, is beyond those of 16 bits, and it warns when it meets one.
     return np.ma.MaskedArray(values, mask, fill_value=np.nan if values.dtype == np.float16 else None)
+
+
+def fill_missing(dtype: np.dtype[Any]) -> Any:
+    """What stands where a value is missing: nan, NaT, or zero."""
+    if dtype.kind in "fc":
+        return dtype.type(np.nan)
+    return np.array("NaT", dtype)[()] if dtype.kind in "mM" else np.zeros((), dtype)[()]
 
 
 def several(field: Field, data: FieldData) -> Any:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
-from dask.base import DaskMethodsMixin, tokenize
-from dask.threaded import get as threaded_get
 
-from mmdask.dataset.layouts import row, rows_of, to_awkward
+from mmdask.dataset.collection import Collection, join_rows
+from mmdask.dataset.items import Choose, Counts, Item, Items, Pad, PadMask, Valid, check_level
+from mmdask.dataset.layouts import row, rows_of
 from mmdask.dataset.lazy import (
     CountsArray,
     OffsetsArray,
@@ -20,28 +22,40 @@ from mmdask.dataset.lazy import (
     ValidArray,
     ValuesArray,
     item_edges,
-    row_edges,
     to_dask,
 )
+from mmdask.dataset.operands import compared_text, operand_of
+from mmdask.dataset.operators import Operators
+from mmdask.dataset.recipe import Frame, Recipe, Stored, dense_array, items_array
+from mmdask.dataset.steps import Elementwise, Evaluated, with_counts_of
 from mmdask.display import html_table
-from mmdask.errors import OptionError, SchemaError
-from mmdask.expr import spelled_name
+from mmdask.errors import OptionError
+from mmdask.expr import check, spelled_name
 from mmdask.rows.reader import Picker, decode
 from mmdask.rows.rows import Rows
-from mmdask.schema import Field
+from mmdask.rows.virtual import field_of
+from mmdask.schema import Field, Schema
 
 __all__ = ["Ragged"]
 
 #: rows and bytes read together by iteration
 _PIECE_ROWS = 4096
 _PIECE_NBYTES = 16 << 20
+#: reductions that numbers in items of a shape have, number by number
+_NUMBER_BY_NUMBER = ("sum", "mean", "min", "max", "std", "first", "last")
+_STD = "sqrt(mean(({0} - mean({0})) ** 2))"
 
 
-class Ragged(DaskMethodsMixin):  # type: ignore[misc]
+class Ragged(Operators, Collection):
     """A field whose rows differ in length or shape, or text: lazy, in the dataset's chunks.
 
-    Made by ``ds["jet_pt"]``. `compute` gives an awkward array; a row number or iteration gives rows at once, None where
-    one is missing.
+    Made by ``ds["jet_pt"]``, and from others by operators, ufuncs of numpy, ``[...]``, `map` and `crop`. `compute`
+    gives an awkward array; a row number or iteration gives rows at once, None where one is missing.
+
+    Operators are those of numpy, item by item. The other operand is a number, another `Ragged` with equal counts, or a
+    dask array with one entry per row, which is repeated for the items of its row; ``jets / jets.sum()`` is the share of
+    each item. What is computed from a missing value is missing. However long an expression is, each of its chunks is
+    one task.
 
     Parameters
     ----------
@@ -53,26 +67,62 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         Store rows of a chunk.
     graph : mapping, optional
         Chunks that are already computed; by default they are read.
+    recipe : Recipe, optional
+        How chunks are made, if they are not the field.
 
     Examples
     --------
     >>> import mmdask as mm
-    >>> ds = mm.from_arrays({"hits": [[1, 2], [], [3]]}, "hits.mm")
+    >>> ds = mm.from_arrays({"hits": [[1, 2], [], [3]], "scale": [10, 20, 30]}, "hits.mm")
     >>> ds["hits"].compute().to_list()
     [[1, 2], [], [3]]
     >>> ds["hits"].sum().compute()
     array([3, 0, 3])
+    >>> (ds["hits"] * ds["scale"] + 1).compute().to_list()
+    [[11, 21], [], [91]]
+    >>> ds["hits"][ds["hits"] > 1].to_list()
+    [[2], [], [3]]
     """
 
-    def __init__(self, rows: Rows, name: str, chunk_rows: int, graph: Mapping[Any, Any] | None = None) -> None:
-        self._rows = rows
-        self._field: Field = rows.schema[name]
-        self._chunk_rows = chunk_rows
-        self._name = f"{name}-{tokenize('Ragged', rows.key, rows.token(name), chunk_rows)}"
-        self._graph = graph
+    _field: Field
+
+    def __init__(
+        self,
+        rows: Rows,
+        name: str,
+        chunk_rows: int,
+        graph: Mapping[Any, Any] | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        frame = Frame(rows, chunk_rows)
+        self._stored = recipe is None
+        self._setup(frame, recipe or Recipe.of(Stored(rows, name)), name, graph)
+        field = self._recipe.field
+        assert field is not None
+        self._field, self._rows, self._chunk_rows = field, rows, chunk_rows
+
+    @classmethod
+    def _of(cls, frame: Frame, recipe: Recipe) -> Any:
+        """The result of a recipe: a Ragged, or a dask array of one entry per row."""
+        field, node = recipe.field, recipe.node
+        assert field is not None
+        if not field.n_offsets:
+            return dense_array(frame, recipe, field.name)
+        if isinstance(node, Stored):
+            return cls(node.rows, node.name, frame.chunk_rows)
+        return cls(frame.rows, field.name, frame.chunk_rows, recipe=recipe)
+
+    def _like(self, frame: Frame, recipe: Recipe, graph: Mapping[Any, Any] | None = None) -> Ragged:
+        stored = isinstance(recipe.node, Stored)
+        return Ragged(frame.rows, self._field.name, frame.chunk_rows, graph, None if stored else recipe)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._rows, self._field.name, self._chunk_rows, self._graph)
+        recipe = None if self._stored else self._recipe
+        return type(self), (self._rows, self._field.name, self._chunk_rows, self._graph, recipe)
+
+    @property
+    def _finish(self) -> Callable[[list[Any]], Any]:
+        return partial(join_rows, self._field)
 
     # What it is -----------------------------------------------------------------------------------------------------
 
@@ -86,27 +136,22 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         """Of the items (uint8 of text, which is utf-8)."""
         return self._field.dtype
 
-    @cached_property
-    def chunks(self) -> tuple[tuple[int, ...]]:
-        """Rows of each chunk, those of the dataset."""
-        return (tuple(np.diff(row_edges(self._rows, self._chunk_rows)).tolist()),)
-
-    @property
-    def n_chunks(self) -> int:
-        return len(self.chunks[0])
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
     # Its parts as dask arrays ---------------------------------------------------------------------------------------
 
     @property
     def counts(self) -> Any:
         """Items per row, bytes of text: a lazy dask array int64 ``(rows,)``; reads (outer) offsets only.
 
-        Masked where rows may be missing.
+        Masked where rows may be missing. What operators made has the counts of its fields; what `map` or a condition
+        made is computed for them.
         """
-        return to_dask(CountsArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-counts")
+        name = f"{self._field.name}-counts"
+        recipe = with_counts_of(self._source)
+        stored = recipe.node
+        if isinstance(stored, Stored):
+            return to_dask(CountsArray(stored.rows, stored.name), self.chunks[0], name)
+        field = Field.dense(self._field.name, "i8", optional=0 in self._field.optional)
+        return dense_array(self._frame, Recipe.made(Counts(), field, recipe), name)
 
     @property
     def offsets(self) -> Any:
@@ -114,24 +159,47 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
         Reads the stored offsets at the chunk bounds when it is computed (of all rows, if a cut selects them).
         """
+        import dask.array as da
+
         lengths = list(self.chunks[0])
         lengths[-1] += 1
-        return to_dask(self._source(OffsetsArray), lengths, f"{self._field.name}-offsets")
+        stored = with_counts_of(self._source).node
+        name = f"{self._field.name}-offsets"
+        if isinstance(stored, Stored):
+            return to_dask(OffsetsArray(stored.rows, stored.name, self._chunk_rows), lengths, name)
+        counts = self.counts
+        if 0 in self._field.optional:
+            counts = da.ma.filled(counts, 0)
+        return da.concatenate(
+            [da.zeros(1, dtype=np.int64, chunks=1), da.cumsum(counts, axis=0, dtype=np.int64)]
+        ).rechunk((tuple(lengths),))
 
     @property
     def values(self) -> Any:
         """All items, row after row: a lazy dask array ``(items, *shape)`` with one chunk per chunk of rows.
 
         Masked where items may be missing. Reads the stored offsets at the chunk bounds (of all rows, if a cut selects
-        them).
+        them); what `map` or a condition made is computed once for its counts.
         """
         if self._field.n_offsets > 1:
             raise OptionError(
                 f"{self._field.name!r} has lists in lists; .compute() gives all of it, as an awkward array"
             )
-        edges = item_edges(self._rows, self._field.name, self._chunk_rows)
-        lengths = [n for n in np.diff(edges).tolist() if n] or [0]
-        return to_dask(self._source(ValuesArray), lengths, f"{self._field.name}-values")
+        name = f"{self._field.name}-values"
+        if self._stored and self._graph is None:
+            edges = item_edges(self._rows, self._field.name, self._chunk_rows)
+            lengths = [n for n in np.diff(edges).tolist() if n] or [0]
+            return to_dask(ValuesArray(self._rows, self._field.name, self._chunk_rows), lengths, name)
+        return items_array(self._frame, self._source, self._item_counts, name)
+
+    @cached_property
+    def _item_counts(self) -> tuple[int, ...]:
+        """Items of each chunk."""
+        stored = with_counts_of(self._source).node
+        if isinstance(stored, Stored):
+            return tuple(np.diff(item_edges(stored.rows, stored.name, self._chunk_rows)).tolist())
+        sums = self.counts.map_blocks(_sum_of_chunk, chunks=((1,) * self.n_chunks,), dtype="i8", meta=np.empty(0, "i8"))
+        return tuple(sums.compute().tolist())
 
     @property
     def shapes(self) -> Any:
@@ -144,19 +212,23 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         """
         if self._field.kind != "shaped":
             raise OptionError(f"{self._field.name!r} is {self._field.describe()}, without shapes; it has .counts")
-        return to_dask(ShapesArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-shapes")
+        stored = with_counts_of(self._source).node
+        if not isinstance(stored, Stored):
+            raise OptionError(f"{self._field.name!r} is computed from dask arrays; the shapes are those of its field")
+        return to_dask(ShapesArray(stored.rows, stored.name), self.chunks[0], f"{self._field.name}-shapes")
 
     @property
     def valid(self) -> Any:
         """Which rows are not missing: a lazy dask array bool ``(rows,)``; reads validity only."""
-        return to_dask(ValidArray(self._rows, self._field.name), self.chunks[0], f"{self._field.name}-valid")
-
-    def _source(self, kind: type[OffsetsArray] | type[ValuesArray]) -> Any:
-        return kind(self._rows, self._field.name, self._chunk_rows)
+        name = f"{self._field.name}-valid"
+        if self._stored:
+            return to_dask(ValidArray(self._rows, self._field.name), self.chunks[0], name)
+        return dense_array(self._frame, Recipe.made(Valid(), Field.dense(self._field.name, "?"), self._source), name)
 
     # One value per row ----------------------------------------------------------------------------------------------
 
-    # As in cuts: what is computed from a missing value is missing, unless the others decide. It is masked.
+    # As in cuts: what is computed from a missing value is missing, unless the others decide. It is masked. Of lists in
+    # lists these are values of the innermost lists, in a `Ragged` of one level less, where what has none is missing.
 
     def sum(self) -> Any:
         """Sum of each row, 0 without items: lazy, float64 for floats, int64 or uint64 for integers."""
@@ -182,6 +254,10 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def mean(self, *, default: Any = None) -> Any:
         """Mean of each row: lazy, float64; `default` for rows that have none, as for `min`."""
         return self._reduce("mean", default)
+
+    def std(self, *, default: Any = None) -> Any:
+        """Standard deviation of each row, of its items (ddof 0): lazy, float64; `default` as for `min`."""
+        return self._reduce("std", default)
 
     def min(self, *, default: Any = None) -> Any:
         """Least item of each row: lazy.
@@ -219,13 +295,18 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
 
     def _reduce(self, function: str, default: Any = None, usual: Any = None) -> Any:
         field = self._field
-        if field.kind != "ragged" or field.shape or field.levels > 1:
+        if field.kind not in ("ragged", "shaped") or (field.shape and function not in _NUMBER_BY_NUMBER):
+            numbers = "numbers, and not for text" if field.kind == "string" else "numbers"
             raise OptionError(
-                f"{field.name!r} is {field.describe()}: {function} is for numbers in rows of one level; "
-                ".compute() gives an awkward array"
+                f"{field.name!r} is {field.describe()}: {function} is for {numbers}; .compute() gives an awkward array"
             )
-        expression = self._rows.check(f"{function}({spelled_name(field.name)})")
-        masked = default is None and bool(field.optional)
+        name = spelled_name(field.name)
+        text = _STD.format(name) if function == "std" else f"{function}({name})"
+        plain = self._stored and self._graph is None and field.levels == 1 and not field.shape
+        levels = max(field.levels, 1)
+        numbers_of_rows = Field.ragged(field.name, field.dtype, levels=levels, optional=field.optional)
+        expression = self._rows.check(text) if plain else check(text, Schema([numbers_of_rows]))
+        masked = default is None and (bool(field.optional) or levels > 1)
         if expression.maybe_missing and not masked:
             default = usual if default is None else default
             if default is None and expression.dtype.kind != "f":
@@ -234,32 +315,239 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
                     f"say which one to use, as in .{function}(default=-1)"
                 )
             default = np.nan if default is None else default
-            _check_default(default, expression.dtype, function)
-        source = ResultArray(self._rows, expression, default, masked=masked)
-        return to_dask(source, self.chunks[0], f"{field.name}-{function}")
+            _check_value(default, expression.dtype, f"the result of {function}")
+        if plain:
+            source = ResultArray(self._rows, expression, default, masked=masked)
+            return to_dask(source, self.chunks[0], f"{field.name}-{function}")
+        made = field_of(function, expression, "")
+        optional = tuple(d for d in made.optional if masked or d < made.levels)
+        made = Field(function, made.kind, made.dtype, field.shape, made.levels, optional=optional)
+        step = Evaluated(field, expression, made, default if expression.maybe_missing and not masked else None)
+        return self._step(step, made)
 
-    # Rows -----------------------------------------------------------------------------------------------------------
+    def _step(self, step: Any, field: Field, *others: Recipe) -> Any:
+        return Ragged._of(self._frame, Recipe.made(step, field, self._source, *others))
+
+    # Item by item ---------------------------------------------------------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        given = [name for name, value in kwargs.items() if value is not None]
+        if method != "__call__" or given or ufunc.nout != 1 or ufunc.signature is not None:
+            what = f"numpy.{ufunc.__name__}" + (f".{method}" if method != "__call__" else "")
+            what += f" with {given[0]}=" if given else ""
+            raise OptionError(
+                f"{what} is not for ragged fields, which have ufuncs of one result item by item, and .sum() and others "
+                "row by row; .map(f) calls f with awkward arrays"
+            )
+        first = next(x for x in inputs if isinstance(x, Ragged))
+        if any(isinstance(x, Ragged) and x._field.kind == "string" for x in inputs):
+            return Ragged._of(first._frame, compared_text(ufunc, inputs))
+        operands, recipes = [], []
+        for x in inputs:
+            operand, recipe = operand_of(x, first._frame, x._source if isinstance(x, Ragged) else None)
+            operands.append(operand)
+            recipes += [recipe] if recipe is not None else []
+        step = Elementwise.of(ufunc, operands)
+        return Ragged._of(first._frame, Recipe.made(step, step.field, *recipes))
+
+    def __array_function__(self, function: Any, *_: Any, **__: Any) -> NoReturn:
+        raise OptionError(
+            f"numpy.{function.__name__} is not for ragged fields: .sum() and others are one value per row, .values is "
+            "a dask array of all items, .compute() an awkward array"
+        )
+
+    def map(self, function: Callable[..., Any], *others: Any) -> Any:
+        """Call a function with the awkward array of each chunk. Lazy.
+
+        It is called with no rows first, to find out what it gives.
+
+        Parameters
+        ----------
+        function : callable
+            From an awkward array, and one for each of the others, to one entry for each row: an awkward or a numpy
+            array. Of rows it may be given any run, so what it gives for a row depends on that row alone. The arrays may
+            be read-only.
+        *others : Ragged, Records or dask array
+            With as many rows. Of a dask array the function gets its chunk.
+
+        Returns
+        -------
+        Ragged, dask.array.Array or Records
+            Lists and text are a `Ragged`, one number or an array of one shape per row a dask array, others `Records`.
+
+        Raises
+        ------
+        OptionError
+            When the function does not give one entry for each row (when it is computed), or others do not fit.
+
+        Examples
+        --------
+        >>> import awkward as ak
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"hits": [[3, 1, 2], [], [5]]}, "sorted.mm")
+        >>> ds["hits"].map(ak.sort).to_list()
+        [[1, 2, 3], [], [5]]
+        >>> ds["hits"].map(lambda hits: ak.sum(hits ** 2, axis=1)).compute()
+        array([14,  0, 25])
+        """
+        from mmdask.dataset.records import mapped
+
+        return mapped(self, function, others)
+
+    def pad(self, n: int | tuple[int, ...], value: Any = 0, *, mask: bool = False) -> Any:
+        """All rows cut or filled at their ends to one length: a lazy dask array ``(rows, n, *shape)``.
+
+        Parameters
+        ----------
+        n : int, or tuple of int
+            Items of every row; of a shaped field the length of each axis, as ``(64, 64)``.
+        value : number
+            What is put where there is no item, or a missing one.
+        mask : bool
+            Whether there is a mask, too.
+
+        Returns
+        -------
+        dask.array.Array, or a tuple of two
+            The values; with ``mask=True`` also where there is a real item, bool ``(rows, n)``.
+
+        Raises
+        ------
+        OptionError
+            For text and lists in lists, and a value that does not fit the dtype.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"hits": [[3, 1, 2], [], [5]]}, "filled.mm")
+        >>> ds["hits"].pad(2, -1).compute().tolist()
+        [[3, 1], [-1, -1], [5, -1]]
+        """
+        field = self._field
+        lengths = _lengths(field, n)
+        _check_value(value, field.dtype, f"{field.name!r}, {field.describe()}", "value")
+        made = Field.dense("pad", field.dtype, (*lengths, *field.shape))
+        values = self._step(Pad(field, lengths, value), made)
+        if not mask:
+            return values
+        return values, self._step(PadMask(field, lengths), Field.dense("mask", "?", lengths))
+
+    def crop(self, n: int) -> Ragged:
+        """The first `n` items of each row, as ``[:, :n]``. Lazy."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise OptionError(f"crop(n) takes a number of items, 0 or more; got {n!r}")
+        found: Ragged = self[:, : int(n)]
+        return found
+
+    # Rows and items -------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Any:
-        """A row at once, or a slice of rows, lazy.
+        """A row at once; or, lazily, a slice of rows, some items of each row, or those that a condition chooses.
 
         A row of one level is a read-only view of the store, with a mask if an item is missing; of more levels an
         awkward array; of a shaped field a read-only view in its shape; of text a str, or a list of str. None if it is
-        missing.
+        missing. Rows that are computed are arrays of their own.
+
+        ``[:, 0]`` and ``[:, -1]`` are one item of each row: a dask array, nan where a row has no such item, masked if
+        it is no float or the field is optional; a `Ragged` of lists or text, in which it is missing. ``[:, :3]`` is a
+        `Ragged` of some items, ``[:, :, 0]`` goes to the lists in lists. ``[mask]`` takes a `Ragged` of booleans with
+        equal counts; where it is missing for an item, the list of that item is missing.
         """
         if isinstance(index, int | np.integer) and not isinstance(index, bool):
-            number = self._rows.number(int(index))
-            field = self._field
-            if field.n_offsets > 1 or 1 in field.optional or field.name in self._rows.derived:
-                return row(field, self._rows.read_row(field.name, number))
-            items = self._pick(number)
-            return items if field.kind != "string" or items is None else decode(items.tobytes())
+            return self._row(int(index))
         if isinstance(index, slice):
-            return Ragged(self._rows.sliced(index), self._field.name, self._chunk_rows)
+            return self._sliced(index)
+        if isinstance(index, Ragged):
+            return self._chosen(index)
+        if isinstance(index, tuple) and index:
+            first, *inner = index
+            found = self[first]
+            if not isinstance(found, Ragged):
+                return found[tuple(inner)] if inner else found
+            return found._items(inner)
+        hint = "; rows are selected by ds[ds.cut('met > 30')]" if hasattr(index, "dtype") else ""
         raise OptionError(
-            f"{self._field.name!r} takes a row number or a slice of rows, got {type(index).__name__}; "
-            "other selections work on the computed array: .compute()[...]"
+            f"{self._field.name!r} takes a row number, a slice of rows, items as [:, 0] or [:, :3], or a ragged field "
+            f"of booleans; got {type(index).__name__}{hint}; other selections work on .compute()"
         )
+
+    def _items(self, inner: list[Any]) -> Any:
+        found: Any = self
+        level = 0
+        for item in inner:
+            if not isinstance(found, Ragged):
+                raise OptionError(f"[...] has more indices than {self._field.name!r} has levels of lists")
+            if isinstance(item, slice):
+                found = found._items_of(level, item)
+                level += 1
+            elif isinstance(item, int | np.integer) and not isinstance(item, bool):
+                found = found._item(level, int(item))
+            else:
+                raise OptionError(
+                    f"items are taken by numbers and slices, as [:, 0] and [:, :3], got {type(item).__name__}; a "
+                    "ragged field of booleans chooses items by [mask]"
+                )
+        return found
+
+    def _items_of(self, level: int, items: slice) -> Ragged:
+        check_level(self._field, level, "a slice of items")
+        try:
+            bounds = [None if x is None else operator.index(x) for x in (items.start, items.stop, items.step)]
+        except TypeError:
+            raise OptionError(f"a slice of items has whole numbers, got {items}") from None
+        start, stop, step = bounds
+        if step == 0:
+            raise OptionError("a slice of items has a step other than 0")
+        if (start or 0, stop, step or 1) == (0, None, 1):
+            return self
+        found: Ragged = self._step(Items(level, start, stop, step or 1), self._field_as())
+        return found
+
+    def _item(self, level: int, item: int) -> Any:
+        field = self._field
+        check_level(field, level, "an item of each list")
+        deeper = [d - 1 for d in field.optional if d > level + 1]
+        optional = {d for d in field.optional if d < level} | {level} | set(deeper)
+        levels = field.levels - 1
+        default = None
+        if field.kind == "ragged" and not levels:
+            if field.dtype.kind == "f" and not field.optional:
+                default, optional = np.nan, set()
+            made = Field.dense(field.name, field.dtype, field.shape, optional=tuple(sorted(optional)))
+        else:
+            made = self._field_as(levels=levels, optional=tuple(sorted(optional)))
+        return self._step(Item(level, item, default), made)
+
+    def _chosen(self, mask: Ragged) -> Ragged:
+        field, condition = self._field, mask._field
+        if condition.dtype.kind != "b" or condition.kind != "ragged" or condition.shape:
+            raise OptionError(
+                f"items are chosen by booleans, as {field.name}[{field.name} > 0]; got {condition.describe()}"
+            )
+        check_level(field, condition.levels - 1, "[mask]")
+        level = condition.levels - 1
+        optional = set(field.optional) | {d for d in condition.optional if d <= level}
+        optional |= {level} if condition.levels in condition.optional else set()
+        operand_of(mask, self._frame, mask._source)
+        made = self._field_as(optional=tuple(sorted(optional)))
+        found: Ragged = self._step(Choose(field, condition), made, mask._source)
+        return found
+
+    def _field_as(self, **changes: Any) -> Field:
+        """The same kind of field without what is said of the stored one."""
+        given = {"levels": self._field.levels, "optional": self._field.optional, **changes}
+        return replace(self._field, doc="", attrs={}, record="", expression="", **given)
+
+    def _row(self, index: int) -> Any:
+        field, name = self._field, self._field.name
+        number = self._rows.number(index)
+        if not self._stored or self._graph is not None:
+            i = index if index >= 0 else index + len(self)
+            return next(iter(self[i : i + 1]))
+        if field.n_offsets > 1 or 1 in field.optional or name in self._rows.derived:
+            return row(field, self._rows.read_row(name, number))
+        items = self._pick(number)
+        return items if field.kind != "string" or items is None else decode(items.tobytes())
 
     @cached_property
     def _pick(self) -> Picker:
@@ -268,9 +556,14 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Any]:
         n = len(self)
         step = min(_PIECE_ROWS, max(int(_PIECE_NBYTES / max(self._rows.row_nbytes, 1)), 1))
-        for start in range(0, n, step):
-            data = self._rows.read(self._field.name, start, min(start + step, n))
-            yield from rows_of(self._field, data)
+        edges = range(0, n, step)
+        source = self._source
+        if source.inputs:
+            for a, b in itertools.pairwise(self._frame.edges.tolist()):
+                yield from rows_of(self._field, self._chunk(a, b))
+            return
+        for start in edges:
+            yield from rows_of(self._field, source.program(start, min(start + step, n), ()))
 
     def to_awkward(self) -> Any:
         """The awkward array, at once: the same as ``compute()``."""
@@ -285,53 +578,6 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         raise OptionError(
             f"rows of {self._field.name!r} differ in length; .compute() gives an awkward array, .values its items"
         )
-
-    def _no_operator(self, *_: Any) -> NoReturn:
-        raise OptionError(
-            f"there are no operators for ragged fields; cut by ds.cut('any({self._field.name} > ...)'), or compute "
-            "with .compute() (awkward) or .values (a dask array of the items)"
-        )
-
-    __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = _no_operator
-    __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __and__ = __or__ = __invert__ = __neg__ = _no_operator
-    __array_ufunc__ = None
-
-    # The dask protocol ----------------------------------------------------------------------------------------------
-
-    def __dask_graph__(self) -> Mapping[Any, Any]:
-        if self._graph is not None:
-            return self._graph
-        edges = row_edges(self._rows, self._chunk_rows).tolist()
-        # Bound, because dask takes an argument of a task that equals a key of the graph, as a name may, for that key.
-        read = partial(read_chunk, self._rows, self._field.name)
-        return {(self._name, i): (partial(read, a, b),) for i, (a, b) in enumerate(itertools.pairwise(edges))}
-
-    def __dask_keys__(self) -> list[Any]:
-        return [(self._name, i) for i in range(self.n_chunks)]
-
-    def __dask_tokenize__(self) -> str:
-        return self._name
-
-    __dask_scheduler__ = staticmethod(threaded_get)
-
-    @property
-    def __dask_optimize__(self) -> Any:
-        # That of arrays: dask orders the results of one compute by the optimizers of their collections, so with another
-        # one (array, ragged, array) would come back as (array, array, ragged).
-        from dask.array import Array
-
-        return Array.__dask_optimize__
-
-    def __dask_postcompute__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return join_chunks, ()
-
-    def __dask_postpersist__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self._rebuild, ()
-
-    def _rebuild(self, graph: Mapping[Any, Any], *, rename: Mapping[str, str] | None = None) -> Ragged:
-        if rename:
-            raise SchemaError("a persisted ragged field keeps its name")
-        return Ragged(self._rows, self._field.name, self._chunk_rows, graph)
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -348,24 +594,31 @@ class Ragged(DaskMethodsMixin):  # type: ignore[misc]
         return html_table(rows, [self._field.name, ""])
 
 
-def _check_default(default: Any, dtype: np.dtype[Any], function: str) -> None:
+def _sum_of_chunk(counts: Any) -> Any:
+    return np.array([np.ma.filled(counts, 0).sum()], np.int64)
+
+
+def _lengths(field: Field, n: Any) -> tuple[int, ...]:
+    if field.kind == "string" or field.levels > 1:
+        raise OptionError(
+            f"{field.name!r} is {field.describe()}: pad is for numbers in rows of one level, or of a shape"
+        )
+    given = tuple(n) if isinstance(n, tuple | list) else (n,)
+    axes = field.axes or 1
+    right = len(given) == axes and (field.kind == "shaped" or not isinstance(n, tuple | list))
+    if not right or any(isinstance(x, bool) or not isinstance(x, int | np.integer) or x < 0 for x in given):
+        what = f"the length of each of its {axes} axes" if field.kind == "shaped" else "a number of items, 0 or more"
+        raise OptionError(f"pad(n) of {field.name!r} takes {what}; got {n!r}")
+    return tuple(int(x) for x in given)
+
+
+def _check_value(value: Any, dtype: np.dtype[Any], of: str, word: str = "default") -> None:
     try:
         with np.errstate(all="ignore"):
-            same = np.asarray(default).astype(dtype)
-            fits = bool(same == default) or bool(np.isnan(default) and dtype.kind == "f")
+            same = np.asarray(value).astype(dtype)
+            missing = dtype.kind in "fcmM" and np.isnan(value)
+            fits = bool(same == value) or bool(missing)
     except (TypeError, ValueError, OverflowError):
         fits = False
     if not fits:
-        raise OptionError(f"default={default!r} does not fit the result of {function}, {dtype}")
-
-
-def read_chunk(rows: Rows, name: str, start: int, stop: int) -> Any:
-    """One chunk of a ragged field as an awkward array over the mapped file."""
-    return to_awkward(rows.schema[name], rows.read(name, start, stop))
-
-
-def join_chunks(chunks: list[Any]) -> Any:
-    """Chunks of one field as one awkward array."""
-    import awkward as ak
-
-    return chunks[0] if len(chunks) == 1 else ak.concatenate(chunks)
+        raise OptionError(f"{word}={value!r} does not fit {of}, {dtype}")

@@ -221,9 +221,21 @@ def _is_finite(s: Settler, node: Typed, args: list[Value]) -> Value:
     x = as_numbers(args[0])
     if x.low.dtype.kind != "f":
         return Truth(x.number, NO, x.missing, x.lists)
-    infinite = np.isinf(x.low) | np.isinf(x.high)
+    infinite = _reaches_infinity(x)
     only = np.isinf(x.low) & (x.low == x.high)
     return Truth(x.number & ~only, (x.number & infinite) | x.nan, x.missing, x.lists)
+
+
+def _reaches_infinity(x: Numbers) -> Bools:
+    return np.isinf(x.low) | np.isinf(x.high)
+
+
+def _is_infinite(s: Settler, node: Typed, args: list[Value]) -> Value:
+    x = as_numbers(args[0])
+    if x.low.dtype.kind != "f":
+        return Truth(NO, x.number, x.missing, x.lists)
+    only = np.isinf(x.low) & (x.low == x.high)
+    return Truth(x.number & _reaches_infinity(x), (x.number & ~only) | x.nan, x.missing, x.lists)
 
 
 def _where(s: Settler, node: Typed, args: list[Value]) -> Value:
@@ -245,6 +257,7 @@ _OPERATIONS: dict[str, Operation] = {
     "ismissing": _is_missing,
     "isnan": _is_nan,
     "isfinite": _is_finite,
+    "isinf": _is_infinite,
     "where": _where,
     **NUMBERS,
     **LISTS,

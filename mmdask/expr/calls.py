@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmdask.errors import did_you_mean
-from mmdask.expr.functions import ALIASES, FUNCTIONS, Function
+from mmdask.expr import hints
+from mmdask.expr.functions import FUNCTIONS, Function
 from mmdask.expr.parser import INDEX, MAX_INDEX
 from mmdask.expr.tokens import thousands
 from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary, error_at
@@ -38,17 +38,11 @@ _MOST_ITEMS = 2**48
 _FAR_SUM = 2**62
 
 
-_DELTA_PHI = "write delta_phi(phi1, phi2), the difference in [-pi, pi]"
-_DELTA_R = "write delta_r(eta1, phi1, eta2, phi2), with the arguments in this order"
-#: what people call these functions elsewhere, without case and underscores
-_ANGLES = {"deltaphi": _DELTA_PHI, "dphi": _DELTA_PHI, "phimpipi": _DELTA_PHI, "deltar": _DELTA_R, "dr": _DELTA_R}
-
-
 def call(checker: Checker, node: Call) -> Typed:
     """The typed tree of a function call."""
     function = FUNCTIONS.get(node.function)
     if function is None:
-        raise checker.error(node, _unknown(checker, node.function))
+        raise checker.error(node, hints.unknown_function(checker, node.function, node.args))
     if len(node.args) != function.n_args:
         for a, b in pairwise(node.args):
             if (found := thousands(checker.text, a.end, b.start)) is not None:
@@ -57,22 +51,6 @@ def call(checker: Checker, node: Call) -> Typed:
     visit = checker.asked if function.group == "missing" else checker.visit
     args = tuple(map(visit, node.args))
     return _GROUPS[function.group](checker, function.name, args, node)
-
-
-def _unknown(checker: Checker, name: str) -> str:
-    shown = name if len(name) <= 60 else name[:57] + "..."
-    if name in checker.schema:
-        return f"{shown!r} is a field, not a function"
-    method = name.rpartition(".")[2]
-    if "." in name and method in FUNCTIONS:
-        return f"there are no methods; write {method}({name.rpartition('.')[0]})"
-    last = name.rpartition("::")[2].rpartition(".")[2].lower()
-    if (angle := _ANGLES.get(last.replace("_", ""))) is not None:
-        return f"no function {shown!r}; {angle}"
-    if "::" in name and last in FUNCTIONS:
-        return f"no function {shown!r}; write {FUNCTIONS[last].signature}"
-    near = did_you_mean(shown, [*FUNCTIONS, *ALIASES])
-    return f"no function {shown!r}" + (near or f"; the functions are {', '.join(FUNCTIONS)}")
 
 
 def _arity(function: Function, n_args: int) -> str:
@@ -200,6 +178,7 @@ def _check_index(checker: Checker, i: Typed) -> None:
 
 def brackets(checker: Checker, node: Index) -> Typed:
     """The typed tree of ``x[i]``: an item, or the items that a condition chooses."""
+    hints.check_brackets(checker, node.operand, node.index)
     x = checker.visit(node.operand)
     if isinstance(node.index, int):
         return _item(checker, x, node.index, node)

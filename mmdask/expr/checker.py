@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mmdask.errors import ExpressionError, did_you_mean
-from mmdask.expr import calls
+from mmdask.expr import calls, hints
 from mmdask.expr.compare import members
 from mmdask.expr.constants import check_constants, constant_items, constant_node
 from mmdask.expr.tree import (
@@ -34,6 +34,7 @@ from mmdask.expr.tree import (
     Unary,
     canonical,
     error_at,
+    spelled_name,
 )
 from mmdask.expr.typed import (
     BOOL,
@@ -130,11 +131,11 @@ class Checker:
         return x
 
     def truth(self, x: Typed) -> Typed:
-        """A boolean as it is; a number is true where it is not zero."""
+        """A boolean as it is; a number is true where it is not zero, but one that is written out is an error."""
         if x.kind == "bool":
             return x
         if x.op == "literal" and x.kind != "text":
-            return literal(bool(x.value), x.tree)
+            raise self.error(x.tree, hints.alone(self, x))
         self.number(x)
         place = {"start": x.tree.start, "end": x.tree.end}
         return self.pair("!=", x, literal(0, Integer(0)), Compare((x.tree, Integer(0)), ("!=",), **place))
@@ -165,7 +166,9 @@ class Checker:
             case Not():
                 return self.negation(node)
             case Logic(op=op, args=args):
-                return self.logic(op, [self.truth(self.visit(a)) for a in args], node)
+                found = [self.visit(a) for a in args]
+                hints.check_alone(self, found)
+                return self.logic(op, [self.truth(a) for a in found], node)
             case Bitwise(op=op, args=args):
                 return self.bitwise(op, [self.visit(a) for a in args], node)
             case Call():
@@ -184,24 +187,27 @@ class Checker:
 
     def name(self, node: Name) -> Typed:
         name = node.name
-        constant = not node.quoted and name in self.constants
+        constant = self.is_constant(node)
         if constant and name in self.schema:
             raise self.error(node, f"{name!r} is a field and a constant; call the constant something else")
         if constant:
             self.used.add(name)
             return self.visit(constant_node(self.constants[name], node, self))
         if name not in self.schema:
-            raise self.error(node, self.schema.unknown(name) if not self.constants else self.unknown(name))
+            raise self.error(node, hints.unknown_name(self, name))
         if name in self.derived:
             x = self.derived[name]
             return replace(x, tree=replace(x.tree, start=node.start, end=node.end))
         field = self.schema[name]
         return self.field(field, Name(name, start=node.start, end=node.end))
 
-    def unknown(self, name: str) -> str:
-        near = did_you_mean(name, [*self.schema, *self.constants])
-        given = f"; the constants are: {_listed(self.constants)}"
-        return f"no field or constant {name!r}{near}" if near else self.schema.unknown(name) + given
+    def is_constant(self, node: Name) -> bool:
+        """Whether a name is that of a constant; in backticks only if it cannot stand without."""
+        return node.name in self.constants and (not node.quoted or spelled_name(node.name).startswith("`"))
+
+    def knows(self, node: Name) -> bool:
+        """Whether there is a field or a constant of this name."""
+        return node.name in self.schema or self.is_constant(node)
 
     def check_used(self, typed: Typed) -> None:
         """Raise for constants that the expression does not name: the one who gave them meant something by it."""
@@ -209,7 +215,7 @@ class Checker:
         if not unused:
             return
         near = did_you_mean(unused[0], field_names(typed))
-        what = f"the constant{'s' * (len(unused) > 1)} {_listed(unused)} {'are' if len(unused) > 1 else 'is'}"
+        what = f"the constant{'s' * (len(unused) > 1)} {hints.listed(unused)} {'are' if len(unused) > 1 else 'is'}"
         raise self.error(typed.tree, f"{what} not in this expression{near or '; name it there, or leave it out'}")
 
     def field(self, field: Field, node: Name) -> Typed:
@@ -230,9 +236,11 @@ class Checker:
         if field.kind == "string":
             return Typed("field", (), "text", field.dtype, depth, missing, node, value=field.name, lost=lost)
         if field.dtype.kind not in "biuf":
-            raise self.error(
-                node, f"{field.name!r} is {field.describe()}; cuts read booleans, integers and real numbers"
-            )
+            message = f"{field.name!r} is {field.describe()}; cuts read booleans, integers and real numbers"
+            if field.dtype.kind in "Mm":
+                time = "datetime64('2020-06-01')" if field.dtype.kind == "M" else "timedelta64(1, 'h')"
+                message += f"; write ds.cut(ds[{field.name!r}] > np.{time}, key='...'), or store it as a number"
+            raise self.error(node, message)
         if field.dtype.kind == "f":
             return Typed("field", (), "float", field.dtype, depth, missing, node, value=field.name, lost=lost)
         kind: Any = "bool" if field.dtype == BOOL else "int"
@@ -305,6 +313,7 @@ class Checker:
     # ------------------------------------------------------------------------------------------ comparisons
 
     def comparison(self, node: Compare) -> Typed:
+        hints.check_names(self, node)
         operands = [self.visit(x) for x in node.operands]
         tree = replace(node, operands=tuple(x.tree for x in operands))
         pairs = [self.pair(op, a, b, tree) for op, a, b in zip(node.ops, operands, operands[1:], strict=False)]
@@ -353,6 +362,7 @@ class Checker:
 
     def membership(self, node: In) -> Typed:
         x = self.visit(node.operand)
+        hints.check_names(self, node)
         items = [self.visit(i) for i in self.items(node)]
         tree = replace(node, operand=x.tree, items=tuple(_once_negated(i.tree) for i in items))
         for i in items:
@@ -380,7 +390,7 @@ class Checker:
         if len(node.items) != 1 or not isinstance(node.items[0], Name):
             return node.items
         name = node.items[0]
-        if name.quoted or name.name not in self.constants:
+        if not self.is_constant(name):
             raise self.error(name, f"'in' takes a list of literals; {name.name!r} is no constant")
         self.used.add(name.name)
         return constant_items(self.constants[name.name], name, self)
@@ -389,7 +399,7 @@ class Checker:
 
     def negation(self, node: Not) -> Typed:
         x = self.visit(node.operand)
-        if node.spelled == "~" and x.kind != "bool":
+        if node.spelled == "~" and x.kind != "bool" and (x.op != "literal" or x.kind == "text"):
             raise self.error(node, f"'~' is for booleans, and {self.what(x)}; write {self.source(x.tree)} == 0")
         x = self.truth(x)
         tree = replace(node, operand=x.tree)
@@ -407,6 +417,8 @@ class Checker:
     def bitwise(self, op: str, args: list[Typed], node: Node) -> Typed:
         if all(a.kind == "bool" for a in args):
             return self.logic({"&": "and", "|": "or"}[op], args, node)
+        if any(a.kind == "text" for a in args):
+            hints.check_alone(self, args)
         for a in args:
             if a.kind not in ("bool", "int"):
                 self.number(a)
@@ -414,31 +426,30 @@ class Checker:
                 raise self.error(
                     a.tree, f"{op!r} joins booleans or integers, and {self.what(a)}; write '{word}', or compare it"
                 )
-        for a, b in pairwise(args):
+        for i, (a, b) in enumerate(pairwise(args)):
             if a.kind != b.kind:
-                self.two_readings(op, a, b, node)
+                self.two_readings(op, args, i, node)
         tree = Bitwise(op, tuple(a.tree for a in args), start=node.start, end=node.end)
         return self.bits(op, args, tree)
 
-    def two_readings(self, op: str, a: Typed, b: Typed, node: Node) -> NoReturn:
-        """The error for ``nJets & 2 == 2``."""
+    def two_readings(self, op: str, args: list[Typed], i: int, node: Node) -> NoReturn:
+        """The error for ``nJets & 2 == 2``: operands `i` and the next are a boolean and an integer."""
+        a, b = args[i : i + 2]
         word = {"&": "&&", "|": "||"}[op]
         left, right = self.source(a.tree), self.source(b.tree)
-        bits = f"({left} {op} ...)"
-        if a.kind == "int":
-            if isinstance(b.tree, Compare) and b.tree.operands[0].end:
-                first = b.tree.operands[0]
-                bits = f"({left} {op} {self.source(first)}){self.text[first.end : b.tree.end].rstrip(') ')}"
-            logical = f"{left} != 0 {word} {right}"
-        else:
-            if isinstance(a.tree, Compare) and a.tree.operands[-1].end:
-                last = a.tree.operands[-1]
-                bits = f"{self.text[a.tree.start : last.start].lstrip('( ')}({self.source(last)} {op} {right})"
-            logical = f"{left} {word} {right} != 0"
+        alone = [x for x in (a, b) if x.op == "literal" and x.kind == "int"]
+        proposed = hints.as_list(self, args, i + 1) if alone and op == "|" and a.kind == "bool" else ""
+        readings = [f"{bits} for bits"] if (bits := hints.bits_reading(self, op, a, b)) else []
+        if proposed:
+            readings.append(proposed)
+        elif not alone:
+            logical = f"{left} != 0 {word} {right}" if a.kind == "int" else f"{left} {word} {right} != 0"
+            readings.append(f"{logical} for logic")
+        elif not readings:
+            raise self.error(alone[0].tree, hints.alone(self, alone[0]))
         raise self.error(
             node,
-            f"{op!r} has two readings here: {self.what(a)}, and {self.what(b)}; "
-            f"write {bits} for bits, or {logical} for logic",
+            f"{op!r} has two readings here: {self.what(a)}, and {self.what(b)}; write {', or '.join(readings)}",
         )
 
     def bits(self, op: str, args: list[Typed], tree: Node) -> Typed:
@@ -472,8 +483,3 @@ def _once_negated(literal: Node) -> Node:
     if isinstance(literal, Unary) and isinstance(literal.operand, Unary):
         return literal.operand.operand
     return literal
-
-
-def _listed(names: Iterable[str]) -> str:
-    shown = [repr(name) for name in names]
-    return ", ".join(shown[:10]) + (f", ... ({len(shown)} in all)" if len(shown) > 10 else "")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import math
+import numbers
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -32,8 +34,7 @@ def check_constants(constants: Mapping[str, object] | None) -> Mapping[str, obje
 def constant_node(value: object, name: Name, checker: Checker) -> Node:
     """The literal for the value of a constant, in the place of its name."""
     place = {"start": name.start, "end": name.end}
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = _scalar(value)
     if isinstance(value, bool):
         return Boolean(value, **place)
     if isinstance(value, int) and value.bit_length() <= _MAX_BITS:
@@ -47,7 +48,27 @@ def constant_node(value: object, name: Name, checker: Checker) -> Node:
         return Text(value, **place)
     if isinstance(value, list | tuple | set | frozenset | range | np.ndarray):
         raise checker.error(name, f"constant {name.name!r} is a list, which stands only after 'in'")
-    raise checker.error(name, f"constant {name.name!r} is {_NUMBERS}, got {type(value).__name__}")
+    raise checker.error(name, f"constant {name.name!r} is {_NUMBERS}, got {_got(value)}")
+
+
+def _scalar(value: object) -> object:
+    """The Python value of a number or array of numpy that is a single value."""
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    # item() makes plain integers of some times
+    return value.item() if isinstance(value, np.generic) and value.dtype.kind not in "Mm" else value
+
+
+def _got(value: object) -> str:
+    if isinstance(value, int):
+        return f"an integer of {value.bit_length()} bits; it may have {_MAX_BITS}"
+    if isinstance(value, np.longdouble):
+        return "a longdouble; give float(...) of it, as numbers are doubles here"
+    if isinstance(value, np.generic | datetime.date | datetime.timedelta):
+        return f"{type(value).__name__}; times are compared as in ds.cut(ds['t'] > time, key='...')"
+    if isinstance(value, numbers.Number):
+        return f"{type(value).__name__}; give float(...) of it"
+    return type(value).__name__
 
 
 def _real(value: float, place: dict[str, int]) -> Node:
@@ -64,8 +85,9 @@ def constant_items(value: object, name: Name, checker: Checker) -> tuple[Node, .
             value = sorted(value)
         except TypeError:
             raise checker.error(name, f"constant {name.name!r} mixes texts and numbers") from None
+    value = _scalar(value)
     if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
+        value = list(value)
     if not isinstance(value, list | tuple | range):
         raise checker.error(name, f"'in' takes a list, and constant {name.name!r} is {type(value).__name__}")
     return tuple(constant_node(v, name, checker) for v in value)

@@ -248,11 +248,14 @@ def _missing(block: Block, node: Typed, args: list[Value]) -> Value:
     return Value(missing, x.offsets, None, x.origin, there=x.there)
 
 
+_TEST: dict[str, Any] = {"isnan": np.isnan, "isfinite": np.isfinite, "isinf": np.isinf}
+
+
 def _test(block: Block, node: Typed, args: list[Value]) -> Value:
     aligned = block.align(args)
     x = aligned.arrays[0]
     if x.dtype.kind == "f":
-        return _bool(aligned, np.isnan(x) if node.op == "isnan" else np.isfinite(x))
+        return _bool(aligned, _TEST[node.op](x))
     return _bool(aligned, np.full(x.shape, node.op == "isfinite"))
 
 
@@ -272,7 +275,11 @@ def _delta_r(eta1: Array, phi1: Array, eta2: Array, phi2: Array) -> Array:
 
 
 _DOUBLE: dict[str, Callable[..., Array]] = {
-    **{name: getattr(np, name) for name in ("sqrt", "exp", "log", "log10", "sin", "cos", "tan", "hypot")},
+    **{name: getattr(np, name) for name in ("sqrt", "exp", "log", "log10", "log2", "hypot")},
+    **{name: getattr(np, name) for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
     "atan2": np.arctan2,
     "delta_phi": delta_phi,
     "delta_r": _delta_r,
@@ -315,7 +322,7 @@ OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "xor": _xor,
     "where": _where,
     "ismissing": _missing,
-    **dict.fromkeys(("isnan", "isfinite"), _test),
+    **dict.fromkeys(_TEST, _test),
     **dict.fromkeys(_DOUBLE, _double),
     **dict.fromkeys(_ROUNDING, _rounded),
     **dict.fromkeys(("minimum", "maximum"), _pair),

@@ -205,6 +205,8 @@ def check_cut(
         lists = " of lists in lists" if e.depth > 1 else ""
         message = f"this has one value per item{lists}, and a cut has one per row"
         message += f"; write any({x}), all({x}) or count({x}) >= n"
+    elif product := _weighted(e):
+        message = product
     elif e.typed.kind == "int":
         message = f"this is an integer, and a cut is a boolean; write {_wrapped(e, shown)} != 0"
     elif e.typed.kind == "float":
@@ -212,6 +214,22 @@ def check_cut(
     else:
         return e
     raise error_at(e.text, 0, len(e.text), message)
+
+
+def _weighted(e: Expression) -> str:
+    """What to say of a product with booleans, as ``weight * (nJets >= 6)``; empty for what is none."""
+    found, factors = [e.typed], []
+    while found:
+        x = found.pop()
+        found.extend(x.args[::-1] if x.op == "*" else ())
+        factors.extend([x] if x.op != "*" else [])
+    cuts = [e.text[x.tree.start : x.tree.end] or canonical(x.tree) for x in factors if x.kind == "bool"]
+    joined = " and ".join(cuts)
+    if not cuts or len(factors) < 2 or len(joined) > 80:
+        return ""
+    if len(cuts) == len(factors):
+        return f"this is a number, and a cut is a boolean; write {joined}"
+    return f"this is a number, and a cut is a boolean; cut on {joined}, and weight by cutflow(weight=...)"
 
 
 def _wrapped(e: Expression, shown: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from mmdask.errors import ExpressionError
+from mmdask.expr.elsewhere import ROOT_WORDS, infix_word, operand_before
 from mmdask.expr.functions import ALIASES
 from mmdask.expr.tokens import MAX_LENGTH, Token, thousands, tokens
 from mmdask.expr.tree import (
@@ -203,9 +204,9 @@ class _Parser:
             return self.error("the cut ends too early" + what)
         if word.text == "," and (found := thousands(self.text, word.start, word.end)) is not None:
             return error_at(self.text, *found)
-        hint = {"AND": "and", "OR": "or", "NOT": "not", "IN": "in"}.get(word.text)
-        if hint:
-            return self.error(f"{word.text!r} is written {hint!r}")
+        before = self.words[self.place - 1] if self.place else word
+        if word.kind == "name" and (hint := infix_word(self.text, word.text, word.start, before.text)) is not None:
+            return error_at(self.text, word.start, *hint)
         return self.error(f"{word.text[:40]!r} cannot stand here{what}")
 
     def end_of_last(self) -> int:
@@ -285,11 +286,29 @@ class _Parser:
             operands, ops = [left], []
             while self.op in _COMPARISONS:
                 ops.append(self.next().text)
+                self.check_list(operands[-1], ops[-1])
                 operands.append(self.expression(SUM))
             node = Compare(tuple(operands), tuple(ops), start=start, end=self.end_of_last())
         if _LEVEL.get(self.op) == COMPARE:
             raise self.error(f"put what stands before {self.op!r} in parentheses, or join the two with 'and'")
         return node
+
+    def check_list(self, left: Node, op: str) -> None:
+        """Raise for a list of literals here, which stands after 'in'."""
+        opened = self.word
+        if self.op not in ("[", "(") or op not in ("==", "!="):
+            return
+        close, place, commas = {"[": "]", "(": ")"}[opened.text], self.place + 1, 0
+        while (word := self.words[place]).kind in ("integer", "real", "text", "name") or word.text in (",", "-", "+"):
+            commas += word.text == ","
+            place += 1
+        if word.text != close or (opened.text == "(" and not commas):
+            return
+        if opened.text == "[" or thousands(self.text, opened.start, word.end) is None:
+            inside = self.text[opened.start + 1 : word.start].strip()
+            written = f"{self.text[left.start : left.end]} {'in' if op == '==' else 'not in'} ({inside})"
+            written = written if len(written) <= 80 else "x in (a, b)"
+            raise error_at(self.text, opened.start, word.end, f"a list stands only after 'in'; write {written}")
 
     def membership(self, left: Node, start: int) -> Node:
         negated = self.op == "not"
@@ -299,9 +318,9 @@ class _Parser:
                 raise self.unexpected("; expected 'in' after 'not'")
         self.next()
         opened = self.word
-        if opened.kind == "name" and self.op == "":
+        if opened.kind in ("name", "quoted") and self.op == "":
             self.next()
-            items: tuple[Node, ...] = (Name(opened.text, start=opened.start, end=opened.end),)
+            items: tuple[Node, ...] = (_name(opened),)
         elif self.op in ("(", "["):
             items = self.items()
         else:
@@ -328,7 +347,7 @@ class _Parser:
             if value is None or isinstance(value, Text):
                 raise self.unexpected("; expected a number")
             return Unary("-", value, start=word.start, end=value.end) if word.text == "-" else value
-        if self.op or word.kind in ("end", "quoted"):
+        if self.op or word.kind == "end":
             raise self.unexpected("; expected a literal")
         return self.atom()
 
@@ -346,6 +365,12 @@ class _Parser:
         if self.op == "]":
             raise self.error(f"there is nothing in these brackets; {INDEX}", opened)
         node = self.expression(OR)
+        if self.op == "," and thousands(self.text, self.word.start, self.word.end) is None:
+            first, operand = self.text[opened.start : self.word.start].rstrip(), operand_before(self.text, opened.start)
+            second = self.words[self.place + 1]
+            written = f"{operand}{first}][{second.text if second.kind == 'integer' else '...'}]"
+            written = written if len(written) <= 80 else "x[i][j]"
+            raise self.error(f"each list has brackets of its own; write {written}")
         self.expect("]", opened)
         inner = node.operand if isinstance(node, Unary) else node
         if not isinstance(inner, Integer):
@@ -370,7 +395,7 @@ class _Parser:
             self.next()
             if self.op == "(":
                 raise self.error("a field cannot be called", word)
-            return Name(word.text[1:-1].replace("``", "`"), True, start=word.start, end=word.end)
+            return _name(word)
         if word.kind == "name" and not self.op:
             return self.named()
         if self.op == "(":
@@ -423,8 +448,8 @@ class _Parser:
         if name in SYMBOLS:
             return Symbol(name, **place)
         if name.endswith("$") or "::" in name:
-            raise self.error(f"{name!r} is not in the language" + _root_hint(name), word)
-        return Name(name, start=word.start, end=word.end)
+            raise self.error(f"{name!r} is not in the language" + ROOT_WORDS.get(name, ""), word)
+        return _name(word)
 
     def call(self, word: Token, start: int) -> Node:
         opened = self.next()
@@ -470,9 +495,7 @@ def _flat(join: tuple[type[Logic] | type[Bitwise], str], node: Node) -> tuple[No
     return node.args if isinstance(node, kind) and node.op == op else (node,)
 
 
-def _root_hint(name: str) -> str:
-    return {
-        "Entry$": "; rows are taken by number with ds[first:last]",
-        "Entries$": "; the number of rows is len(ds)",
-        "Iteration$": "; one item is x[i]",
-    }.get(name, "")
+def _name(word: Token) -> Name:
+    quoted = word.kind == "quoted"
+    name = word.text[1:-1].replace("``", "`") if quoted else word.text
+    return Name(name, quoted, start=word.start, end=word.end)

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from mmdask.errors import ExpressionError
+from mmdask.expr.elsewhere import CHARACTERS, dotted, keyword, slice_here
 from mmdask.expr.tree import error_at
 
 __all__ = ["MAX_LENGTH", "Token", "thousands", "tokens"]
@@ -34,7 +35,7 @@ _TOKEN = re.compile(
   | (?P<name>[A-Za-z_][A-Za-z0-9_]*(?:(?:\.|::)[A-Za-z_][A-Za-z0-9_]*)*\$?)
   | (?P<quoted>`(?:[^`]|``)*`)
   | (?P<text>"(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*')
-  | (?P<wrong><> | <<|>> | =< | => | :=)
+  | (?P<wrong><> | <<|>> | =< | => | := | ->)
   | (?P<op>&& | \|\| | == | != | <= | >= | // | \*\* | [-+*/%<>()\[\],!~&|@])
     """,
     re.VERBOSE | re.ASCII | re.DOTALL,
@@ -54,7 +55,6 @@ _INSTEAD = {
     ":=": "there are no assignments; did you mean '=='?",
     "?": "'c ? a : b' is written where(c, a, b)",
     ":": "there are no slices; one element is x[i], c ? a : b is where(c, a, b)",
-    ".": "there are no attributes or methods",
     "{": "lists are written in ( ) or [ ]",
     "}": "lists are written in ( ) or [ ]",
     ";": "a cut is one expression",
@@ -128,9 +128,17 @@ def _check_number(text: str, word: str, start: int, end: int) -> None:
 
 
 def _no_word(text: str, place: int, word: str) -> ExpressionError:
-    message = _INSTEAD.get(word)
+    end = place + len(word)
+    if word == "=" and (found := keyword(text, place)) is not None:
+        return error_at(text, found[0], end, found[1])
+    if word in (".", "->"):
+        message: str | None = dotted(text, place, end)
+    elif word in CHARACTERS:
+        message = f"{word!r} is written {CHARACTERS[word]}"
+    else:
+        message = (slice_here(text, place) if word == ":" else "") or _INSTEAD.get(word)
     if message is None and word.isalpha():
         message = f"a name with {word!r} in it is written in backticks: `name`"
     if message is None:
-        message = f"{word!r} means nothing in a cut"
-    return error_at(text, place, place + len(word), message)
+        message = f"{word!r} means nothing in a cut" + ("; write a plain space" if word.isspace() else "")
+    return error_at(text, place, end, message)

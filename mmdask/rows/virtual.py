@@ -203,9 +203,41 @@ def owned(data: FieldData) -> FieldData:
 #: operations that make one item of each item
 _ITEM_BY_ITEM = frozenset(
     (
-        *("compare", "compare literal", "in", "not", "and", "or", "xor", "where", "isnan", "isfinite", "ismissing"),
+        *(
+            "compare",
+            "compare literal",
+            "in",
+            "not",
+            "and",
+            "or",
+            "xor",
+            "where",
+            "isnan",
+            "isinf",
+            "isfinite",
+            "ismissing",
+        ),
         *("+", "-", "*", "/", "//", "%", "**", "neg", "abs", "whole", "bits &", "bits |", "bits ^"),
-        *("sqrt", "exp", "log", "log10", "sin", "cos", "tan", "atan2", "hypot", "delta_phi", "delta_r"),
+        *(
+            "sqrt",
+            "exp",
+            "log",
+            "log10",
+            "log2",
+            "asin",
+            "acos",
+            "atan",
+            "sinh",
+            "cosh",
+            "tanh",
+            "sin",
+            "cos",
+            "tan",
+            "atan2",
+            "hypot",
+            "delta_phi",
+            "delta_r",
+        ),
         *("floor", "ceil", "round", "minimum", "maximum"),
     )
 )

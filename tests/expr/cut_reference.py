@@ -111,7 +111,7 @@ class Reference:
 
     @staticmethod
     def call_type(name, types):
-        if name in ("any", "all", "none", "isnan", "isfinite", "ismissing"):
+        if name in ("any", "all", "none", "isnan", "isfinite", "isinf", "ismissing"):
             return "b"
         if name in ("count", "len", "argmin", "argmax"):
             return "i"
@@ -126,6 +126,8 @@ class Reference:
         chosen = types[1:] if name == "where" else [types[0], types[-1]] if name == "get" else types
         if "f" in chosen:
             return "f"
+        if name == "minimum" and chosen != ["u", "u"]:
+            return "i"  # the smaller of an unsigned and another integer always fits
         if "u" in chosen:
             return "u"
         return "b" if chosen == ["b", "b"] and name in ("where", "get") else "i"
@@ -260,6 +262,8 @@ class Reference:
             return x != x
         if name == "isfinite":
             return x == x and abs(x) != math.inf
+        if name == "isinf":
+            return abs(x) == math.inf
         if name == "xor":
             return x ^ values[1]
         if name == "abs":

@@ -278,7 +278,7 @@ class Trees:
             literals = tuple(self.literal(x) for x in items)
             return ("in", self.tree("n", depth, size), literals, self.pick(True, False))
         if what == "test":
-            return ("call", self.pick("isnan", "isfinite"), (self.tree("n", depth, size),))
+            return ("call", self.pick("isnan", "isfinite", "isinf"), (self.tree("n", depth, size),))
         if what == "xor":
             return ("call", "xor", (self.tree("b", depth, half), self.either("b", depth, half)))
         if what == "where":

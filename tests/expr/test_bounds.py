@@ -123,6 +123,7 @@ DENSE = ["i1", "u1", "i4", "u8", "i8", "f2", "f4", "f8", "?"]
 TEMPLATES = [
     *("{x} {op} {c}", "not ({x} {op} {c})", "{x} {op} {y}", "{c} <= {x} < {d}", "{x} in ({c}, {d})", "isnan({x})"),
     *("{x} {op} {c} and {y} {op} {d}", "{x} {op} {c} or not ({y} {op} {d})", "isfinite({x})", "ismissing({x})"),
+    *("isinf({x})", "not isinf({x} / {c})"),
     *("abs({x}) {op} {c}", "-{x} {op} {c}", "{x} + {y} {op} {c}", "{x} - {c} {op} {y}", "{x} * {y} {op} {c}"),
     *("{x} / {y} {op} {c}", "floor({x}) {op} {c}", "maximum({x}, 1.0 * {y}) {op} {c}", "{x} // 3 {op} {c}"),
     *("where({x} {op} {c}, 1.0 * {x}, 1.0 * {y}) {op} {d}", "{x} % 3 {op} {c}"),
@@ -274,6 +275,8 @@ KNOWN = {
         ("met < inf", [TRUE, TRUE, UNKNOWN]),
         ("isnan(met)", [FALSE, FALSE, UNKNOWN]),
         ("isfinite(met)", [TRUE, TRUE, UNKNOWN]),
+        ("isinf(met)", [FALSE, FALSE, UNKNOWN]),
+        ("isinf(year)", [FALSE] * 3),
         ("met * 1000 > 5e5", [FALSE, FALSE, UNKNOWN]),
         ("met / 1000 < 0.5", [TRUE, TRUE, UNKNOWN]),
         ("sqrt(met) > 1", [UNKNOWN] * 3),

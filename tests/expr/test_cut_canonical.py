@@ -64,19 +64,13 @@ def larger(inner):
         st.builds(Unary, st.sampled_from("+-"), inner),
         st.builds(Binary, st.sampled_from(["+", "-", "*", "/", "//", "%", "**"]), inner, inner),
         some.flatmap(chain),
-        st.builds(In, inner, ITEMS | NAMES.map(lambda n: (Name(n),)), st.booleans()).filter(plain_list),
+        st.builds(In, inner, ITEMS | NAMES.map(lambda n: (Name(n),)), st.booleans()),
         st.builds(Not, inner),
         joined(Logic, ["and", "or"]),
         joined(Bitwise, ["&", "|"]),
         st.builds(Call, st.sampled_from([*FUNCTIONS, "f", "a.b"]), st.lists(inner, max_size=3).map(tuple)),
         st.builds(Index, inner, whole | inner.filter(lambda x: not is_whole(x))),
     )
-
-
-def plain_list(node):
-    """A list that is a constant is an unquoted name, alone."""
-    names = [x for x in node.items if isinstance(x, Name)]
-    return not names or canonical(names[0])[0] != "`"
 
 
 _TREES = st.recursive(LEAVES, larger, max_leaves=12)

@@ -192,7 +192,8 @@ def test_truth_of_numbers():
     assert run("a && x", a=([0, 1, 2, -1], "i4"), x=[1.0, 0.0, nan, 5.0]) == [False, False, True, True]
     assert run("!a", a=([0, 1], "i4")) == [True, False]
     assert run("any(f)", f=([[0, 2], [0]], "i1")) == [True, False]
-    assert check_cut("nJets && 1", Schema([Field.dense("nJets", "i4")])).canonical == "((nJets != 0) and 1)"
+    schema = Schema([Field.dense("nJets", "i4")])
+    assert check_cut("nJets && true", schema).canonical == "((nJets != 0) and true)"
 
 
 def test_nan_is_ieee():
@@ -212,6 +213,13 @@ FUNCTIONS = [
     ("sin(x)", math.sin),
     ("cos(x)", math.cos),
     ("tan(x)", math.tan),
+    ("log2(x)", math.log2),
+    ("sinh(x)", math.sinh),
+    ("cosh(x)", math.cosh),
+    ("tanh(x)", math.tanh),
+    ("asin(1 / (1 + x))", lambda x: math.asin(1 / (1 + x))),
+    ("acos(1 / (1 + x))", lambda x: math.acos(1 / (1 + x))),
+    ("atan(x)", math.atan),
     ("atan2(x, 2)", lambda x: math.atan2(x, 2)),
     ("hypot(x, 3)", lambda x: math.hypot(x, 3)),
     ("x ** 2.5", lambda x: x**2.5),
@@ -229,6 +237,21 @@ FUNCTIONS = [
     ("-x % 0.75", lambda x: -x % 0.75),
     ("pi * x", lambda x: math.pi * x),
 ]
+
+
+@pytest.mark.parametrize("text", ["asin(x)", "acos(x)", "asin(-x)", "log2(x - 9)", "log(x - 9)", "sqrt(x - 9)"])
+def test_outside_the_domain_there_is_nan(text):
+    assert all(math.isnan(v) for v in run(text, x=[1.5, 8.0]))
+
+
+def test_inverses_and_infinities():
+    assert run("log2(x)", x=[0.0, 8.0, inf]) == [-inf, 3.0, inf]
+    assert run("atan(x)", x=[inf, -inf]) == [math.pi / 2, -math.pi / 2]
+    assert run("tanh(x)", x=[inf, -inf]) == [1, -1]
+    assert run("cosh(x)", x=[1e4, -inf]) == [inf, inf]
+    assert run("isinf(x)", x=[inf, -inf, nan, 1.0, 1e300]) == [True, True, False, False, False]
+    assert run("isinf(x)", x=([3, 4], "i2")) == [False, False]
+    assert run("isinf(1 / x)", x=([0, 4], "u8")) == [True, False]
 
 
 @pytest.mark.parametrize(("text", "function"), FUNCTIONS)

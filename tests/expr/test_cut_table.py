@@ -98,7 +98,7 @@ ERRORS = [
     ('@os.system("true")', "@name.size"),
     ("process == 'ttb'", "the labels of 'process' are: 'data', 'ttH', 'ttbb'"),
     ("nJets.to_csv('p')", "no function"),
-    ('gSystem->Exec("true")', "means nothing|cannot stand here"),
+    ('gSystem->Exec("true")', "means nothing|cannot stand here|no attributes"),
 ]
 
 

@@ -1,0 +1,186 @@
+"""`Description`: what the values of each field of a dataset are like; how it is shown and exported."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from mmdask import display
+from mmdask.dataset.run import dask_runner
+from mmdask.errors import FieldNotFoundError, MissingDependencyError
+from mmdask.rows.describing import describe
+from mmdask.rows.rows import Rows
+from mmdask.rows.summary import Summary
+from mmdask.schema import Field, Schema
+
+__all__ = ["Description", "FieldSummary", "describe_rows"]
+
+
+@dataclass(frozen=True)
+class FieldSummary:
+    """What the values of one field are like. Those of rows, or of items where there are lists.
+
+    Attributes
+    ----------
+    field : Field
+        Which.
+    count : int
+        Values that are there, nan and infinite ones included; of labels and text rows or items, not characters.
+    missing : int
+        Rows, lists and items that are missing.
+    nan, inf : int
+        Values that are nan or NaT, and infinite ones.
+    min, max : int, float, bool, datetime64, timedelta64 or None
+        The smallest and largest of the others; None where there is none, and for text, labels and complex numbers.
+    mean : float, datetime64, timedelta64 or None
+        Of the others: exact but for one rounding if they are integers.
+    std : float, timedelta64 or None
+        Their standard deviation, as that of `numpy.std`: the root of the mean squared difference from the mean.
+    items_min, items_mean, items_max : int, float, int or None
+        Items of a row, of the rows that are there; of text bytes. None of fields without lists.
+    """
+
+    field: Field
+    count: int
+    missing: int
+    nan: int
+    inf: int
+    min: Any
+    max: Any
+    mean: Any
+    std: Any
+    items_min: int | None
+    items_mean: float | None
+    items_max: int | None
+
+
+class Description(Mapping[str, FieldSummary]):
+    """What the values of each field are like; made by `Dataset.describe`. A mapping by name that prints as a table.
+
+    Parameters
+    ----------
+    rows : int
+        How many rows there are.
+    fields : iterable of FieldSummary
+        In their order.
+    """
+
+    def __init__(self, rows: int, fields: Sequence[FieldSummary]) -> None:
+        self.rows = rows
+        self._fields = {f.field.name: f for f in fields}
+
+    def __getitem__(self, name: str) -> FieldSummary:
+        if name not in self._fields:
+            raise FieldNotFoundError(Schema(f.field for f in self._fields.values()).unknown(name, " is described"))
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    # Looks ----------------------------------------------------------------------------------------------------------
+
+    def table(self) -> tuple[list[list[str]], list[str], str]:
+        """Cells, headers and sides of the table; columns in which nothing stands are left out."""
+        headers = ["field", "type", "count", "missing", "nan", "inf", "min", "max", "mean", "std", "items"]
+        cells = [_cells(f) for f in self.values()]
+        used = [i for i in range(len(headers)) if i < 3 or any(row[i] for row in cells)]
+        return [[row[i] for i in used] for row in cells], [headers[i] for i in used], "ll" + "r" * (len(used) - 2)
+
+    def __repr__(self) -> str:
+        return f"{display.amount(self.rows, 'row')}\n{display.text_table(*self.table())}"
+
+    def _repr_html_(self) -> str:
+        return display.html_table(*self.table(), caption=display.amount(self.rows, "row"))
+
+    def to_pandas(self) -> Any:
+        """The numbers as a pandas DataFrame, one row for each field, NA where there is none.
+
+        Raises
+        ------
+        MissingDependencyError
+            When pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ModuleNotFoundError as error:
+            if error.name != "pandas":
+                raise
+            raise MissingDependencyError('pandas is not installed; run: pip install "pandas"') from None
+        kinds = dict.fromkeys(("count", "missing", "nan", "inf", "items_min", "items_max"), "Int64")
+        columns: dict[str, Any] = {"type": pd.array([f.field.describe() for f in self.values()], dtype="string")}
+        for key in ("count", "missing", "nan", "inf", "min", "max", "mean", "std", *_ITEMS):
+            values = [pd.NA if (v := getattr(f, key)) is None else v for f in self.values()]
+            reals = all(type(v) is float or v is pd.NA for v in values)
+            columns[key] = pd.array(values, dtype=kinds.get(key, "Float64" if reals else object))
+        return pd.DataFrame(columns, index=pd.Index(list(self), name="field", dtype=object))
+
+
+_ITEMS = ("items_min", "items_mean", "items_max")
+
+
+def describe_rows(rows: Rows, names: Sequence[str]) -> Description:
+    """Describe fields; the parameters are those of `Dataset.describe`."""
+    found = describe(rows, names, dask_runner("describe"))
+    fields = [_summary_of(rows.schema[name], summary) for name, summary in found.items()]
+    return Description(len(rows), fields)
+
+
+def _summary_of(field: Field, s: Summary) -> FieldSummary:
+    kind = field.dtype.kind if field.kind in ("dense", "ragged", "shaped") else ""
+    numbers: tuple[Any, ...] = (None, None, None, None)
+    if s.finite and kind in "biufmM" and kind:
+        numbers = s.low, s.high, *_mean_and_std(kind, s)
+        if kind == "b":
+            numbers = (bool(s.low), bool(s.high), *numbers[2:])
+        elif kind in "mM":
+            numbers = _times(field.dtype, numbers)
+    items: tuple[Any, ...] = (None, None, None)
+    if field.n_offsets:
+        items = s.fewest, s.items / s.rows if s.rows else None, s.most
+    return FieldSummary(field, s.count, s.missing, s.nan, s.inf, *numbers, *items)
+
+
+def _times(dtype: np.dtype[Any], numbers: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Numbers of a field of times as times; what spreads is a difference of them."""
+    *ends_and_mean, std = [np.array(round(x), np.int64) for x in numbers]
+    spread = np.dtype(f"m8{dtype.str[3:]}")
+    return (*[x.view(dtype)[()] for x in ends_and_mean], std.view(spread)[()])
+
+
+def _mean_and_std(kind: str, s: Summary) -> tuple[Any, float]:
+    n = s.finite
+    if kind == "f":
+        return s.mean, math.sqrt(s.spread / n)
+    mean = Fraction(s.total, n)
+    # Times are rounded to their unit, which a float may not hold.
+    return (mean if kind in "mM" else float(mean)), math.sqrt(Fraction(n * s.squares - s.total**2, n * n))
+
+
+# Cells --------------------------------------------------------------------------------------------------------------
+
+
+def _cells(f: FieldSummary) -> list[str]:
+    counts = [display.count_text(f.count), *[display.count_text(n) if n else "" for n in (f.missing, f.nan, f.inf)]]
+    items = ""
+    if f.items_mean is not None:
+        many = f.items_min != f.items_max
+        items = f"{f.items_min:,} to {f.items_max:,}, mean {f.items_mean:.3g}" if many else f"{f.items_min:,}"
+    return [f.field.name, f.field.describe(), *counts, *map(_number, (f.min, f.max, f.mean, f.std)), items]
+
+
+def _number(x: Any) -> str:
+    if x is None:
+        return ""
+    if isinstance(x, float):
+        return f"{x:.6g}"
+    if isinstance(x, np.datetime64):
+        return str(x)
+    return str(x) if isinstance(x, bool | np.timedelta64) or abs(x) < 10_000 else f"{x:,}"
