@@ -31,7 +31,7 @@ from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["describe"]
+__all__ = ["describe", "summary_layers"]
 
 _MAGIC = b"mmdask-summary 1\n"
 _MAX_NBYTES = 64 << 20
@@ -112,6 +112,19 @@ def _summarize(runs: tuple[Run, ...], what: dict[str, Field | Derived]) -> list[
                     totals[name] += summarize(f, read(name), block.inside)
         found.append((run.part, totals))
     return found
+
+
+def summary_layers(path: str) -> set[str] | None:
+    """The layers that a kept summary is of; None when it is none, or damaged. No link is followed."""
+    try:
+        with open(open_file(os.path.dirname(path), os.path.basename(path)), "rb") as file:
+            head, _, body = file.read(_MAX_NBYTES).partition(_MAGIC)[2].partition(b"\n")
+        if head != checksum(body).encode():
+            return None
+        about = json.loads(json.loads(body)["text"])
+        return set(map(str, about["layers"].values() if "layers" in about else [about["layer"]]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 class _Kept:

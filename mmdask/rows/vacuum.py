@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from mmdask.display import count_text, nbytes_text
 from mmdask.errors import CorruptStoreError, FormatError, OptionError, UnfinishedError
+from mmdask.rows.describing import summary_layers
 from mmdask.rows.masks import Kept, read_kept
 from mmdask.store.commit import amount, locked
 from mmdask.store.layer import ID_PATTERN
@@ -107,8 +108,8 @@ def vacuum(
         commit, and than any reader holds an older generation: what one of them needs may be gone otherwise. A writer
         finds out when it commits, and raises `ConflictError`.
     cuts : bool
-        Whether all cuts that are kept in the store go, too, whatever `grace` says; they are computed again when they
-        are used. `Dataset.cuts` lists them.
+        Whether all cuts, and summaries of `Dataset.describe`, that are kept in the store go, too, whatever `grace`
+        says; they are computed again when they are used. `Dataset.cuts` lists the cuts.
     dry_run : bool
         Only find out what would be removed.
 
@@ -338,15 +339,27 @@ def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
 
 
 def _masks(root: str, named: set[str], rows: set[str], *, every: bool) -> Iterator[str]:
-    """Kept cuts of layers or rows that no manifest names, that are damaged, or that were not finished; or all."""
-    masks = os.path.join("cache", "masks")
-    for above in _entries(root, masks):
-        for entry in _entries(root, os.path.join(masks, above.name)):
-            if not entry.is_file(follow_symlinks=False):
-                continue
-            ours = _TEMPORARY in entry.name or entry.name.endswith((".mask", ".rows"))
-            if ours and (every or _TEMPORARY in entry.name or not _needed(read_kept(entry.path), named, rows)):
-                yield entry.path
+    """Kept cuts and summaries of layers or rows that no manifest names, damaged, or not finished; or all."""
+    for path, is_summary in _kept_files(root):
+        if every or _TEMPORARY in os.path.basename(path):
+            yield path
+        elif is_summary:
+            layers = summary_layers(path)
+            if layers is None or not layers <= named:
+                yield path
+        elif not _needed(read_kept(path), named, rows):
+            yield path
+
+
+def _kept_files(root: str) -> Iterator[tuple[str, bool]]:
+    """The files of kept cuts and summaries, and which of both each is."""
+    for folder, endings in (("masks", (".mask", ".rows")), ("summaries", (".summary",))):
+        inside = os.path.join("cache", folder)
+        for above in _entries(root, inside):
+            for entry in _entries(root, os.path.join(inside, above.name)):
+                ours = _TEMPORARY in entry.name or entry.name.endswith(endings)
+                if ours and entry.is_file(follow_symlinks=False):
+                    yield entry.path, folder == "summaries"
 
 
 def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:

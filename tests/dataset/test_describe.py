@@ -348,3 +348,28 @@ def test_a_store_without_rows(tmp_path):
     assert {f.count for f in found.values()} == {0}
     assert repr(found)
     assert mm.open(tmp_path / "none.mm")[[*FIELDS][:1]].describe().to_pandas() is not None
+
+
+def test_vacuum_removes_summaries_that_nothing_needs(tmp_path):
+    path = tmp_path / "v.mm"
+
+    def summaries():
+        return sorted(path.glob("cache/summaries/*/*.summary"))
+
+    ds = mm.from_arrays({"x": [1.0, 2.0], "n": [1, 2]}, path)
+    ds.describe()
+    first = summaries()
+    mm.assign(path, {"x": [5.0, 6.0]}, replace=True)
+    mm.open(path).describe()
+    assert len(summaries()) > len(first) > 0
+    assert mm.vacuum(path, keep=2, grace=0).n_files == 0
+    report = mm.vacuum(path, keep=1, grace=0, cuts=False)
+    with count_reads() as reads:
+        assert mm.open(path).describe()["x"].max == 6
+    assert reads.log == [], "what is shown now is still kept"
+    assert report.n_files > 0
+    summaries()[0].write_bytes(b"garbage")
+    mm.vacuum(path, grace=0)
+    assert b"garbage" not in [f.read_bytes() for f in summaries()]
+    mm.vacuum(path, cuts=True)
+    assert summaries() == []
