@@ -292,7 +292,7 @@ def run(folder: str | os.PathLike[str], events: int = EVENTS) -> None:
         print(f"{what}: {n:,} of {len(ds):,} rows in {1e3 * (time.perf_counter() - start):.1f} ms")
 
     _head("4. cut flow by process")
-    print(_cut_flow(ds))
+    print(ds.cutflow(_STEPS, weight="weight_mc", by="process"))
 
     _head("5. split by event number")
     parts = ds[ds.cut(CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)
@@ -325,20 +325,6 @@ def _files_of(folder: Path, events: int) -> dict[Path, dict[str, Any]]:
     files = make_files(folder, events)
     note.write_text(json.dumps(events))
     return files
-
-
-def _cut_flow(ds: Dataset) -> str:
-    """Rows of each process after each step, and the fraction of the step before."""
-    processes = ds.schema["process"].labels
-    last = {p: ds.cut("process == p", p=p).count() for p in processes}
-    rows: list[list[str]] = [["all", *(f"{last[p]:,}" for p in processes)]]
-    cut = None
-    for step in _STEPS:
-        cut = ds.cut(step) if cut is None else cut & ds.cut(step)
-        counts = {p: (cut & ds.cut("process == p", p=p)).count() for p in processes}
-        rows.append([step, *(f"{counts[p]:,} ({counts[p] / max(last[p], 1):.1%})" for p in processes)])
-        last = counts
-    return display.text_table(rows, ["after", *processes], align="l" + "r" * len(processes))
 
 
 def _epochs(train: Dataset) -> None:
