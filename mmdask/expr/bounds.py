@@ -17,7 +17,6 @@ from mmdask.expr.compare import compare, compare_literal
 from mmdask.expr.interval_lists import LISTS
 from mmdask.expr.interval_numbers import NUMBERS
 from mmdask.expr.intervals import (
-    MOST_ITEMS,
     NO,
     YES,
     Array,
@@ -36,7 +35,7 @@ from mmdask.expr.intervals import (
 )
 from mmdask.expr.typed import INT64, UINT64, Typed
 
-__all__ = ["FALSE", "MOST_ITEMS", "NONE", "TRUE", "UNKNOWN", "Bounds", "settle"]
+__all__ = ["FALSE", "NONE", "TRUE", "UNKNOWN", "Bounds", "settle"]
 
 #: what a cut is for all rows of a grain: false, true, not known without data, or false or missing in each row
 FALSE, TRUE, UNKNOWN, NONE = 0, 1, 2, 3

@@ -19,6 +19,7 @@ from mmdask.expr.typed import (
     FLOAT32,
     FLOAT64,
     INT64,
+    MOST_ITEMS,
     TOO_LARGE,
     UINT64,
     Range,
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["brackets", "call"]
 
-#: no row has more items, and no sum of 32-bit integers gets beyond: numbers of items are bounded by memory
-_MOST_ITEMS = 2**48
+#: no sum of 32-bit integers gets beyond, of as many items as there can be
 _FAR_SUM = 2**62
 
 
@@ -94,7 +94,7 @@ def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> 
     x = checker.truth(x)
     tree, missing, depth = _tree(node, (x,)), _unsure(x), x.depth - 1
     if name == "count":
-        return Typed("count", (x,), "int", INT64, depth, missing, tree, (0, _MOST_ITEMS))
+        return Typed("count", (x,), "int", INT64, depth, missing, tree, (0, MOST_ITEMS))
     if name == "none":
         found = Typed("any", (x,), "bool", BOOL, depth, missing, tree, (0, 1))
         return Typed("not", (found,), "bool", BOOL, depth, missing, tree, (0, 1))
@@ -107,7 +107,7 @@ def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
         checker.number(x)
     _items(checker, x, f"{name}(...)")
     tree, depth = _tree(node, args), x.depth - 1
-    length = Typed("len", (x,), "int", INT64, depth, _lists_unsure(x), tree, (0, _MOST_ITEMS))
+    length = Typed("len", (x,), "int", INT64, depth, _lists_unsure(x), tree, (0, MOST_ITEMS))
     if name == "len":
         return length
     if name == "sum":
@@ -115,7 +115,7 @@ def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
     if name == "mean":
         return Typed("mean", (_sum(x, tree), length), "float", FLOAT64, depth, True, tree)
     if name in ("argmin", "argmax"):
-        return Typed(name, (x,), "int", INT64, depth, True, tree, (0, _MOST_ITEMS))
+        return Typed(name, (x,), "int", INT64, depth, True, tree, (0, MOST_ITEMS))
     return Typed(name, (x,), x.kind, x.dtype, depth, True, tree, x.range)
 
 

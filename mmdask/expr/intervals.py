@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.expr.typed import FLOAT64, INT64, UINT64, Typed, fits
+from mmdask.expr.typed import FLOAT64, INT64, MOST_ITEMS, UINT64, Typed, fits
 
 __all__ = [
-    "MOST_ITEMS",
     "NO",
     "NO_LISTS",
     "YES",
@@ -29,9 +28,6 @@ __all__ = [
     "one_of",
     "wide_dtype",
 ]
-
-#: no row has more items
-MOST_ITEMS = 2**48
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]

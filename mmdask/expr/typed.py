@@ -16,13 +16,15 @@ import numpy as np
 
 from mmdask.expr.tree import Node
 
-__all__ = ["Range", "Typed", "fits", "literal", "nodes_of", "range_of", "whole_dtype"]
+__all__ = ["MOST_ITEMS", "Range", "Typed", "fits", "literal", "nodes_of", "range_of", "whole_dtype"]
 
 Kind = Literal["bool", "int", "float", "label", "text", "list"]
 Range = tuple[int, int]
 
 BOOL, INT64, UINT64 = np.dtype(np.bool_), np.dtype(np.int64), np.dtype(np.uint64)
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+#: no row has more items: their numbers are bounded by memory
+MOST_ITEMS = 2**48
 #: of an integer literal beyond 64 bits, which can only be compared
 TOO_LARGE = np.dtype(object)
 

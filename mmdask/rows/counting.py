@@ -6,9 +6,8 @@ some at a time, so that memory is bounded whatever the store; within that, bits 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from mmdask.rows.bits import PartBits, and_bits, unpack
 from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.flow import Grouped, add, group, tally, zeros
 from mmdask.rows.passes import Runner, Task, kept_each, run_serially
-from mmdask.rows.reader import read_part
+from mmdask.rows.reducing import Block, Run, add_in_order, bits_between, runs_of_part, together
 from mmdask.rows.rows import Rows
 from mmdask.rows.virtual import Derived, values_of
 from mmdask.schema import FieldData, Schema
@@ -123,13 +122,15 @@ def count_passing(
 
     for parts in _some_at_a_time(snapshot, selected, len(leaves) + len(cuts)):
         each = dict(zip(leaves, kept_each(snapshot, leaves, run, parts), strict=True))
-        blocks: list[_BlockBits] = []
+        runs: list[_RunBits] = []
         for i, part in enumerate(parts):
             bits = [_all_of([each[leaf][i] for leaf in conjuncts(cut)]) for cut in cuts]
-            blocks += _blocks(snapshot, part, bits, selected[part])
-        tasks: list[Task] = [(_count_blocks, (some, weight, groups)) for some in _together(blocks)]
-        total = _in_order(run, tasks, total, add_block)
-        del each, blocks, tasks  # these bits are gone before those of the next parts come
+            some = runs_of_part(snapshot, part, selected[part], BLOCK_ROWS)
+            runs += [(r, [bits_between(b, r.start, r.stop) for b in bits]) for r in some]
+        # those of small parts are many
+        tasks: list[Task] = [(_count_runs, (few, weight, groups)) for few in together(runs, _rows_of, BLOCK_ROWS)]
+        total = add_in_order(run, tasks, total, add_block)
+        del each, runs, tasks  # these bits are gone before those of the next parts come
     return total
 
 
@@ -157,50 +158,6 @@ def _all_of(bits: Sequence[PartBits]) -> PartBits:
     return passing
 
 
-def _blocks(snapshot: Snapshot, part: int, cuts: Sequence[PartBits], selected: PartBits) -> Iterator[_BlockBits]:
-    rows = snapshot.parts[part].rows
-    for a in range(0, rows, BLOCK_ROWS):
-        b = min(a + BLOCK_ROWS, rows)
-        inside = _of_block(selected, a, b)
-        if isinstance(inside, bool) or inside.any():
-            yield _Block(snapshot, part, a, b), [_of_block(bits, a, b) for bits in cuts], inside
-
-
-def _together(blocks: Sequence[_BlockBits]) -> Iterator[list[_BlockBits]]:
-    """Blocks one after the other, as many together as have the rows of one: those of small parts are many."""
-    some: list[_BlockBits] = []
-    rows = 0
-    for block in blocks:
-        if some and rows + len(block[0]) > BLOCK_ROWS:
-            yield some
-            some, rows = [], 0
-        some.append(block)
-        rows += len(block[0])
-    if some:
-        yield some
-
-
-def _of_block(bits: PartBits, start: int, stop: int) -> PartBits:
-    return bits if isinstance(bits, bool) else bits[start // 8 : -(-stop // 8)]
-
-
-def _in_order(run: Runner, tasks: Sequence[Task], total: Grouped, add_to: Callable[[Grouped, Any], Grouped]) -> Grouped:
-    """Add the results of tasks in the order of the tasks, each as soon as it and those before it are there."""
-    waiting: dict[int, Any] = {}
-    n_added = 0
-
-    def done(number: int, result: Any) -> None:
-        nonlocal total, n_added
-        waiting[number] = result
-        while n_added in waiting:
-            total = add_to(total, waiting.pop(n_added))
-            n_added += 1
-
-    if tasks:
-        run(tasks, done)
-    return total
-
-
 @dataclass(frozen=True)
 class _Missing:
     """A row has no weight; a value, so that the first such row is named, whichever is found first."""
@@ -208,39 +165,18 @@ class _Missing:
     row: int
 
 
-@dataclass(frozen=True)
-class _Block:
-    """Rows of one part."""
-
-    snapshot: Snapshot
-    part: int
-    start: int
-    stop: int
-
-    @property
-    def first_row(self) -> int:
-        return int(self.snapshot.starts[self.part]) + self.start
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def read(self, name: str) -> FieldData:
-        return read_part(self.snapshot, self.part, name, self.start, self.stop)
-
-    def values(self, by: str | Derived) -> FieldData:
-        return self.read(by) if isinstance(by, str) else values_of(by, self.read, len(self), first_row=self.first_row)
+#: some rows of a part, and the bits of the cuts there
+_RunBits = tuple[Run, list[PartBits]]
 
 
-#: a block, the bits of the cuts there, and those of the rows that take part
-_BlockBits = tuple[_Block, list[PartBits], PartBits]
+def _rows_of(run: _RunBits) -> int:
+    return run[0].stop - run[0].start
 
 
-def _count_blocks(
-    blocks: Sequence[_BlockBits], weight: Expression | None, by: str | Derived | None
-) -> Grouped | _Missing:
+def _count_runs(runs: Sequence[_RunBits], weight: Expression | None, by: str | Derived | None) -> Grouped | _Missing:
     total: Grouped | None = None
-    for block, cuts, selected in blocks:
-        counted = _count_block(block, cuts, selected, weight, by)
+    for run, cuts in runs:
+        counted = _count_run(run, cuts, weight, by)
         if isinstance(counted, _Missing):
             return counted
         total = counted if total is None else add(total, counted)
@@ -248,28 +184,30 @@ def _count_blocks(
     return total
 
 
-def _count_block(
-    block: _Block,
-    cuts: Sequence[PartBits],
-    selected: PartBits,
-    weight: Expression | None,
-    by: str | Derived | None,
+def _count_run(
+    run: Run, cuts: Sequence[PartBits], weight: Expression | None, by: str | Derived | None
 ) -> Grouped | _Missing:
-    inside = None if isinstance(selected, bool) else unpack(selected, 0, len(block))
+    rows, selected = run.stop - run.start, run.bits
+    inside = None if isinstance(selected, bool) else unpack(selected, 0, rows)
+    block = Block(run.snapshot, run.part, run.start, run.stop, inside)
     weights = None
     if weight is not None:
-        result = evaluate(weight, block.read, len(block), first_row=block.first_row)
+        result = evaluate(weight, block.read, rows, first_row=block.first_row)
         if result.known is not None:
             missing = ~result.known if inside is None else ~result.known & inside
             if missing.any():
                 return _Missing(block.first_row + int(missing.argmax()))
         weights = result.values.astype(np.float64, copy=False)
     if by is None:
-        return Grouped((0,), tally(cuts, selected, len(block), weights=weights))
-    groups, codes = _groups(block.values(by), inside)
+        return Grouped((0,), tally(cuts, selected, rows, weights=weights))
+    if isinstance(by, str):
+        values = block.read(by)
+    else:
+        values = values_of(by, block.read, rows, first_row=block.first_row)
+    groups, codes = _groups(values, inside)
     if len(groups) > MAX_GROUPS:
         raise _too_many(by if isinstance(by, str) else by.field.name)
-    counted = tally(cuts, selected, len(block), weights=weights, groups=codes, n_groups=len(groups))
+    counted = tally(cuts, selected, rows, weights=weights, groups=codes, n_groups=len(groups))
     return Grouped(tuple(groups), counted)
 
 

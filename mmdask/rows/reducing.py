@@ -19,7 +19,7 @@ from mmdask.rows.reader import read_part
 from mmdask.schema import FieldData
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["Block", "Run", "add_in_order", "runs_of"]
+__all__ = ["Block", "Run", "add_in_order", "bits_between", "runs_of", "runs_of_part", "together"]
 
 Bools = npt.NDArray[np.bool_]
 T = TypeVar("T")
@@ -96,23 +96,37 @@ def runs_of(
     parts : iterable of int, optional
         Only these; all by default.
     """
-    some: list[Run] = []
+    numbers = range(len(selected)) if parts is None else parts
+    runs = (run for part in numbers for run in runs_of_part(snapshot, part, selected[part], _TASK_ROWS))
+    return together(runs, lambda run: run.stop - run.start, _TASK_ROWS)
+
+
+def runs_of_part(snapshot: Snapshot, part: int, selected: PartBits, most: int) -> Iterator[Run]:
+    """Runs of a part, of `most` rows (a multiple of 8) but the last, without those in which no row is selected."""
+    rows = snapshot.parts[part].rows if selected is not False else 0
+    for a in range(0, rows, most):
+        b = min(a + most, rows)
+        here = bits_between(selected, a, b)
+        if isinstance(here, bool) or here.any():
+            yield Run(snapshot, part, a, b, here)
+
+
+def bits_between(bits: PartBits, start: int, stop: int) -> PartBits:
+    """The bits of rows `start` to `stop` of a part; `start` is a multiple of 8."""
+    return bits if isinstance(bits, bool) else bits[start // 8 : -(-stop // 8)]
+
+
+def together(items: Iterable[T], rows_of: Callable[[T], int], most: int) -> Iterator[tuple[T, ...]]:
+    """Items one after the other, as many together as have up to `most` rows; one alone may have more."""
+    some: list[T] = []
     rows = 0
-    for part in range(len(selected)) if parts is None else parts:
-        bits = selected[part]
-        if bits is False:
-            continue
-        n = snapshot.parts[part].rows
-        for a in range(0, n, _TASK_ROWS):
-            b = min(a + _TASK_ROWS, n)
-            here = bits if isinstance(bits, bool) else bits[a // 8 : -(-b // 8)]
-            if not isinstance(here, bool) and not here.any():
-                continue
-            if some and rows + b - a > _TASK_ROWS:
-                yield tuple(some)
-                some, rows = [], 0
-            some.append(Run(snapshot, part, a, b, here))
-            rows += b - a
+    for item in items:
+        n = rows_of(item)
+        if some and rows + n > most:
+            yield tuple(some)
+            some, rows = [], 0
+        some.append(item)
+        rows += n
     if some:
         yield tuple(some)
 

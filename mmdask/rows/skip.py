@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError
 from mmdask.expr import Expression, evaluate
-from mmdask.expr.bounds import FALSE, MOST_ITEMS, NONE, TRUE, UNKNOWN, Bounds, settle
+from mmdask.expr.bounds import FALSE, NONE, TRUE, UNKNOWN, Bounds, settle
+from mmdask.expr.typed import MOST_ITEMS
 from mmdask.rows.part import constant_in_part, constant_of
 from mmdask.schema import Field, FieldData
 from mmdask.store.cache import Cache

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mmdask.errors import ExpressionError
 from mmdask.expr import check, check_cut, evaluate
-from mmdask.expr.bounds import FALSE, MOST_ITEMS, NONE, TRUE, UNKNOWN, Bounds, settle
-from mmdask.expr.typed import Typed
+from mmdask.expr.bounds import FALSE, NONE, TRUE, UNKNOWN, Bounds, settle
+from mmdask.expr.typed import MOST_ITEMS, Typed
 from mmdask.schema import Field, FieldData, Schema
 
 SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
