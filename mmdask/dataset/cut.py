@@ -13,7 +13,7 @@ from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.rows import Rows
 
 if TYPE_CHECKING:
-    from mmdask.dataset.dataset import Dataset
+    from mmdask.dataset.view import View
 
 __all__ = ["Cut"]
 
@@ -36,7 +36,7 @@ class Cut:
     (1, [7])
     """
 
-    def __init__(self, dataset: Dataset, expression: Expression) -> None:
+    def __init__(self, dataset: View, expression: Expression) -> None:
         self._dataset = dataset
         self._expression = expression
 

@@ -19,7 +19,7 @@ from mmdask.rows.vacuum import seconds_of
 from mmdask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from mmdask.dataset.dataset import Dataset
+    from mmdask.dataset.view import View
 
 __all__ = ["KeptCuts", "cuts_of"]
 
@@ -148,7 +148,7 @@ class KeptCuts(Sequence[KeptCut]):
         return f"<div><small>{escape(display.terminal_safe(self._caption()))}</small>{table}{more}</div>"
 
 
-def cuts_of(dataset: Dataset) -> KeptCuts:
+def cuts_of(dataset: View) -> KeptCuts:
     """The cuts that are kept of the store of a dataset."""
     rows = dataset._rows
     return KeptCuts(rows.snapshot, *find_kept(rows.snapshot), rows.check_cut)

@@ -20,7 +20,7 @@ from mmdask.rows.reader import read_part
 from mmdask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from mmdask.dataset.dataset import Dataset
+    from mmdask.dataset.view import View
 
 __all__ = ["keyed_cut"]
 
@@ -28,7 +28,7 @@ Bits = npt.NDArray[np.uint8]
 Tri = tuple[Bits, Bits | None]
 
 
-def keyed_cut(dataset: Dataset, what: Any, key: str | None, fields: str | Iterable[str] | None) -> Expression:
+def keyed_cut(dataset: View, what: Any, key: str | None, fields: str | Iterable[str] | None) -> Expression:
     """The cut of a function or dask array; the parameters are those of `Dataset.cut`."""
     lazy = hasattr(what, "__dask_graph__") and hasattr(what, "rechunk")
     if not lazy and not callable(what):
@@ -60,7 +60,7 @@ def keyed_cut(dataset: Dataset, what: Any, key: str | None, fields: str | Iterab
     return keyed(key, names, rows.snapshot.schema, _Function(what, key, tuple(sorted(names))))
 
 
-def _checked_array(dataset: Dataset, array: Any) -> Any:
+def _checked_array(dataset: View, array: Any) -> Any:
     """A dask array that is one boolean for each row of the store."""
     n = dataset._rows.n_store
     if array.ndim != 1 or array.dtype != np.bool_:

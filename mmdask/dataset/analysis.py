@@ -1,0 +1,423 @@
+"""`Analysis`: what is computed from the rows of a view: fields, cuts, splits, cut flows, histograms, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Self
+
+from mmdask.dataset.cut import Cut
+from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
+from mmdask.dataset.describe import Description, describe_rows
+from mmdask.dataset.explain import Explanation, explain
+from mmdask.dataset.given import Given
+from mmdask.dataset.hist import Bins, histograms, texts_of
+from mmdask.dataset.kept import KeptCuts, cuts_of
+from mmdask.dataset.keyed import keyed_cut
+from mmdask.dataset.view import View
+from mmdask.errors import OptionError
+from mmdask.expr import Expression
+from mmdask.rows.keyed import keyed_leaves
+from mmdask.rows.splits import check_key, folds
+from mmdask.schema import Schema
+
+__all__ = ["Analysis"]
+
+
+class Analysis(View):
+    """The part of a `Dataset` that computes: each method is lazy or eager, as it says."""
+
+    def assign(self, fields: Mapping[str, Any] | None = None, /, **named: Any) -> Self:
+        """Add fields that are computed when they are read. Computes nothing; the store stays as it is.
+
+        Parameters
+        ----------
+        fields : mapping, optional
+            Values by name, for names that are no Python names.
+        **named
+            Values by name. Text is an expression in the language of cuts, as ``ht="sum(jet_pt)"``, with one value per
+            row or per item. It may name fields of the same call; its own name means the field that it replaces. A
+            `Cut` becomes a field of booleans. A dask array has one entry for each row of this dataset.
+
+        Returns
+        -------
+        Dataset
+            With the new fields behind the others; those that are replaced keep their place. A field that is computed
+            from an expression does what a stored one does: in cuts, splits, cut flows, batches, and when it is saved.
+            A dask array is a field to compute with, and no more.
+
+        Raises
+        ------
+        ExpressionError
+            When an expression cannot be read, or when expressions need each other.
+        OptionError
+            When a value is something else, or has not one entry for each row.
+
+        See Also
+        --------
+        mmdask.assign : Add fields to the store.
+
+        Notes
+        -----
+        Where an expression has no value, as the maximum of an empty row, the value is missing, and the field is
+        optional. A cut that names the field is kept as if what it is computed from stood there, so it is computed anew
+        if and only if the field becomes another.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [60.0, 40.0], "jet_pt": [[30.0, 20.0], []]}, "lazy.mm")
+        >>> ds = ds.assign(ht="sum(jet_pt)", ratio=ds["met"] / 100, hard=ds.cut("met > 50"))
+        >>> ds["ht"].compute(), ds["ratio"].compute(), ds[ds.cut("ht > 40 & hard")]["met"].compute()
+        (array([50.,  0.]), array([0.6, 0.4]), array([60.]))
+        """
+        wanted = dict(_values_of("fields", fields)) | named
+        twice = [name for name in named if name in (fields or {})]
+        if twice:
+            raise OptionError(f"the field {twice[0]!r} is given twice")
+        texts: dict[str, str | Expression] = {}
+        given = dict(self._given)
+        for name, value in wanted.items():
+            given.pop(name, None)
+            if isinstance(value, Cut):
+                texts[name] = cut = self._own(value)
+                if keyed_leaves(cut):
+                    raise OptionError(
+                        f"field {name!r}: a cut from Python is computed when it is kept, not when rows are read; "
+                        "assign its mask, the dask array cut.mask"
+                    )
+            elif isinstance(value, str):
+                self._readable(f"the expression of {name!r} reads", texts=[value])
+                texts[name] = value
+            elif hasattr(value, "__dask_graph__") and hasattr(value, "map_blocks"):
+                given[name] = Given.checked(name, self._resolved(), value)
+            else:
+                raise OptionError(
+                    f"field {name!r} is text, as 'sum(jet_pt)', a cut, or a dask array with an entry for each row; got "
+                    f"{type(value).__name__}; values in memory are stored by mm.assign(path, {name}=...)"
+                )
+        names = list(dict.fromkeys([*self._names, *wanted]))
+        return type(self)(self._rows.assign(texts), names, self._chunk_rows, given)
+
+    def cut(
+        self,
+        expression: str | Cut | Callable[[dict[str, Any]], Any] | Any,
+        /,
+        key: str | None = None,
+        *,
+        fields: str | Iterable[str] | None = None,
+        **constants: Any,
+    ) -> Cut:
+        """Make a cut: one boolean per row. Computes nothing.
+
+        Parameters
+        ----------
+        expression : str
+            As in ``"nJets >= 6 & nBTags_77 >= 2"``, ``"any(jet_pt > 100)"``, ``"process in ('ttbb', 'ttH')"``; the
+            language is described in the documentation of cuts.
+            Or, with a `key`, a function from a block of rows (a dict of arrays, as ``ds[[5, 3]]`` gives) to an array
+            of booleans, in which masked entries are missing; or a dask array of booleans over all rows of the store.
+        key : str, optional
+            The name under which a cut from Python is kept. The same key stands for the same cut: another function or
+            array under a key that is kept already is not looked at, until ``ds.cuts.clear(key)``.
+        fields : str or list of str, optional
+            The fields of the store that a function reads; it is computed anew for parts in which they change.
+        **constants
+            Values of names in the expression, as in ``ds.cut("met > x", x=50)``.
+
+        Returns
+        -------
+        Cut
+            Lazy; ``ds[cut]`` are the rows that pass, and ``& | ~`` combine cuts.
+
+        Raises
+        ------
+        ExpressionError
+            When the expression cannot be read or has two readings; it points at the place.
+        OptionError
+            When a cut from Python has no key, a function no fields, or an array not one boolean for each row.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0], "jet_pt": [[20.0], [30.0, 140.0]]}, "one.mm")
+        >>> ds.cut("met > x & any(jet_pt > 100)", x=50).count()
+        1
+        >>> odd = ds.cut(lambda block: block["met"] % 20 > 0, key="odd met", fields="met")
+        >>> (odd & ds.cut("met < 50")).count()
+        1
+        """
+        if isinstance(expression, Cut) and key is None and fields is None:
+            return Cut(self, self._own(expression))
+        if not isinstance(expression, str):
+            if constants:
+                raise OptionError(f"constants, as {next(iter(constants))!r}, are for cuts that are written as text")
+            if self._given and fields is not None:
+                every = dict(self._rows.schema) | {name: g.field for name, g in self._given.items()}
+                self._readable("a function reads", Schema(every.values()).match(fields))
+            return Cut(self, keyed_cut(self, expression, key, fields))
+        if key is not None or fields is not None:
+            raise OptionError(
+                "key= and fields= are for cuts from Python; a cut that is written as text is named by what it says, "
+                "and no constant of it is called key or fields"
+            )
+        self._readable("a cut reads", texts=[expression])
+        return Cut(self, self._rows.check_cut(expression, constants))
+
+    def explain(self, expression: str | Cut, /, **constants: Any) -> Explanation:
+        """Say how a cut or another expression is read: types, fields, missing values, what is kept and skipped.
+
+        Reads what parts say of themselves, and no data; computes nothing.
+
+        Parameters
+        ----------
+        expression : str or Cut
+            A cut, or what a field is computed from.
+        **constants
+            As of `cut`.
+
+        Returns
+        -------
+        Explanation
+            Prints as text, and as tables in a notebook.
+
+        Raises
+        ------
+        ExpressionError
+            When the expression cannot be read or has two readings; it points at the place.
+        OptionError
+            When a cut from Python has no key, a function no fields, or an array not one boolean for each row.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0], "jet_pt": [[20.0], [30.0, 140.0]]}, "explained.mm")
+        >>> found = ds.explain("jet_pt[1] > x & met > 5", x=100)
+        >>> found.canonical, found.fields, found.may_be_missing
+        ('((jet_pt[1] > 100) and (met > 5))', {'jet_pt': 48, 'met': 16}, ('jet_pt[1]',))
+        """
+        if isinstance(expression, Cut):
+            return explain(self._rows, self._own(expression))
+        self._readable("an expression reads", texts=[expression])
+        return explain(self._rows, self._rows.check(expression, constants))
+
+    @property
+    def cuts(self) -> KeptCuts:
+        """The cuts that are kept of this store, found when asked for: a list that prints as a table.
+
+        ``ds.cuts.clear()`` removes them, ``ds.cuts.clear("nJets >= 6")`` one of them, ``older_than="30d"`` old ones;
+        what is removed is computed again when it is used.
+        """
+        return cuts_of(self)
+
+    def split(self, fractions: Mapping[str, float], *, by: str | None = None, seed: int = 0) -> dict[str, Self]:
+        """Split the rows at random, the same way for ever.
+
+        Which split a row is in depends on the hash of its key and the seed alone: rows appended later move no old row,
+        rows with equal keys stay together, and splitting before or after a cut is the same.
+
+        Parameters
+        ----------
+        fractions : mapping
+            Name and fraction of each split; they sum to 1. Sizes are as random as the rows: within about
+            ``sqrt(n)`` of the fraction.
+        by : str, optional
+            The field that is the key, as ``"eventNumber"``; the row number by default.
+        seed : int
+            Another seed gives an independent split.
+
+        Returns
+        -------
+        dict of Dataset
+            Disjoint, and together all rows. Lazy.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"event": range(1000)}, "events.mm")
+        >>> parts = ds.split({"train": 0.8, "test": 0.2}, by="event", seed=7)
+        >>> len(parts["train"]) + len(parts["test"])
+        1000
+        """
+        if not isinstance(fractions, Mapping):
+            raise OptionError(
+                f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
+            )
+        if by is not None:
+            self._readable("a split goes by", [by])
+            check_key(self._rows.schema[by])
+        return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
+
+    def cutflow(
+        self,
+        cuts: Iterable[str | Cut] | Mapping[str, str | Cut],
+        *,
+        weight: str | None = None,
+        by: str | None = None,
+    ) -> CutFlow:
+        """Count the rows that pass each cut alone, all cuts up to it, and all but it. Eager.
+
+        Cuts are kept as if they were used one by one: what is not kept yet is computed in one pass over its fields, and
+        when all are kept, rows are counted without reading any field. A weight and `by` are read once.
+
+        If the store was converted with a cut, the table begins with what its sources held before, `CutFlow.before`: of
+        the whole store, or of a selection by labels alone; with a weight whose sum `mm.from_root` was asked for
+        (`weights=`), by a label or not split. A store with appended rows does not say.
+
+        Parameters
+        ----------
+        cuts : list of str or Cut, or mapping
+            In their order; a mapping gives them names.
+        weight : str, optional
+            A field name, or an expression with one number per row, as in ``"w * where(n > 2, 1.1, 1)"``. Negative
+            ones count as such. A nan makes nan of every sum that its row is in; a missing one is an error.
+        by : str, optional
+            A category, or a field of booleans or integers with up to 1,000 different values: one cut flow for each
+            that occurs. Rows in which it is missing are a group of their own, None.
+
+        Returns
+        -------
+        CutFlow
+            It prints as a table.
+
+        Raises
+        ------
+        ExpressionError
+            When a cut or the weight cannot be read.
+        FieldNotFoundError
+            When there is no field `by`.
+        OptionError
+            When a weight is no number or missing in a row of this dataset, `by` is another kind of field or has more
+            values, or a cut is of another store.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"n": [4, 5, 6, 7], "met": [90.0, 10.0, 80.0, 20.0]}, "flow.mm")
+        >>> ds.cutflow({"five jets": "n >= 5", "met": "met > 50"})
+        cut        alone  cumulative  N-1  of before  of all
+        ---------  -----  ----------  ---  ---------  -------
+        initial        4           4                  100.00%
+        five jets      3           3    2     75.00%   75.00%
+        met            2           1    3     33.33%   25.00%
+        """
+        if isinstance(cuts, str | Cut) or not isinstance(cuts, Iterable):
+            raise OptionError(f"a cut flow takes a list of cuts, or a mapping of names to cuts; got {cuts!r}")
+        named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
+        expressions = [self.cut(cut)._expression for _, cut in named]
+        names = [name_of(label, cut) for label, cut in named]
+        self._readable("a cut flow reads", [by or ""], [weight or ""])
+        return cut_flow(self._rows, names, expressions, weight, by)
+
+    def hist(
+        self,
+        *fields: str | Mapping[Any, Bins],
+        bins: Any = None,
+        range: tuple[float, float] | None = None,
+        weight: str | None = None,
+        by: str | None = None,
+        where: str | Cut | None = None,
+    ) -> Any:
+        """Fill histograms, as scikit-hep `hist` objects; any number of them in one pass over the data. Eager.
+
+        Parameters
+        ----------
+        *fields : str, or one mapping
+            A field or an expression in the language of cuts, as ``"sum(jet_pt)"``; one axis for each. One with a value
+            per item has an entry per item, and what has one per row is repeated for these. A mapping of such texts (or
+            tuples of them, for several axes) to bins gives several histograms at once.
+        bins : int, tuple, list, range or None
+            A number of bins between the smallest and the largest value; ``(n, low, high)``; a list or array of edges,
+            as of ``ds.aux``; or, as ``range(0, 12)``, one bin for each whole number. Of several axes a list of these.
+            By default whole numbers have a bin each if they are up to 100, labels and booleans always, and all others
+            50 bins.
+        range : (float, float), optional
+            For one axis with a number of bins: their lower and upper end.
+        weight : str, optional
+            A field or an expression with one number per row, or per item where there are items.
+        by : str, optional
+            A category, or booleans or up to 1,000 different integers, one per row: the first axis, one bin for each
+            label of the store, or number that occurs.
+        where : str or Cut, optional
+            Only the rows that pass; the cut is kept, as all cuts are.
+
+        Returns
+        -------
+        hist.Hist or dict of hist.Hist
+            A dict for a mapping, with its keys. Storage is `Int64`, with weights `Weight` (sums of weights and of their
+            squares). ``metadata`` says how many ``entries`` there were, and how many of them are in no bin because a
+            value is ``nan`` or ``missing``. Infinities are in the flow bins.
+
+        Raises
+        ------
+        ExpressionError
+            When an expression cannot be read, or items differ in number.
+        OptionError
+            When bins or the weight cannot be used, or a weight is missing.
+        MissingDependencyError
+            When `hist` is not installed.
+
+        Notes
+        -----
+        As in `hist`, and other than in numpy, a bin does not contain its upper edge, nor does the last one. Where the
+        ends are found, the last bin contains the largest value: its edge is the next number. They are found without
+        reading data for a stored field of the whole store, and in one pass more for everything else.
+
+        Sums are added in the order of the rows, so they are the same on all schedulers.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, 75.0], "jet_pt": [[20.0], [30.0, 140.0], []]}, "hist.mm")
+        >>> ds.hist("met", bins=(4, 0, 100)).values().tolist()
+        [1, 0, 1, 1]
+        >>> many = ds.hist({"met": [0, 50, 100], "jet_pt": (2, 0, 100)}, weight="met", where="met > 5")
+        >>> many["jet_pt"].values(flow=True), many["met"].variances()
+        (array([ 0., 70.,  0., 60.]), array([ 100., 9225.]))
+        """
+        self._readable("a histogram is filled from", texts=texts_of(fields, weight, by))
+        rows = self._rows if where is None else self[self.cut(where)]._rows
+        return histograms(rows, fields, bins, range, weight, by)
+
+    def describe(self, fields: str | Iterable[str] | None = None) -> Description:
+        """Count, smallest, largest, mean and spread of the values of each field, in one pass. Eager; kept.
+
+        What was found for a part of the store of which all rows are looked at is kept beside the store, as cuts are: it
+        is read the next time, and after rows were appended only they are looked at.
+
+        Parameters
+        ----------
+        fields : str or iterable of str, optional
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
+
+        Returns
+        -------
+        Description
+            A mapping of names to `count`, `missing`, `nan`, `inf`, `min`, `max`, `mean`, `std` and items per row; it
+            prints as a table, and has `to_pandas`. Values are those of items where there are lists. What is nan,
+            infinite or missing is counted, and left out of the others. Sums of integers are exact.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When a name or pattern matches no field.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, float("nan")], "jets": [[1, 2], [], [6]]}, "described.mm")
+        >>> ds.describe()
+        3 rows
+        field  type          count  nan  min  max  mean      std           items
+        -----  ------------  -----  ---  ---  ---  ----  -------  --------------
+        met    float64           3    1   10   60    35       25
+        jets   ragged int64      3         1    6     3  2.16025  0 to 2, mean 1
+        """
+        names = self._names if fields is None else self.schema.match(fields)
+        self._readable("what is described are", names)
+        return describe_rows(self._resolved(), names)
+
+
+def _values_of(what: str, values: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if values is not None and not isinstance(values, Mapping):
+        raise OptionError(f"{what} are a mapping of names to values, got {type(values).__name__}")
+    return values or {}
