@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mmdask.batches.batch import Batch
     from mmdask.batches.collate import Packed, packed, pad
-    from mmdask.batches.loader import Batch, Loader
+    from mmdask.batches.loader import Loader
     from mmdask.dataset.change import assign
     from mmdask.dataset.cut import Cut
     from mmdask.dataset.cutflow import CutFlow
@@ -105,8 +106,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "batches.batch": ["Batch"],
     "batches.collate": ["Packed", "packed", "pad"],
-    "batches.loader": ["Batch", "Loader"],
+    "batches.loader": ["Loader"],
     "dataset.change": ["assign"],
     "dataset.cut": ["Cut"],
     "dataset.cutflow": ["CutFlow"],

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from mmdask.batches import order
-from mmdask.batches.collate import Step, Take, steps_for
+from mmdask.batches.batch import Batch
+from mmdask.batches.collate import Step, steps_for
+from mmdask.batches.cutting import Cutting, Even
+from mmdask.batches.fetching import Fetching, Wanted
 from mmdask.batches.sequence import ExactSequence, Sequence, StoredSequence, WindowSequence
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError, RowNotFoundError, StateError
@@ -27,29 +30,6 @@ STATE_FORMAT = 1
 #: batches are read together up to this many bytes and rows
 RUN_NBYTES = 8 << 20
 RUN_ROWS = 1 << 16
-
-
-class Batch(dict[str, Any]):
-    """The entries of a batch by name, and where it stands. All arrays are its own.
-
-    Attributes
-    ----------
-    rows : numpy.ndarray
-        int64 ``(n,)``: the numbers of its rows in the store.
-    valid : numpy.ndarray or None
-        bool ``(n,)`` if the loader has ``last="pad"``: False for rows that only fill up the last batch.
-    epoch : int
-    index : int
-        Its number in the epoch.
-    position : int
-        Rows of the epoch handed out to all ranks, this batch included.
-    """
-
-    rows: npt.NDArray[np.int64]
-    valid: npt.NDArray[np.bool_] | None
-    epoch: int
-    index: int
-    position: int
 
 
 class Loader:
@@ -153,13 +133,13 @@ class Loader:
         self._position = 0  # rows of the epoch handed out
         self._resume = False  # whether the next iteration begins there, not at the start
         self._running: _Iteration | None = None
-        self._sequence: Sequence | None = None
 
     def __repr__(self) -> str:
         return f"<Loader of {self.fields} in batches of {self.batch_size}, epoch {self._epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_running": None, "_sequence": None}
+        made = ("sequence", "cutting", "fetching")
+        return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
 
@@ -193,7 +173,7 @@ class Loader:
         i = int(i)
         if not -n <= i < n:
             raise RowNotFoundError(f"no batch {i}: an epoch has {n}")
-        return self.batch(self._epoch, i % n * self.batch_size)
+        return self.batch(self._epoch, self.cutting.after(self._epoch, 0, i % n))
 
     def batch(self, epoch: int, start: int) -> Batch:
         """The batch that begins at a position of an epoch, wherever that is."""
@@ -204,53 +184,42 @@ class Loader:
 
         One call of a kernel serves all of them, which for narrow fields and small batches is most of the time.
         """
-        everyone = [self._everyone(epoch, start + i * self.batch_size) for i in range(n)]
-        everyone = [rows for rows in everyone if len(rows)] or everyone[:1]
-        cuts = [self._own(len(rows)) for rows in everyone]
-        own = [rows[a:b] for rows, (a, b) in zip(everyone, cuts, strict=True)]
-        numbers = own[0] if len(own) == 1 else np.concatenate(own)
-        schema = self.rows.schema
-        fetched = {name: step.fetch(self.rows, schema[name], numbers) for name, step in self.steps.items()}
-        done = 0
-        for i, rows in enumerate(own):
-            batch = Batch()
-            take = Take(done, done + len(rows), everyone[i], cuts[i][0])
-            done = take.stop
-            for name, step in self.steps.items():
-                batch.update(step.entries(self.rows, schema[name], fetched[name], take))
-            first = start + i * self.batch_size
-            m = min(self.batch_size, len(self.rows) - first)
-            batch.rows = rows.copy()
-            batch.valid = cuts[i][0] + np.arange(len(rows)) < m if self.last == "pad" else None
-            batch.epoch, batch.index, batch.position = epoch, first // self.batch_size, first + m
-            yield batch
+        wanted = []
+        for _ in range(max(min(n, self.cutting.left(epoch, start)), 1)):
+            wanted.append(self._wanted(epoch, start))
+            start = wanted[-1].position
+        return self.fetching.batches(wanted)
 
-    def _everyone(self, epoch: int, start: int) -> npt.NDArray[np.int64]:
-        """The rows of the batch at a position, on all ranks."""
-        m = min(self.batch_size, len(self.rows) - start)
-        if m <= 0 or (self.last == "drop" and m < self.batch_size):
-            return np.zeros(0, np.int64)
-        rows = self._rows_at(epoch, start, start + m)
-        return np.resize(rows, self.batch_size) if self.last == "pad" and m < self.batch_size else rows
-
-    def _own(self, n: int) -> tuple[int, int]:
-        """Which of the `n` rows of a batch are this rank's."""
-        return self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size
+    def _wanted(self, epoch: int, start: int) -> Wanted:
+        """The batch that begins at a position."""
+        stop = self.cutting.stop(epoch, start)
+        everyone = self.sequence.rows_at(epoch, start, stop)
+        real, padded = len(everyone), self.last == "pad"
+        if padded and 0 < real < self.batch_size:
+            everyone = np.resize(everyone, self.batch_size)
+        a, b = (rank * len(everyone) // self.world_size for rank in (self.rank, self.rank + 1))
+        return Wanted(everyone, a, b, real, padded, epoch, self.cutting.number(epoch, start), stop)
 
     def batches_from(self, position: int) -> int:
-        """Batches of an epoch that begin at a position of it or after."""
-        left = max(len(self.rows) - position, 0)
-        return left // self.batch_size if self.last == "drop" else -(-left // self.batch_size)
+        """Batches of the current epoch that begin at a position of it or after."""
+        return self.cutting.left(self._epoch, position)
 
-    def _rows_at(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-        if self._sequence is None:
-            if self.shuffle is True:
-                self._sequence = WindowSequence(self.rows, self.seed, self.grain)
-            elif self.shuffle == "exact":
-                self._sequence = ExactSequence(self.rows, self.seed)
-            else:
-                self._sequence = StoredSequence(self.rows)
-        return self._sequence.rows_at(epoch, start, stop)
+    @cached_property
+    def sequence(self) -> Sequence:
+        """The rows of every epoch, by position."""
+        if self.shuffle is True:
+            return WindowSequence(self.rows, self.seed, self.grain)
+        return ExactSequence(self.rows, self.seed) if self.shuffle == "exact" else StoredSequence(self.rows)
+
+    @cached_property
+    def cutting(self) -> Cutting:
+        """Where the batches of an epoch begin and end."""
+        return Even(self.sequence.n, self.batch_size, drop=self.last == "drop")
+
+    @cached_property
+    def fetching(self) -> Fetching:
+        """The way from row numbers to batches."""
+        return Fetching(self.rows, self.steps)
 
     # Epochs and states ----------------------------------------------------------------------------------------------
 
@@ -284,7 +253,7 @@ class Loader:
             Plain numbers and text, less than 1 kB as JSON, the same on all ranks.
         """
         epoch, position = (self._epoch, self._position) if after is None else (after.epoch, after.position)
-        if position and not self.batches_from(position):
+        if position and not self.cutting.left(epoch, position):
             epoch, position = epoch + 1, 0  # the end of an epoch is the start of the next
         return {
             "format": STATE_FORMAT,
@@ -315,11 +284,11 @@ class Loader:
                     "same store and selection, with the same shuffle=, seed=, window= and block="
                 )
         epoch, position = state.get("epoch"), state.get("position")
-        if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position <= len(self.rows):
+        if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position <= self.sequence.n:
             raise StateError(
-                f"the state stands at row {position!r} of epoch {epoch!r}, and an epoch has {len(self.rows)} rows"
+                f"the state stands at row {position!r} of epoch {epoch!r}, and an epoch has {self.sequence.n} rows"
             )
-        if position and not self.batches_from(position):
+        if position and not self.cutting.left(epoch, position):
             epoch, position = epoch + 1, 0
         self._move(epoch, position)
         self._resume = True
@@ -357,7 +326,7 @@ class _Iteration(Iterator[Batch]):
     def __next__(self) -> Batch:
         loader = self.loader
         current = loader._running is self  # a later iteration or set_epoch has taken over otherwise
-        if not loader.batches_from(self.position):
+        if not loader.cutting.left(self.epoch, self.position):
             if current:
                 loader._move(self.epoch + 1, 0)
             raise StopIteration

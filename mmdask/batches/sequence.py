@@ -29,6 +29,11 @@ RANK_BLOCK = 64
 class Sequence(Protocol):
     """The rows of every epoch, by position."""
 
+    @property
+    def n(self) -> int:
+        """Positions of an epoch."""
+        ...
+
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
         """Store row numbers at positions `start` to `stop` of an epoch, int64, a new array."""
         ...
@@ -39,6 +44,7 @@ class StoredSequence:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
+        self.n = len(rows)
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
         return self.rows.numbers(start, stop)
@@ -86,7 +92,8 @@ class WindowSequence:
         self.rows = rows
         self.seed = seed
         self.grain = grain
-        self.all_selected = len(rows) == rows.n_store
+        self.n = len(rows)
+        self.all_selected = self.n == rows.n_store
         self._epoch: tuple[int, int, Int64s] | None = None
         # Half the bytes, where they hold every row number, are twice as much of a window in the cache.
         self._dtype = np.dtype(np.int32 if rows.n_store < 2**31 else np.int64)

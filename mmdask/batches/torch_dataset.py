@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from mmdask.batches.batch import Batch
 from mmdask.batches.collate import Packed
-from mmdask.batches.loader import Batch, Loader
+from mmdask.batches.loader import Loader
 from mmdask.errors import OptionError, StateError
 
 __all__ = ["TorchBatches"]
@@ -57,8 +58,8 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         ended = self._shared[2 : 2 + n_workers]
         self._shared[1], ended[worker] = 1, 0
         epoch, start = loader.begin()
-        for i in range(worker, loader.batches_from(start), n_workers):
-            yield self._tensors(loader.batch(epoch, start + i * loader.batch_size))
+        for i in range(worker, loader.cutting.left(epoch, start), n_workers):
+            yield self._tensors(loader.batch(epoch, loader.cutting.after(epoch, start, i)))
         ended[worker] = 1
         if ended.all() and self._shared[0] == epoch:
             self._move(epoch + 1)

@@ -368,7 +368,7 @@ def test_a_selection_that_changes_under_the_loader_is_noticed():
         rows = numbered(100, selected=np.arange(0, 100, 3))
         loader = Loader(rows, 10, shuffle=shuffle)
         _ = loader[0]
-        loader._sequence._window = None
+        loader.sequence._window = None
         rows.selected = np.arange(0, 100, 4)
         with pytest.raises(CorruptStoreError, match="a selection gave"):
             _ = loader[1]
