@@ -268,7 +268,7 @@ def test_other_errors_pass_and_blocks_nest(ds):
 
 def test_computes_of_a_client_are_counted(ds):
     distributed = pytest.importorskip("distributed")
-    with distributed.Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with distributed.Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as client:
         computes = {
             **{name: COMPUTES[name] for name in ("compute", "dask.compute", "persist", "ragged", "cut", "sync")},
             "client.compute": lambda ds: client.compute(ds["x"]).result(),

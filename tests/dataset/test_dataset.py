@@ -387,7 +387,7 @@ def test_a_local_cluster_agrees(path, data):
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
         Client(cluster),
     ):
         ds = mm.open(path, chunks=2048)

@@ -358,7 +358,7 @@ def test_a_worker_of_a_cluster_maps_nothing_and_its_client_does(path):
 
     rows = Rows(open_snapshot(path))
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         assert client.submit(look, rows).result() == ([10, 11], False, False)
