@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # entered in the list by being imported
-from benchmarks import batches, checking, conversion, cuts, ragged_cuts, reading, skipping  # noqa: F401
+from benchmarks import batches, bucketing, checking, conversion, cuts, memory, ragged, ragged_cuts, reading, skipping  # noqa: F401
 from benchmarks.harness import BENCHMARKS, markdown, run_all, text, to_json
 
 

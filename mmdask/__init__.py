@@ -13,17 +13,34 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmdask.batches.batch import Batch
-    from mmdask.batches.collate import Packed, packed, pad
+    from mmdask.batches.bucketing import bucket
+    from mmdask.batches.collate import (
+        Packed,
+        astype,
+        crop,
+        expand_dims,
+        nested,
+        one_hot,
+        packed,
+        pad,
+        squeeze,
+        stack,
+        window,
+    )
     from mmdask.batches.loader import Loader
+    from mmdask.batches.mix import Mix, mix
+    from mmdask.batches.normalisation import Normalisation
     from mmdask.dataset.change import assign
+    from mmdask.dataset.concat import concat
     from mmdask.dataset.cut import Cut
     from mmdask.dataset.cutflow import CutFlow
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
     from mmdask.dataset.describe import Description
     from mmdask.dataset.explain import Explanation
+    from mmdask.dataset.folds import Folds
     from mmdask.dataset.kept import KeptCuts
-    from mmdask.dataset.make import from_arrays, from_root
+    from mmdask.dataset.make import from_arrays, from_root, view
     from mmdask.dataset.ragged import Ragged
     from mmdask.dataset.records import Records
     from mmdask.errors import (
@@ -44,6 +61,7 @@ if TYPE_CHECKING:
         StateError,
         StoreExistsError,
         StoreNotFoundError,
+        UnevenFoldsWarning,
         UnfinishedError,
     )
     from mmdask.rows.compact import compact
@@ -51,6 +69,7 @@ if TYPE_CHECKING:
     from mmdask.rows.vacuum import VacuumReport, vacuum
     from mmdask.schema import Field, Schema
     from mmdask.sources.change import annotate, drop
+    from mmdask.sources.foreign import Raw
     from mmdask.sources.writer import Writer, append, create
     from mmdask.store.verify import Report, verify
 
@@ -66,16 +85,20 @@ __all__ = [
     "ExpressionError",
     "Field",
     "FieldNotFoundError",
+    "Folds",
     "FormatError",
     "KeptCut",
     "KeptCuts",
     "LimitError",
     "Loader",
     "MissingDependencyError",
+    "Mix",
     "MmdaskError",
+    "Normalisation",
     "OptionError",
     "Packed",
     "Ragged",
+    "Raw",
     "Records",
     "Report",
     "RowNotFoundError",
@@ -87,36 +110,66 @@ __all__ = [
     "StateError",
     "StoreExistsError",
     "StoreNotFoundError",
+    "UnevenFoldsWarning",
     "UnfinishedError",
     "VacuumReport",
     "Writer",
     "annotate",
     "append",
     "assign",
+    "astype",
+    "bucket",
     "compact",
+    "concat",
     "create",
+    "crop",
     "drop",
+    "expand_dims",
     "from_arrays",
     "from_root",
+    "mix",
+    "nested",
+    "one_hot",
     "open",
     "packed",
     "pad",
+    "squeeze",
+    "stack",
     "vacuum",
     "verify",
+    "view",
+    "window",
 ]
 
 _HOMES = {
     "batches.batch": ["Batch"],
-    "batches.collate": ["Packed", "packed", "pad"],
+    "batches.bucketing": ["bucket"],
+    "batches.collate": [
+        "Packed",
+        "astype",
+        "crop",
+        "expand_dims",
+        "nested",
+        "one_hot",
+        "packed",
+        "pad",
+        "squeeze",
+        "stack",
+        "window",
+    ],
     "batches.loader": ["Loader"],
+    "batches.mix": ["Mix", "mix"],
+    "batches.normalisation": ["Normalisation"],
     "dataset.change": ["assign"],
+    "dataset.concat": ["concat"],
     "dataset.cut": ["Cut"],
     "dataset.cutflow": ["CutFlow"],
     "dataset.dataset": ["Dataset", "open"],
     "dataset.describe": ["Description"],
     "dataset.explain": ["Explanation"],
+    "dataset.folds": ["Folds"],
     "dataset.kept": ["KeptCuts"],
-    "dataset.make": ["from_arrays", "from_root"],
+    "dataset.make": ["from_arrays", "from_root", "view"],
     "dataset.ragged": ["Ragged"],
     "dataset.records": ["Records"],
     "rows.compact": ["compact"],
@@ -124,6 +177,7 @@ _HOMES = {
     "rows.vacuum": ["VacuumReport", "vacuum"],
     "schema": ["Field", "Schema"],
     "sources.change": ["annotate", "drop"],
+    "sources.foreign": ["Raw"],
     "store.verify": ["Report", "verify"],
     "sources.writer": ["Writer", "append", "create"],
 }

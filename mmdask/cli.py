@@ -5,19 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 import mmdask as mm
 from mmdask import display
+from mmdask.dataset.listing import History
 from mmdask.store.commit import amount
-from mmdask.store.layer import Source
 
 __all__ = ["main"]
+
+#: characters of a name in a table of rows
+_LONGEST = 48
 
 _CONVERT_EXAMPLE = """\
 example:
@@ -28,11 +33,19 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 1 for an error that it names, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the command; returns its exit status.
+
+    That is 0, 1 for an error that it names, 2 for wrong usage, 130 for Ctrl-C, 141 where nobody reads what it prints.
+    """
     args = _parser().parse_args(argv)
     warnings.showwarning = _show_warning
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What reads the output wants no more of it, as in `mmdask info x | head`. The end of Python flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except mm.ExpressionError as error:
         # Its lines are the text, which the user wrote, and a caret under the place.
         print("mmdask: " + "\n".join(map(display.terminal_safe, str(error).split("\n"))), file=sys.stderr)
@@ -292,37 +305,18 @@ def _info(args: argparse.Namespace) -> int:
     ]
     print("\n".join(f"{name:<12}{display.terminal_safe(value)}" for name, value in facts))
     print()
-    print(_fields(ds.schema, computed=True))
+    print(display.text_table(*ds.schema.table()))
     if manifest.aux:
         print()
-        print(_fields(manifest.aux, "aux"))
+        print(display.text_table(*manifest.aux.table("aux")))
     if manifest.attrs:
         print()
         attrs = [[name, _short(json.dumps(value, ensure_ascii=False))] for name, value in manifest.attrs.items()]
         print(display.text_table(attrs, ["attr", "value"]))
     if sources := ds.sources:
         print()
-        print(_sources_table(sources))
+        print(sources.text())
     return 0
-
-
-def _sources_table(sources: Sequence[Source]) -> str:
-    """A table of sources; columns that are empty are left out."""
-    cells = [
-        [
-            s.uri,
-            s.tree,
-            display.count_text(s.rows),
-            display.count_text(s.stop - s.start) if s.cut else "",
-            "; ".join(f"{_short(w.weight)}: {w.sum:.6g}" for w in s.weights),
-            str(len(s.skipped) or ""),
-        ]
-        for s in sources
-    ]
-    headers = ["source", "tree", "rows", "before the cut", "sums before the cut", "fields left out"]
-    used = [i for i in range(len(headers)) if i < 3 or any(row[i] for row in cells)]
-    align = "".join("llrrlr"[i] for i in used)
-    return display.text_table([[row[i] for i in used] for row in cells], [headers[i] for i in used], align=align)
 
 
 def _cutflow(args: argparse.Namespace) -> int:
@@ -338,13 +332,35 @@ def _head(args: argparse.Namespace) -> int:
     ds = ds if args.fields is None else ds[args.fields]
     ds = ds if args.where is None else ds[ds.cut(args.where)]
     rows = [ds[i] for i in range(min(args.n, len(ds)))]
-    lines = [[name, *[_cell(row[name]) for row in rows]] for name in ds.fields]
-    print(display.text_table(lines, ["row", *[str(i) for i in range(len(rows))]], align="l" + "r" * len(rows)))
+    # A pipe or file takes lines of any length.
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for items in (3, 2, 1):  # as many of a list as there is room for
+        columns = [[_cell(row[name], items) for name in ds.fields] for row in rows]
+        runs = list(_fitting(ds.fields, columns, width))
+        if len(runs) <= 1:
+            break
+    for start, stop in runs:
+        lines = [[name, *cells] for name, *cells in zip(ds.fields, *columns[start:stop], strict=True)]
+        headers = ["row", *map(str, range(start, stop))]
+        print("\n" * (start > 0) + display.text_table(lines, headers, "l" + "r" * (stop - start), longest=_LONGEST))
     print(f"{display.amount(len(rows), 'row')} of {display.count_text(len(ds))}")
     return 0
 
 
-def _cell(value: Any) -> str:
+def _fitting(names: Sequence[str], columns: Sequence[Sequence[str]], width: int | None) -> Iterator[tuple[int, int]]:
+    """From which column to which there is room beside the names, again and again; one column at least."""
+    left = min(max(map(len, names), default=0), _LONGEST)
+    start, used = 0, left
+    for i, column in enumerate(columns):
+        needed = 2 + max(map(len, column), default=0)
+        if width is not None and i > start and used + needed > width:
+            yield start, i
+            start, used = i, left
+        used += needed
+    yield start, len(columns)
+
+
+def _cell(value: Any, items: int = 3) -> str:
     """A value of a row in a few characters."""
     if value is None:
         return "missing"
@@ -356,8 +372,8 @@ def _cell(value: Any) -> str:
     if getattr(value, "ndim", 1) > 1:
         shape = " x ".join(map(str, value.shape)) if isinstance(value, np.ndarray) else f"{len(value)} lists"
         return f"[{shape}]"
-    shown = ", ".join([_cell(None if x is np.ma.masked else x) for x in value[:3]])
-    return f"[{shown}, ...] ({len(value)})" if len(value) > 3 else f"[{shown}]"
+    shown = ", ".join([_cell(None if x is np.ma.masked else x) for x in value[:items]])
+    return f"[{shown}, ...] ({len(value)})" if len(value) > items else f"[{shown}]"
 
 
 def _hist(args: argparse.Namespace) -> int:
@@ -380,24 +396,6 @@ def _cuts(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fields(schema: mm.Schema, title: str = "field", *, computed: bool = False) -> str:
-    """A table of fields; columns that are empty are left out."""
-    cells = [
-        [
-            f.name,
-            f.describe(),
-            f.unit,
-            ", ".join(f.labels[:6]) + (", ..." if len(f.labels) > 6 else ""),
-            _short(f.expression) if computed else "",
-            f.doc,
-        ]
-        for f in schema.values()
-    ]
-    headers = [title, "type", "unit", "labels", "computed as", "doc"]
-    used = [i for i in range(len(headers)) if i < 2 or any(row[i] for row in cells)]
-    return display.text_table([[row[i] for i in used] for row in cells], [headers[i] for i in used])
-
-
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -405,12 +403,7 @@ def _short(text: str) -> str:
 def _history(args: argparse.Namespace) -> int:
     if args.n is not None and args.n < 1:
         raise mm.OptionError(f"-n is a number of generations, 1 or more, got {args.n}")
-    entries = mm.open(args.store).history()[::-1][: args.n]
-    counts = display.count_text
-    rows = [
-        [str(e.generation), e.time, counts(e.n_rows), counts(e.n_parts), counts(e.n_fields), e.action] for e in entries
-    ]
-    print(display.text_table(rows, ["generation", "committed", "rows", "parts", "fields", "action"], align="rlrrrl"))
+    print(History(mm.open(args.store).history()[-args.n if args.n else 0 :]).text())
     return 0
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import threading
 import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,9 +20,12 @@ from mmdask.errors import OptionError
 __all__ = [
     "amount",
     "count_text",
+    "html_block",
     "html_table",
+    "html_text",
     "nbytes_text",
     "parse_nbytes",
+    "plot_text",
     "progress",
     "terminal_safe",
     "text_table",
@@ -135,10 +139,13 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
 
 
-def _cut(cell: object) -> str:
-    """Text of a cell, which a store may have made as long as it likes."""
+def _cut(cell: object, longest: int = _CELL_LENGTH) -> str:
+    """Text of a cell, which a store may have made as long as it likes; its end tells names apart."""
     text = str(cell)
-    return text if len(text) <= _CELL_LENGTH else text[: _CELL_LENGTH - 3] + "..."
+    if len(text) <= longest:
+        return text
+    tail = longest // 4
+    return f"{text[: longest - tail - 3]}...{text[-tail:]}"
 
 
 def _align_of(align: str, n: int) -> str:
@@ -147,7 +154,9 @@ def _align_of(align: str, n: int) -> str:
     return align.ljust(n, "l")
 
 
-def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], align: str = "") -> str:
+def text_table(
+    rows: Iterable[Sequence[object]], headers: Sequence[object], align: str = "", *, longest: int = _CELL_LENGTH
+) -> str:
     """Return an aligned table as plain text, without a line break at the end.
 
     Parameters
@@ -158,6 +167,8 @@ def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], alig
         Titles.
     align : str
         ``"l"`` or ``"r"`` for each column; left where it is shorter.
+    longest : int
+        Characters of a cell; of longer ones the middle is left out.
 
     Raises
     ------
@@ -172,7 +183,7 @@ def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], alig
     met     1200
     jet_pt    31
     """
-    cells = [[terminal_safe(_cut(c)) for c in row] for row in (headers, *rows)]
+    cells = [[terminal_safe(_cut(c, longest)) for c in row] for row in (headers, *rows)]
     sides = _align_of(align, len(headers))
     for row in cells:
         if len(row) != len(headers):
@@ -187,25 +198,39 @@ def text_table(rows: Iterable[Sequence[object]], headers: Sequence[object], alig
     return "\n".join(lines)
 
 
+# Names of classes that MathJax leaves alone, in JupyterLab and elsewhere: a dollar in a name is one.
+_PLAIN = 'class="tex2jax_ignore mathjax_ignore"'
 _TABLE_STYLE = "border-collapse:collapse;margin:.4em 0;width:auto;font-size:.92em;font-variant-numeric:tabular-nums"
 # currentColor follows the theme, light or dark; no colour and no background is set anywhere.
 _HEAD_STYLE = "border-bottom:1px solid currentColor;font-weight:600"
+_GROUP_STYLE = "border-top:1px dotted currentColor"
 _CELL_STYLE = "padding:.15em .8em;vertical-align:top;background:none"
+# Numbers and names stay on one line, with their spaces; long text is broken, wherever it has to be.
+_SHORT_STYLE = "white-space:pre"
+_LONG_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere;min-width:18em"
+_SHORT = 48
 
 
 def html_table(
-    rows: Iterable[Sequence[object]], headers: Sequence[object], align: str = "", *, caption: object = ""
+    rows: Iterable[Sequence[object]],
+    headers: Sequence[object],
+    align: str = "",
+    *,
+    caption: object = "",
+    group: int = 0,
 ) -> str:
-    """Return a small table in HTML for a notebook; it follows light and dark themes.
+    """Return a small table in HTML for a notebook; it follows light and dark themes, and scrolls where it is wide.
 
-    Every cell is shown by ``str`` and escaped, so that nothing from a store is taken for markup.
+    Every cell is shown by ``str`` and escaped, so that nothing from a store is taken for markup, nor for mathematics.
 
     Parameters
     ----------
     rows, headers, align
-        As in `text_table`.
+        As in `text_table`. Headers that are all empty are not shown.
     caption : object
         A line above the table.
+    group : int
+        So many rows belong together; a thin line is between them and the next ones. 0 for none.
 
     Raises
     ------
@@ -218,27 +243,64 @@ def html_table(
     False
     """
     sides = _align_of(align, len(headers))
-    styles = [f"{_CELL_STYLE};text-align:{'right' if s == 'r' else 'left'}" for s in sides]
 
     def line(tag: str, row: Sequence[object], more: str = "") -> str:
         if len(row) != len(headers):
             raise OptionError(f"a table with {len(headers)} headers got a row of {len(row)} cells: {list(row)}")
-        cells = [f'<{tag} style="{s}{more}">{_html(c)}</{tag}>' for c, s in zip(row, styles, strict=True)]
+        cells = [_html_cell(tag, c, side, more) for c, side in zip(row, sides, strict=True)]
         return f'<tr style="background:none">{"".join(cells)}</tr>'
 
-    title = f'<caption style="text-align:left;opacity:.75">{_html(caption)}</caption>' if caption else ""
-    head = line("th", headers, f";{_HEAD_STYLE}")
-    body = "\n".join([line("td", row) for row in rows])
-    return f'<table style="{_TABLE_STYLE}">{title}<thead>{head}</thead><tbody>\n{body}</tbody></table>'
+    title = f'<caption style="text-align:left;opacity:.75">{html_text(caption)}</caption>' if caption else ""
+    head = f"<thead>{line('th', headers, f';{_HEAD_STYLE}')}</thead>" if any(headers) else ""
+    lines = [line("td", row, f";{_GROUP_STYLE}" if group and i and not i % group else "") for i, row in enumerate(rows)]
+    body = "\n".join(lines)
+    table = f'<table style="{_TABLE_STYLE}">{title}{head}<tbody>\n{body}</tbody></table>'
+    return f'<div {_PLAIN} style="overflow-x:auto">{table}</div>'
 
 
-def _html(text: object) -> str:
-    return html.escape(terminal_safe(_cut(text)), quote=True)
+def _html_cell(tag: str, cell: object, side: str, more: str) -> str:
+    text = terminal_safe(_cut(cell))
+    space = _SHORT_STYLE if len(text) <= _SHORT else _LONG_STYLE
+    style = f"{_CELL_STYLE};{space};text-align:{'right' if side == 'r' else 'left'}{more}"
+    return f'<{tag} style="{style}">{html.escape(text)}</{tag}>'
+
+
+def html_text(text: object) -> str:
+    """Return text for HTML, made harmless by `terminal_safe` and escaped, at most 256 characters of it.
+
+    Examples
+    --------
+    >>> html_text("a < b")
+    'a &lt; b'
+    """
+    return html.escape(terminal_safe(_cut(text)))
+
+
+def html_block(*pieces: str) -> str:
+    """Return pieces of HTML as one block, in which a dollar is a dollar."""
+    return f"<div {_PLAIN}>{''.join(pieces)}</div>"
+
+
+def plot_text(text: object, longest: int = _CELL_LENGTH) -> str:
+    r"""Return text in which matplotlib sees no mathematics, and no name that is to be hidden.
+
+    Examples
+    --------
+    >>> print(plot_text("$m_{jj}$"))
+    \$m_{jj}\$
+    """
+    safe = terminal_safe(_cut(text, longest))
+    return f"{' ' * safe.startswith('_')}{safe}".replace("$", r"\$")
 
 
 @functools.cache
 def _bar_class() -> Any:
-    from tqdm.auto import tqdm
+    from tqdm import TqdmWarning
+
+    with warnings.catch_warnings():
+        # In a notebook without ipywidgets the bar is text, and that is all right.
+        warnings.simplefilter("ignore", TqdmWarning)
+        from tqdm.auto import tqdm
 
     # No watcher thread: it would outlive the bar. `miniters=1` below makes up for it.
     bar: Any = type("Bar", (tqdm,), {"monitor_interval": 0})
@@ -256,6 +318,7 @@ def progress(
     unit_scale: bool = False,
     disable: bool = False,
     delay: float = 0,
+    leave: bool = True,
 ) -> Any:
     """Return a progress bar, a context manager with ``update(n)``; in a notebook, a widget.
 
@@ -273,6 +336,8 @@ def progress(
         Whether nothing is shown at all.
     delay : float
         Seconds before the bar appears; work that ends sooner shows none.
+    leave : bool
+        Whether the bar stays when all is done.
 
     Examples
     --------
@@ -291,4 +356,5 @@ def progress(
         miniters=1,
         disable=disable,
         delay=delay,
+        leave=leave,
     )

@@ -21,7 +21,7 @@
     └── MissingDependencyError (ImportError)         an optional package that is not installed
 
 Each also derives from the builtin in brackets, so that code which catches the builtin keeps working.
-One warning: `SkippedFieldsWarning`, for inputs that a conversion left out.
+Two warnings: `SkippedFieldsWarning`, for inputs that a conversion left out, and `UnevenFoldsWarning`, for splits.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ __all__ = [
     "StateError",
     "StoreExistsError",
     "StoreNotFoundError",
+    "UnevenFoldsWarning",
     "UnfinishedError",
 ]
 
@@ -125,6 +126,10 @@ class MissingDependencyError(MmdaskError, ImportError):
 
 class SkippedFieldsWarning(UserWarning):
     """A conversion left out some fields of its input; the message says which and why."""
+
+
+class UnevenFoldsWarning(UserWarning):
+    """A split by remainders gave folds of other sizes than were asked for."""
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:

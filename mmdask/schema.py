@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from mmdask import display
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
 
 __all__ = ["Field", "FieldData", "Kind", "Schema", "empty", "stored_dtype"]
@@ -251,6 +252,16 @@ class Field:
         inside = dict.fromkeys("items" if depth == self.levels else "lists" for depth in self.optional if depth)
         return f"{'optional ' * (0 in self.optional)}{text}{' with optional ' * bool(inside)}{' and '.join(inside)}"
 
+    def __repr__(self) -> str:
+        facts = [
+            self.name,
+            self.describe(),
+            *([_some(self.labels)] if self.labels else []),
+            *(f"{word} {text}" for word, text in (("unit", self.unit), ("doc", self.doc)) if text),
+            *([f"= {_short(self.expression)}"] if self.expression else []),
+        ]
+        return display.terminal_safe(f"mm.Field<{', '.join(facts)}>")
+
     def with_labels(self, labels: Iterable[str]) -> Field:
         """The same category with these labels."""
         return replace(self, labels=tuple(labels))
@@ -269,6 +280,20 @@ def check_name(name: object) -> None:
     """Raise `SchemaError` unless `name` can name a field."""
     if not isinstance(name, str) or not 1 <= len(name) <= 255 or not name.isprintable():
         raise SchemaError(f"a field name is 1 to 255 printable characters, got {name!r}")
+
+
+#: lines of a table that a schema prints, and characters of one text in it
+_SHOWN = 40
+_SHORT = 60
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+
+
+def _some(labels: tuple[str, ...]) -> str:
+    """The first of some labels."""
+    return _short(", ".join(labels[:6]) + (", ..." if len(labels) > 6 else ""))
 
 
 class Schema(Mapping[str, Field]):
@@ -311,8 +336,30 @@ class Schema(Mapping[str, Field]):
     def __hash__(self) -> int:
         return hash(tuple(self._fields.values()))
 
+    # Looks ----------------------------------------------------------------------------------------------------------
+
+    def table(self, title: str = "field", *, most: int | None = None) -> tuple[list[list[str]], list[str]]:
+        """Cells and headers of a table of the fields, or of the first of them; columns that are empty are left out."""
+        cells = [
+            [f.name, f.describe(), f.unit, _some(f.labels), _short(f.expression), _short(f.doc)]
+            for f in list(self.values())[:most]
+        ]
+        headers = [title, "type", "unit", "labels", "computed as", "doc"]
+        used = [i for i in range(len(headers)) if i < 2 or any(row[i] for row in cells)]
+        return [[row[i] for i in used] for row in cells], [headers[i] for i in used]
+
+    def _more(self) -> str:
+        return f"... and {display.amount(len(self) - _SHOWN, 'more field')}" if len(self) > _SHOWN else ""
+
     def __repr__(self) -> str:
-        return "Schema(" + ", ".join(f"{n}: {f.describe()}" for n, f in self._fields.items()) + ")"
+        """The first fields as a table."""
+        table = display.text_table(*self.table(most=_SHOWN), longest=_SHORT) if self else ""
+        head = f"mm.Schema: {display.amount(len(self), 'field')}"
+        return "\n".join(filter(None, [head, table, self._more()]))
+
+    def _repr_html_(self) -> str:
+        more = f"<small>{self._more()}</small>" if self._more() else ""
+        return display.html_block(display.html_table(*self.table(most=_SHOWN)), more)
 
     def unknown(self, name: object, where: str = "") -> str:
         """The message for a field that is not here, with the nearest names."""

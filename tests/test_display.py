@@ -202,8 +202,8 @@ class TestHtmlTable:
         reader = Reader()
         reader.feed(html_table(rows, (title, "b"), "lr"))
         reader.close()
-        assert reader.tags == ["table", "thead", "tr", "th", "th", "tbody"] + ["tr", "td", "td"] * len(rows)
-        assert reader.attrs == {"style"}
+        assert reader.tags == ["div", "table", "thead", "tr", "th", "th", "tbody"] + ["tr", "td", "td"] * len(rows)
+        assert reader.attrs == {"style", "class"}
         assert reader.cells == [terminal_safe(c) for row in [(title, "b"), *rows] for c in row]
 
     @pytest.mark.parametrize("text", ["<script>alert(1)</script>", '" onload="x', "</td>", "&lt;", "'"])

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(m.name for m in pkgutil.walk_packages(mmdask.__path__, "mmdask.") if not m.name.endswith("__main__"))
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+ANCHOR = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [p for p in TEXTS if BLOCK.search(p.read_text())]
 
@@ -36,6 +37,32 @@ def test_docstring_examples(name, tmp_path, monkeypatch):
 def test_links_lead_somewhere(page):
     links = [link for link in LINK.findall(page.read_text()) if not re.match(r"\w+:", link)]
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def anchors(page):
+    """What GitHub calls the sections of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title) for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_to_sections_lead_to_one(page):
+    wrong = []
+    for link, section in ANCHOR.findall(page.read_text()):
+        target = page.parent / link if link else page
+        if not re.match(r"\w+:", link) and target.suffix == ".md" and section not in anchors(target):
+            wrong.append(f"{link}#{section}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_lines_of_a_table_have_as_many_cells(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(counts) == 1, table
 
 
 def test_the_readme_names_every_page():

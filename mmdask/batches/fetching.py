@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches.batch import Batch
-from mmdask.batches.collate import Step, Take
+from mmdask.batches.collate import Fetch, Plan, Take
+from mmdask.batches.collate.plan import Entries
+from mmdask.errors import OptionError
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
 
-__all__ = ["Fetching", "Wanted"]
+__all__ = ["Fetching", "Transform", "Wanted"]
+
+#: changes a batch: returns it, or other entries for it
+Transform = Callable[[Batch], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,9 @@ class Wanted:
         Whether the batch says which rows are no repeats.
     epoch, index, position : int
         As those of `Batch`.
+    streams : numpy.ndarray, optional
+        int64: for each of `everyone` the number of its random stream, where rows come several times in an epoch; by
+        default its row number.
     """
 
     everyone: npt.NDArray[np.int64]
@@ -44,6 +52,7 @@ class Wanted:
     epoch: int
     index: int
     position: int
+    streams: npt.NDArray[np.int64] | None = None
 
     @property
     def own(self) -> npt.NDArray[np.int64]:
@@ -58,28 +67,62 @@ class Fetching:
     ----------
     rows : Rows
         The selected rows.
-    steps : mapping
-        What becomes of each field, by name.
+    plan : Plan
+        What becomes of the fields.
+    seed : int
+        What is random, depends on it.
+    transform : callable, optional
+        What is done to each batch then: it returns the batch or other entries for it.
     """
 
-    def __init__(self, rows: Rows, steps: Mapping[str, Step]) -> None:
+    def __init__(self, rows: Rows, plan: Plan, seed: int, transform: Transform | None = None) -> None:
         self.rows = rows
-        self.steps = dict(steps)
+        self.plan = plan
+        self.seed = seed
+        self.transform = transform
 
     def batches(self, wanted: Sequence[Wanted]) -> Iterator[Batch]:
-        """The batches, in their order, whose rows are read together."""
+        """The batches, in their order, whose rows are read together, now; they are of one epoch."""
         own = [w.own for w in wanted]
         numbers = own[0] if len(own) == 1 else np.concatenate(own)
-        schema = self.rows.schema
-        fetched = {name: step.fetch(self.rows, schema[name], numbers) for name, step in self.steps.items()}
-        done = 0
-        for w, rows in zip(wanted, own, strict=True):
+        ends = np.cumsum([len(rows) for rows in own]).tolist()
+        takes = [
+            Take(end - len(w.own), end, w.everyone, w.start, w.streams) for w, end in zip(wanted, ends, strict=True)
+        ]
+        entries = self.plan.entries(Fetch(self.rows, numbers, tuple(takes), self.seed, wanted[0].epoch))
+        return self._made(wanted, takes, entries)
+
+    def _made(self, wanted: Sequence[Wanted], takes: Sequence[Take], entries: Sequence[Entries]) -> Iterator[Batch]:
+        for w, take in zip(wanted, takes, strict=True):
             batch = Batch()
-            take = Take(done, done + len(rows), w.everyone, w.start)
-            done = take.stop
-            for name, step in self.steps.items():
-                batch.update(step.entries(self.rows, schema[name], fetched[name], take))
-            batch.rows = rows.copy()
+            for entries_of in entries:
+                batch.update(entries_of(take))
+            batch.rows = w.own.copy()
             batch.valid = np.arange(w.start, w.stop) < w.real if w.padded else None
-            batch.epoch, batch.index, batch.position = w.epoch, w.index, w.position
-            yield batch
+            batch.streams = None if w.streams is None else w.streams[w.start : w.stop]
+            batch.epoch, batch.index, batch.position, batch.seed = w.epoch, w.index, w.position, self.seed
+            yield batch if self.transform is None else transformed(batch, self.transform)
+
+
+def transformed(batch: Batch, transform: Transform) -> Batch:
+    """What a caller's function makes of a batch; which rows it has and where it stands remain.
+
+    Raises
+    ------
+    OptionError
+        When the function returns no mapping. Its own errors are noted with the batch.
+    """
+    about = {name: getattr(batch, name) for name in ("rows", "valid", "epoch", "index", "position", "seed", "streams")}
+    try:
+        made = transform(batch)
+    except Exception as error:
+        error.add_note(f"in transform= of batch {about['index']} of epoch {about['epoch']}")
+        raise
+    if not isinstance(made, Mapping):
+        raise OptionError(
+            f"transform= returns a batch, or a dict of entries, and of batch {about['index']} it returned {made!r:.80}"
+        )
+    if not isinstance(made, Batch):
+        made = Batch(made)
+    made.__dict__.update(about)
+    return made

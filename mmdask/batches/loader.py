@@ -2,43 +2,53 @@
 
 from __future__ import annotations
 
-import operator
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import xxhash
 
 from mmdask.batches import order
+from mmdask.batches.balanced import BalancedSequence, Class, classes_of, seed_of
 from mmdask.batches.batch import Batch
-from mmdask.batches.collate import Step, steps_for
+from mmdask.batches.bucketing import Bucket, Bucketed
+from mmdask.batches.budget import batch_row_nbytes, budget_of, is_narrow
+from mmdask.batches.collate import Collate, Plan, plan_for
 from mmdask.batches.cutting import Cutting, Even
-from mmdask.batches.fetching import Fetching, Wanted
-from mmdask.batches.sequence import ExactSequence, Sequence, StoredSequence, WindowSequence
+from mmdask.batches.epochs import Epochs, integer, run_length
+from mmdask.batches.fetching import Fetching, Transform, Wanted
+from mmdask.batches.normalisation import Normalisation, NormalisedRows
+from mmdask.batches.quotas import QUOTAS_VERSION
+from mmdask.batches.ranks import ranks
+from mmdask.batches.report import Mixing, report
+from mmdask.batches.row_rng import streams_of
+from mmdask.batches.sequence import Sequence
+from mmdask.batches.weighted import WEIGHTS_VERSION, sequence_of
 from mmdask.display import parse_nbytes
-from mmdask.errors import OptionError, RowNotFoundError, StateError
+from mmdask.errors import OptionError
+from mmdask.expr import Expression
+from mmdask.rows.counting import check_weight
 
 if TYPE_CHECKING:
-    from mmdask.batches.torch_dataset import TorchBatches
     from mmdask.rows.rows import Rows
 
 __all__ = ["Batch", "Loader"]
 
 Last = Literal["keep", "drop", "pad"]
 Shuffle = Literal[True, False, "exact"]
-STATE_FORMAT = 1
-#: batches are read together up to this many bytes and rows
-RUN_NBYTES = 8 << 20
-RUN_ROWS = 1 << 16
+Balance = str | Mapping[Any, Any]
 
 
-class Loader:
+class Loader(Epochs):
     """Batches of rows, shuffled anew in every epoch.
 
     Batch i of epoch e depends on the data, the selection, the seed and the options, and on nothing else: not on
     threads, processes, ranks, machines or on what was read before. Each selected row comes once in an epoch.
 
-    A ``for`` that runs to its end moves on to the next epoch; one that is left early does not, and the next begins
+    A ``for`` that got the last batch moves on to the next epoch; one that is left early does not, and the next begins
     the same epoch again. After `load_state_dict` the next ``for`` goes on from there, once.
 
     Parameters
@@ -55,23 +65,43 @@ class Loader:
     seed : int
         0 or more, below 2**64.
     collate : dict, optional
-        Steps for fields, like ``{"jet_pt": mm.pad(22)}``. By default ragged fields are `Packed`, shaped rows a list of
-        arrays, and text is a list of str.
+        Steps for fields, like ``{"jet_pt": mm.pad(22)}``: one or a list; those for a record, or for the fields whose
+        names begin so, as "jet", are for all of its members. `mm.stack` makes one array of several fields. By default
+        ragged fields are `Packed`, shaped rows a list of arrays, and text is a list of str.
     last : {"keep", "drop", "pad"}, optional
         What becomes of the rows left over at the end of an epoch: a short batch, nothing, or a full batch in which
         `Batch.valid` is False for the repeats that fill it. By default kept, with several ranks dropped.
-    rank, world_size : int
+    rank, world_size : int, optional
         Of m rows in a batch this loader hands out rows ``rank * m // world_size`` to
-        ``(rank + 1) * m // world_size``.
+        ``(rank + 1) * m // world_size``. By default those of torch.distributed if it is initialised, else 0 and 1.
     window : int or str, optional
         Memory of a window, like "256MiB" (the default), counted over all fields.
     block : int, optional
         Rows that stay together until they are mixed in a window; by default the store's.
+    weights : str, optional
+        A field, or an expression with one number per row: rows come as often as it says, each within one of what is
+        expected, and an epoch is as long as without. By default every row comes once, which is what you want where the
+        loss is multiplied by a weight.
+    balance : str or dict, optional
+        A field of classes that have one share of every batch; or shares, as ``{"ttH": 1, "ttbb": 3}``, of labels of
+        the only category that has them, or ``{"process": {...}}``. Rows of other labels are left out. An epoch has as
+        many rows as the classes; rows of small classes come several times, each as often as the others of its class.
+    bucket : optional
+        Batches of rows of similar length, made by `mm.bucket`. A state then is for one batch size.
+    normalise : Normalisation, optional
+        Of which fields the mean is taken off, and what they are divided by, before any step of `collate`.
+    transform : callable, optional
+        What is done to each batch where it is made: gets a `Batch`, returns it or a dict of other entries for it.
+    memory : int or str, optional
+        Bytes that the loader may take, "1GiB" by default: a quarter for the window, unless `window` says otherwise, and
+        an eighth for each of three runs of batches that are read together, one of them ahead. With less than 1 GiB the
+        default window is smaller, which is another order. If it is given, pages of windows that are done with are
+        given back, so that the resident memory of the process stays within it, too.
 
     Raises
     ------
     OptionError
-        When an argument cannot be used.
+        When an argument cannot be used; when the memory is too little, with the least that works.
     FieldNotFoundError
         When there is no such field.
 
@@ -100,95 +130,126 @@ class Loader:
         fields: str | Iterable[str] | None = None,
         shuffle: Shuffle = True,
         seed: int = 0,
-        collate: Mapping[str, Step] | None = None,
+        collate: Collate | None = None,
         last: Last | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         window: int | str | None = None,
         block: int | None = None,
+        weights: str | Expression | None = None,
+        balance: Balance | tuple[Class, ...] | None = None,
+        normalise: Normalisation | None = None,
+        bucket: Bucket | None = None,
+        transform: Transform | None = None,
+        memory: int | str | None = None,
     ) -> None:
+        super().__init__()
         self.rows = rows
-        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.normalise = normalise
+        self.batch_size = integer("batch_size", batch_size, 1)
         self.fields = tuple(rows.schema) if fields is None else tuple(rows.schema.match(fields))
-        self.steps = steps_for([rows.schema[name] for name in self.fields], collate)
+        self.collate = collate
+        self.plan  # noqa: B018  raises now what would come with the first batch
         if not isinstance(shuffle, bool) and shuffle != "exact":
             raise OptionError(f"shuffle is True, False or 'exact', got {shuffle!r}")
         self.shuffle: Shuffle = shuffle
-        self.seed = _integer("seed", seed, 0, 2**64)
-        self.world_size = _integer("world_size", world_size, 1)
-        self.rank = _integer("rank", rank, 0, self.world_size, "world_size")
+        if transform is not None and not callable(transform):
+            raise OptionError(f"transform is a function that takes a batch and returns one, got {transform!r}")
+        self.transform = transform
+        self.seed = integer("seed", seed, 0, 2**64)
+        self.weights = check_weight(weights, rows) if isinstance(weights, str) else weights
+        self.classes = balance if isinstance(balance, tuple) else () if balance is None else classes_of(rows, balance)
+        self.rank, self.world_size = ranks(rank, world_size)
         if last is not None and last not in get_args(Last):
             raise OptionError(f"last is 'keep', 'drop' or 'pad', got {last!r}")
         self.last: Last = last or ("drop" if self.world_size > 1 else "keep")
+        self.bucket = bucket
+        if bucket is not None:
+            if self.classes:
+                raise OptionError("bucket= makes batches of its own, in which classes have no shares; leave out one")
+            self.last = _check_bucket(bucket, rows, last) or self.last
         if self.shuffle is not True and (window is not None or block is not None):
             raise OptionError(f"window= and block= are for shuffle=True, and shuffle is {shuffle!r}; leave them out")
+        self.budget = budget_of(memory)
+        self._unreleased = 0  # rows since pages were given back
         self.grain = order.grain(
             rows.n_store,
             rows.row_nbytes,
             rows.block_rows,
-            window=None if window is None else _integer("window", parse_nbytes(window), 1),
-            block=None if block is None else _integer("block", block, 1, 2**31),
+            window=self._window_nbytes(window),
+            block=None if block is None else integer("block", block, 1, 2**31),
         )
-        self._epoch = 0
-        self._position = 0  # rows of the epoch handed out
-        self._resume = False  # whether the next iteration begins there, not at the start
-        self._running: _Iteration | None = None
+        own = -(-self.batch_size // self.world_size)
+        self.budget.check(self.grain, rows, own * batch_row_nbytes(rows, self.fields), self.shuffle is True)
+
+    def _window_nbytes(self, window: int | str | None) -> int | None:
+        """What the caller asks for, or else what the memory has room for, if that is less than the default."""
+        if window is not None:
+            return integer("window", parse_nbytes(window), 1)
+        return None if self.budget.window >= order.DEFAULT_WINDOW else self.budget.window
 
     def __repr__(self) -> str:
         return f"<Loader of {self.fields} in batches of {self.batch_size}, epoch {self._epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("sequence", "cutting", "fetching")
+        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        return self.batches_from(0)
-
-    def __iter__(self) -> Iterator[Batch]:
-        self._running = _Iteration(self, *self.begin())
-        return self._running
-
-    def begin(self) -> tuple[int, int]:
-        """The epoch and the position at which an iteration begins now; a loaded state counts once."""
-        start = self._position if self._resume else 0
-        self._resume, self._position = False, start
-        return self._epoch, start
-
-    def __getitem__(self, i: int) -> Batch:
-        """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
-
-        Raises
-        ------
-        RowNotFoundError
-            When there is no such batch; it is an IndexError.
-        """
-        n = len(self)
-        if not isinstance(i, int | np.integer):
-            raise OptionError(
-                f"a loader takes the number of a batch, got {i!r}; [loader[i] for i in range(2)] gives two"
-            )
-        i = int(i)
-        if not -n <= i < n:
-            raise RowNotFoundError(f"no batch {i}: an epoch has {n}")
-        return self.batch(self._epoch, self.cutting.after(self._epoch, 0, i % n))
-
-    def batch(self, epoch: int, start: int) -> Batch:
-        """The batch that begins at a position of an epoch, wherever that is."""
-        return next(self.run(epoch, start, 1))
 
     def run(self, epoch: int, start: int, n: int) -> Iterator[Batch]:
         """Up to `n` batches from a position on, whose rows are read together.
 
         One call of a kernel serves all of them, which for narrow fields and small batches is most of the time.
         """
-        wanted = []
-        for _ in range(max(min(n, self.cutting.left(epoch, start)), 1)):
+        wanted: list[Wanted] = []
+        while not wanted or (len(wanted) < n and not self.ends(epoch, start)):
             wanted.append(self._wanted(epoch, start))
             start = wanted[-1].position
+        if self.budget.bounded:
+            self._release(sum(len(w.own) for w in wanted))
         return self.fetching.batches(wanted)
+
+    def report(self, field: str) -> Mixing:
+        """Look how well batches mix the values of a field, and what that costs. Eager: reads the field once.
+
+        Parameters
+        ----------
+        field : str
+            With one number or label per row. Numbers of many values are cut into ranges of equally many.
+
+        Raises
+        ------
+        OptionError
+            When the field has no such values, or there is no batch.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"signal": np.repeat([True, False], 50_000)}, "two_files.mm")
+        >>> mixing = ds.batches(100).report("signal")
+        >>> abs(mixing.predicted - 1) < 0.1, mixing.advice
+        (True, ())
+        >>> ds.batches(100, shuffle=False).report("signal").advice
+        ('Rows come as they lie: shuffle=True mixes them.',)
+        """
+        return report(self, field)
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether something else than the order decides which rows are in a batch: weights, classes or lengths."""
+        return self.weights is not None or bool(self.classes) or self.bucket is not None
+
+    def run_length(self, batch: Batch) -> int:
+        """How many batches like this one are read together."""
+        return run_length(batch, self.budget.run(self.shuffle is True and is_narrow(self.rows, self.fields)))
+
+    def _release(self, n: int) -> None:
+        """Give back the pages of what was read, before `n` more rows, once that is a window."""
+        self._unreleased += n
+        if self._unreleased > self.budget.window / (self.rows.row_nbytes + 8):
+            self.rows.release(self.fields)
+            self._unreleased = n
 
     def _wanted(self, epoch: int, start: int) -> Wanted:
         """The batch that begins at a position."""
@@ -197,176 +258,107 @@ class Loader:
         real, padded = len(everyone), self.last == "pad"
         if padded and 0 < real < self.batch_size:
             everyone = np.resize(everyone, self.batch_size)
+        streams = None
+        if self.weights is not None or self.classes:  # a row comes several times, with other random numbers each time
+            streams = streams_of(everyone, np.resize(np.arange(start, stop), len(everyone)))
         a, b = (rank * len(everyone) // self.world_size for rank in (self.rank, self.rank + 1))
-        return Wanted(everyone, a, b, real, padded, epoch, self.cutting.number(epoch, start), stop)
-
-    def batches_from(self, position: int) -> int:
-        """Batches of the current epoch that begin at a position of it or after."""
-        return self.cutting.left(self._epoch, position)
+        return Wanted(everyone, a, b, real, padded, epoch, self.cutting.number(epoch, start), stop, streams)
 
     @cached_property
     def sequence(self) -> Sequence:
         """The rows of every epoch, by position."""
-        if self.shuffle is True:
-            return WindowSequence(self.rows, self.seed, self.grain)
-        return ExactSequence(self.rows, self.seed) if self.shuffle == "exact" else StoredSequence(self.rows)
+        if self.bucket is None:
+            return self._mixed()
+        sizes = {"batch_size": self.batch_size, "seed": self.seed}
+        return Bucketed(self._mixed(), self.rows, self.bucket, shuffled=self.shuffle is not False, **sizes)
+
+    def _mixed(self) -> Sequence:
+        if not self.classes:
+            return sequence_of(self.rows, self.shuffle, self.seed, self.grain, self.weights)
+        # The windows of all classes are in memory together.
+        grain = order.Grain(self.grain.block, max(self.grain.blocks // len(self.classes), order.LEAST_BLOCKS))
+        parts = [
+            sequence_of(self.rows.cut(c.cut), self.shuffle, seed_of(self.seed, c.label), grain, self.weights)
+            for c in self.classes
+        ]
+        return BalancedSequence(parts, tuple([c.share for c in self.classes]))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What becomes of the fields."""
+        return plan_for([self._read.schema[name] for name in self.fields], self.collate)
 
     @cached_property
     def cutting(self) -> Cutting:
         """Where the batches of an epoch begin and end."""
+        if isinstance(self.sequence, Bucketed) and self.sequence.bucket.tokens:
+            if self._last is not None:
+                self.sequence.stands(*self._last)
+            return self.sequence
         return Even(self.sequence.n, self.batch_size, drop=self.last == "drop")
 
     @cached_property
     def fetching(self) -> Fetching:
         """The way from row numbers to batches."""
-        return Fetching(self.rows, self.steps)
+        return Fetching(self._read, self.plan, self.seed, self.transform)
 
-    # Epochs and states ----------------------------------------------------------------------------------------------
+    @cached_property
+    def _read(self) -> Rows:
+        """The rows as they are read."""
+        return self.rows if self.normalise is None else NormalisedRows(self.rows, self.normalise)
 
     @property
-    def epoch(self) -> int:
-        """The epoch that the next iteration runs, or the one now running."""
-        return self._epoch
+    def n_rows(self) -> int:
+        """Rows of an epoch."""
+        return self.sequence.n
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next iteration run an epoch, from its start.
-
-        Setting the epoch that a state was just loaded in changes nothing, so that a loop that sets every epoch can be
-        resumed.
-        """
-        epoch = _integer("epoch", epoch, 0)
-        if not (self._resume and epoch == self._epoch):
-            self._move(epoch, 0)
-
-    def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
-        """Where the loader stands: what `load_state_dict` needs to go on with the very next batch.
-
-        Parameters
-        ----------
-        after : Batch, optional
-            The state after this batch, for batches that came by another way than this loader's own iteration. By
-            default after the last one that iteration handed out.
-
-        Returns
-        -------
-        dict
-            Plain numbers and text, less than 1 kB as JSON, the same on all ranks.
-        """
-        epoch, position = (self._epoch, self._position) if after is None else (after.epoch, after.position)
-        if position and not self.cutting.left(epoch, position):
-            epoch, position = epoch + 1, 0  # the end of an epoch is the start of the next
-        return {
-            "format": STATE_FORMAT,
-            "data": self.rows.identity,
-            "order": self._order(),
-            "seed": self.seed,
-            "epoch": epoch,
-            "position": position,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another loader stood: the next iteration begins with the rows after its last batch.
-
-        Batch size, ranks, fields and steps may differ from those of the other loader.
-
-        Raises
-        ------
-        StateError
-            When the state is of other data, another selection, or another order; it names the difference.
-        """
-        if not isinstance(state, Mapping) or state.get("format") != STATE_FORMAT:
-            raise StateError(f"not a state of format {STATE_FORMAT} made by Loader.state_dict: {state!r:.200}")
-        mine = self.state_dict()
-        for key, what in (("data", "data or selection"), ("order", "order of rows"), ("seed", "seed")):
-            if state.get(key) != mine[key]:
-                raise StateError(
-                    f"the state has another {what}: {_difference(state.get(key), mine[key])}; make the loader from the "
-                    "same store and selection, with the same shuffle=, seed=, window= and block="
-                )
-        epoch, position = state.get("epoch"), state.get("position")
-        if type(epoch) is not int or type(position) is not int or epoch < 0 or not 0 <= position <= self.sequence.n:
-            raise StateError(
-                f"the state stands at row {position!r} of epoch {epoch!r}, and an epoch has {self.sequence.n} rows"
-            )
-        if position and not self.cutting.left(epoch, position):
-            epoch, position = epoch + 1, 0
-        self._move(epoch, position)
-        self._resume = True
-
-    def to_torch(self, device: Any = None) -> TorchBatches:
-        """The batches as dicts of torch tensors; see `mmdask.batches.torch.to_torch`."""
-        from mmdask.batches.torch import to_torch
-
-        return to_torch(self, device)
-
-    def _move(self, epoch: int, position: int) -> None:
-        self._epoch, self._position, self._resume, self._running = epoch, position, False, None
+    def _about(self) -> dict[str, Any]:
+        return {"data": self.rows.identity, "order": self._order(), "seed": self.seed}
 
     def _order(self) -> dict[str, Any]:
         """What the order depends on besides data and seed."""
         order_of: dict[str, Any] = {"version": order.ORDER_VERSION, "shuffle": self.shuffle}
         if self.shuffle is True:
             order_of |= {"block": self.grain.block, "window_blocks": self.grain.blocks}
+        if self.weights is not None:
+            order_of["weights"] = [WEIGHTS_VERSION, _hash(self.weights.canonical)]
+        if self.classes:
+            order_of["balance"] = [QUOTAS_VERSION, _hash([(c.label, c.share, c.cut.canonical) for c in self.classes])]
+        if self.bucket is not None:
+            order_of["bucket"] = [self.batch_size, *astuple(self.bucket)]
         return order_of
 
+    def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
+        """See `Epochs.state_dict`."""
+        state = super().state_dict(after)
+        if isinstance(self.cutting, Bucketed):
+            # How many batches were before, which else would have to be counted.
+            here = state["epoch"], state["position"]
+            last = self._last if after is None else (after.epoch, after.position, after.index + 1)
+            state["batch"] = last[2] if last is not None and last[:2] == here else self.cutting.number(*here)
+        return state
 
-class _Iteration(Iterator[Batch]):
-    """One run through an epoch. It carries its epoch, so that nothing set meanwhile changes it.
-
-    The first batch is read alone, so that it comes soon; from then on as many are read together as fit `RUN_NBYTES`.
-    """
-
-    def __init__(self, loader: Loader, epoch: int, start: int) -> None:
-        self.loader = loader
-        self.epoch = epoch
-        self.position = start
-        self._ready: Iterator[Batch] = iter(())
-        self._run_length = 0
-
-    def __next__(self) -> Batch:
-        loader = self.loader
-        current = loader._running is self  # a later iteration or set_epoch has taken over otherwise
-        if not loader.cutting.left(self.epoch, self.position):
-            if current:
-                loader._move(self.epoch + 1, 0)
-            raise StopIteration
-        batch = next(self._ready, None)
-        if batch is None:
-            self._ready = loader.run(self.epoch, self.position, max(self._run_length, 1))
-            batch = next(self._ready)
-            if not self._run_length:
-                self._run_length = _run_length(batch)
-        self.position = batch.position
-        if current:
-            loader._position = batch.position
-        return batch
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Epochs.load_state_dict`."""
+        super().load_state_dict(state)
+        number = state.get("batch")
+        if isinstance(self.cutting, Bucketed) and type(number) is int:
+            self._last = self._epoch, self._position, number
+            self.cutting.stands(*self._last)
+            self.__dict__.pop("_reader", None)  # it does not know that
 
 
-def _run_length(batch: Batch) -> int:
-    """How many batches like this one are read together."""
-    nbytes = batch.rows.nbytes + sum(_nbytes(value) for value in batch.values())
-    return max(1, min(RUN_NBYTES // max(nbytes, 1), RUN_ROWS // max(len(batch.rows), 1)))
+def _check_bucket(bucket: object, rows: Rows, last: Last | None) -> Last | None:
+    """What becomes of left over rows, if the bucket settles that."""
+    if not isinstance(bucket, Bucket):
+        raise OptionError(f"bucket is made by mm.bucket('parts'), got {bucket!r}")
+    bucket.check(rows.schema)
+    if bucket.tokens is None:
+        return None
+    if last in ("drop", "pad"):
+        raise OptionError(f"with bucket(tokens=) batches differ in size, and last={last!r} is for those that do not")
+    return "keep"
 
 
-def _nbytes(value: Any) -> int:
-    if isinstance(value, list | tuple):  # text, arrays of differing shape, `Packed`
-        return sum(map(_nbytes, value))
-    return len(value) if isinstance(value, str) else getattr(value, "nbytes", 0)
-
-
-def _integer(name: str, value: object, low: int, end: int | None = None, limit: str = "") -> int:
-    try:
-        n = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        n = low - 1
-    if isinstance(value, bool) or n < low or (end is not None and n >= end):
-        below = f" and below {limit or end}{f' = {end}' if limit else ''}" if end is not None else ""
-        raise OptionError(f"{name} is an integer, at least {low}{below}; got {value!r}")
-    return n
-
-
-def _difference(theirs: object, mine: object) -> str:
-    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-        keys = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k)]
-        return ", ".join(f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in keys)
-    return f"{theirs!r} there and {mine!r} here"
+def _hash(value: object) -> str:
+    return str(xxhash.xxh3_64_hexdigest(json.dumps(value).encode()))

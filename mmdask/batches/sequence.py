@@ -6,20 +6,21 @@ its rows each block holds.
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches import order
-from mmdask.errors import CorruptStoreError
+from mmdask.errors import CorruptStoreError, OptionError
 from mmdask.kernels import permute
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
 
-__all__ = ["ExactSequence", "Sequence", "StoredSequence", "WindowSequence"]
+__all__ = ["ExactSequence", "Sequence", "Span", "StoredSequence", "WindowSequence", "mixed"]
 
 Int64s = npt.NDArray[np.int64]
 #: rows among which one selected row is looked for; 1/8 byte of counts per row of the store
@@ -39,10 +40,33 @@ class Sequence(Protocol):
         ...
 
 
+class Span:
+    """Rows without data: all of so many numbers, for orders of what are no rows of a store."""
+
+    def __init__(self, n: int) -> None:
+        self.n_store = n
+
+    def __len__(self) -> int:
+        return self.n_store
+
+    def numbers(self, start: int, stop: int) -> Int64s:
+        """The numbers from `start` to `stop`, int64."""
+        return np.arange(start, min(stop, self.n_store), dtype=np.int64)
+
+    def block_counts(self, block_rows: int) -> Int64s:
+        """How many there are in each block of `block_rows`, int64."""
+        return np.diff(np.minimum(np.arange(0, self.n_store + block_rows, block_rows), self.n_store))
+
+    def rows_of_blocks(self, blocks: Int64s, block_rows: int) -> Int64s:
+        """Those of some blocks, in the order of `blocks`, int64."""
+        rows = (blocks[:, None] * block_rows + np.arange(block_rows)).reshape(-1)
+        return rows[rows < self.n_store]
+
+
 class StoredSequence:
     """Store order, in every epoch."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows | Span) -> None:
         self.rows = rows
         self.n = len(rows)
 
@@ -57,7 +81,7 @@ class ExactSequence:
     bit per row), and decodes the 64 rows around each row of a batch.
     """
 
-    def __init__(self, rows: Rows, seed: int) -> None:
+    def __init__(self, rows: Rows | Span, seed: int) -> None:
         self.rows = rows
         self.seed = seed
         self.n = len(rows)
@@ -88,7 +112,7 @@ class WindowSequence:
     any other.
     """
 
-    def __init__(self, rows: Rows, seed: int, grain: order.Grain) -> None:
+    def __init__(self, rows: Rows | Span, seed: int, grain: order.Grain) -> None:
         self.rows = rows
         self.seed = seed
         self.grain = grain
@@ -148,7 +172,8 @@ class WindowSequence:
             blocks = self.windows.blocks(key, window)
             n = int(starts[window + 1] - starts[window])
             if self._filled is None:
-                rows = self._whole_blocks(blocks)[:n]  # the one that may be short is the last
+                # The one that may be short is the last.
+                rows = self._meaning(epoch, self._whole_blocks(blocks)[:n])
             else:
                 rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
                 _check(len(rows), n)
@@ -162,6 +187,10 @@ class WindowSequence:
             self._settled = stop
         return rows
 
+    def _meaning(self, epoch: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The store row numbers of rows that are mixed, if these are something else; ascending."""
+        return rows
+
     def _whole_blocks(self, blocks: Int64s) -> npt.NDArray[Any]:
         size = self.grain.block
         if len(self._scratch) < len(blocks) * size:
@@ -170,6 +199,26 @@ class WindowSequence:
         begins = (blocks * size).astype(self._dtype)
         np.add(begins[:, None], np.arange(size, dtype=self._dtype), out=rows.reshape(-1, size))
         return rows
+
+
+def mixed(rows: Rows, how: object, seed: object) -> Callable[[int, int], Int64s] | None:
+    """The store row numbers at positions of the order that `mmdask.Dataset.save` asks for; None for store order.
+
+    It is that of an epoch of batches: windows that draw evenly from everywhere, at the speed of reading blocks.
+
+    Raises
+    ------
+    OptionError
+        When there is no such order.
+    """
+    if how not in (None, "shuffled"):
+        raise OptionError(f"order is None (as the rows lie) or 'shuffled', got {how!r}")
+    if type(seed) is not int or not 0 <= seed < 2**64:
+        raise OptionError(f"seed is an integer from 0 to below 2**64, got {seed!r}")
+    if how is None:
+        return None
+    sequence = WindowSequence(rows, seed, order.grain(rows.n_store, rows.row_nbytes, rows.block_rows))
+    return partial(sequence.rows_at, 0)
 
 
 def _check(found: int, expected: int) -> None:

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmdask.batches.batch import Batch
-from mmdask.batches.collate import Packed
-from mmdask.batches.loader import Loader
+from mmdask.batches.epochs import Epochs
+from mmdask.batches.torch_tensors import Parcel, Uploads, parcel, pinned, tensors, unpack
+from mmdask.batches.torch_workers import Workers
 from mmdask.errors import OptionError, StateError
 
 __all__ = ["TorchBatches"]
 
-MOST_WORKERS = 1024
+MOST_WORKERS = 256
 
 
 class TorchBatches(IterableDataset):  # type: ignore[misc]
     """Batches of a loader with tensors for arrays; see `to_torch`.
 
-    With worker processes, every worker has a copy of the loader; a few numbers in shared memory tell them the epoch.
-    The worker that ends an epoch as the last of all moves it on: before that, one of them may not even have begun.
+    In the workers of a DataLoader that the caller made, every worker has a copy of the loader; a few numbers in shared
+    memory tell them the epoch. The worker that ends an epoch as the last of all moves it on: before that, one of them
+    may not even have begun.
     """
 
-    def __init__(self, loader: Loader, device: Any = None) -> None:
+    def __init__(self, loader: Epochs, device: torch.device | None, pin: bool, workers: Workers | None) -> None:
         super().__init__()
         self.loader = loader
         self.device = device
+        self.pin = pin
+        self.workers = workers
         # The epoch of the next iteration, whether workers have run one, and per worker whether it has ended this one.
         self._shared = torch.zeros(2 + MOST_WORKERS, dtype=torch.int64).share_memory_()
         self._shared[0] = loader.epoch
+
+    def __repr__(self) -> str:
+        return f"<TorchBatches of {self.loader!r}>"
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -41,25 +48,60 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         if worker is None:
-            return self._alone()
+            return self._here()
         return self._as_worker(worker.id, worker.num_workers)
 
-    def _alone(self) -> Iterator[Batch]:
+    def close(self) -> None:
+        """End the worker processes that wait for the next epoch. A later ``for`` starts others."""
+        if self.workers is not None:
+            self.workers.close()
+
+    def _here(self) -> Iterator[Batch]:
         self._join()
-        for batch in self.loader:
-            yield self._tensors(batch)
+        self._shared[1] = 0
+        batches = self.loader.iterate(self._source)
         self._move(self.loader.epoch)
+        yield from batches
+        self._move(self.loader.epoch)
+
+    def _source(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from a position on."""
+        if self.workers is None and not self.pin:
+            for batch in self.loader.source(epoch, start):
+                yield tensors(batch, self.device)
+            return
+        parcels = self._parcels(epoch, start)
+        if self.pin and self.device is not None:
+            yield from Uploads(self.device).batches(parcels)
+        else:
+            for made in parcels:
+                yield from unpack(made.pin() if self.pin else made.to(self.device))
+
+    def _parcels(self, epoch: int, start: int) -> Iterator[Parcel]:
+        if self.workers is None:
+            return (parcel([batch], pinned) for batch in self.loader.source(epoch, start))
+        return self.workers.parcels(epoch, start)
+
+    # In a worker of a DataLoader that the caller made ---------------------------------------------------------------
 
     def _as_worker(self, worker: int, n_workers: int) -> Iterator[Batch]:
         self._join()
-        loader = self.loader
         if n_workers > MOST_WORKERS:
             raise OptionError(f"num_workers is {n_workers}, and batches are made by at most {MOST_WORKERS}")
+        if self.device is not None and self.device.type != "cpu":
+            raise OptionError(
+                f"worker processes cannot make tensors on {self.device}; let to_torch({str(self.device)!r}, "
+                f"num_workers={n_workers}) start them instead of a DataLoader"
+            )
         ended = self._shared[2 : 2 + n_workers]
         self._shared[1], ended[worker] = 1, 0
-        epoch, start = loader.begin()
-        for i in range(worker, loader.cutting.left(epoch, start), n_workers):
-            yield self._tensors(loader.batch(epoch, loader.cutting.after(epoch, start, i)))
+        epoch, start = self.loader.begin()
+        loader = copy.copy(self.loader)  # after a fork a thread that is no more may hold what it has made
+        cutting = loader.cutting
+        position = cutting.after(epoch, start, worker)
+        while cutting.stop(epoch, position) > position:
+            yield tensors(loader.batch(epoch, position))
+            position = cutting.after(epoch, position, n_workers)
         ended[worker] = 1
         if ended.all() and self._shared[0] == epoch:
             self._move(epoch + 1)
@@ -73,6 +115,8 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         epoch = int(self._shared[0])
         if epoch != self.loader.epoch:
             self.loader.set_epoch(epoch)
+
+    # Epochs and states ----------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
@@ -88,18 +132,18 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
     def state_dict(self, after: Batch | None = None) -> dict[str, Any]:
         """Where the consumer stands, as `Loader.state_dict`.
 
-        With worker processes pass the last batch received as `after`: workers run ahead, and only the consumer knows
-        how far it is.
+        With a DataLoader of your own pass the last batch received as `after`: its workers run ahead, and only the
+        consumer knows how far it is. With ``to_torch(num_workers=)`` that is known here.
 
         Raises
         ------
         StateError
-            When workers computed the batches and `after` is missing.
+            When workers of another DataLoader made the batches and `after` is missing.
         """
         if after is None and self._shared[1]:
             raise StateError(
                 "worker processes computed these batches ahead of what was received; call state_dict(after=batch) "
-                "with the last batch received"
+                "with the last batch received, or let to_torch(num_workers=) start the workers"
             )
         return self.loader.state_dict(after)
 
@@ -108,22 +152,3 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         self.loader.load_state_dict(state)
         self._move(self.loader.epoch)
         self._shared[1] = 0
-
-    def _tensors(self, batch: Batch) -> Batch:
-        for name, value in batch.items():
-            batch[name] = self._tensor(value)
-        batch.rows = self._tensor(batch.rows)
-        batch.valid = None if batch.valid is None else self._tensor(batch.valid)
-        return batch
-
-    def _tensor(self, value: Any) -> Any:
-        if isinstance(value, Packed):
-            return Packed(*map(self._tensor, value))
-        if isinstance(value, list):  # of arrays, or of text
-            return [self._tensor(v) for v in value]
-        if not isinstance(value, np.ndarray) or value.dtype.kind == "S":
-            return value
-        if value.dtype.kind in "Mm":
-            value = value.view(np.int64)
-        tensor = torch.from_numpy(value)
-        return tensor if self.device is None else tensor.to(self.device, non_blocking=True)

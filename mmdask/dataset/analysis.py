@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
+import numpy.typing as npt
+
+from mmdask.batches.normalisation import Normalisation
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
 from mmdask.dataset.describe import Description, describe_rows
 from mmdask.dataset.explain import Explanation, explain
+from mmdask.dataset.folds import Folds, How, split_rows
 from mmdask.dataset.given import Given
 from mmdask.dataset.hist import Bins, histograms, texts_of
 from mmdask.dataset.kept import KeptCuts, cuts_of
 from mmdask.dataset.keyed import keyed_cut
+from mmdask.dataset.normalisation import normalisation_of
 from mmdask.dataset.view import View
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
 from mmdask.rows.keyed import keyed_leaves
-from mmdask.rows.splits import check_key, folds
+from mmdask.rows.splits import keys_of
 from mmdask.schema import Schema
 
 __all__ = ["Analysis"]
@@ -209,26 +214,53 @@ class Analysis(View):
         """
         return cuts_of(self)
 
-    def split(self, fractions: Mapping[str, float], *, by: str | None = None, seed: int = 0) -> dict[str, Self]:
-        """Split the rows at random, the same way for ever.
+    def split(
+        self,
+        fractions: Mapping[str, float],
+        *,
+        by: str | Sequence[str] | None = None,
+        seed: int = 0,
+        how: How = "hash",
+        stratify: str | None = None,
+    ) -> dict[str, Self]:
+        """Split the rows, the same way for ever.
 
-        Which split a row is in depends on the hash of its key and the seed alone: rows appended later move no old row,
-        rows with equal keys stay together, and splitting before or after a cut is the same.
+        By default at random: which split a row is in depends on the hash of its key and the seed alone. Rows appended
+        later move no old row, rows with equal keys stay together, and splitting before or after a cut is the same.
 
         Parameters
         ----------
         fractions : mapping
-            Name and fraction of each split; they sum to 1. Sizes are as random as the rows: within about
-            ``sqrt(n)`` of the fraction.
-        by : str, optional
-            The field that is the key, as ``"eventNumber"``; the row number by default.
+            Name and fraction of each split; they sum to 1. Of a hash, sizes are as random as the rows: within about
+            ``sqrt(n)`` of the fraction. For remainders also integers, as in ``{"train": 4, "test": 1}``.
+        by : str or list of str, optional
+            The field that is the key, as ``"eventNumber"``, or several that are it together; the row number by default.
         seed : int
             Another seed gives an independent split.
+        how : {"hash", "mod", "permutation"}
+            "mod" goes by the remainder of an integer `by`, as analyses split even and odd events: the modulus is the
+            common denominator of the fractions, or the sum of integers, and the first split gets the lowest
+            remainders. "permutation" gives exact sizes, of single rows; it depends on how many rows there are, so
+            appending rows or cutting before moves rows from one split to another.
+        stratify : str, optional
+            A category, or a field of booleans or integers: for a permutation each split gets its fraction of each class
+            exactly, to one row. By keys every class is split by the same fractions anyway, within the root of its rows.
 
         Returns
         -------
         dict of Dataset
             Disjoint, and together all rows. Lazy.
+
+        Raises
+        ------
+        FieldNotFoundError, OptionError
+            When there is no such field, it is no key, or options do not go together; when keys are missing, once the
+            rows are found.
+
+        Warns
+        -----
+        UnevenFoldsWarning
+            When remainders give splits of another size, as event numbers do that are all even; once rows are found.
 
         Examples
         --------
@@ -237,15 +269,59 @@ class Analysis(View):
         >>> parts = ds.split({"train": 0.8, "test": 0.2}, by="event", seed=7)
         >>> len(parts["train"]) + len(parts["test"])
         1000
+        >>> [len(part) for part in ds.split({"train": 0.8, "test": 0.2}, how="permutation").values()]
+        [800, 200]
         """
         if not isinstance(fractions, Mapping):
             raise OptionError(
                 f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
             )
-        if by is not None:
-            self._readable("a split goes by", [by])
-            check_key(self._rows.schema[by])
-        return {name: self._with(self._rows.fold(fold)) for name, fold in folds(fractions, by, seed).items()}
+        self._readable("a split goes by", [*keys_of(by), stratify or ""])
+        parts = split_rows(self._rows, fractions, by, seed, how, stratify)
+        return {name: self._with(rows) for name, rows in parts.items()}
+
+    def kfold(
+        self,
+        k: int,
+        *,
+        by: str | Sequence[str] | None = None,
+        seed: int = 0,
+        how: How = "hash",
+        stratify: str | None = None,
+    ) -> Folds:
+        """Cut the rows into `k` folds, to train on all but one and test on that one. Lazy.
+
+        Parameters
+        ----------
+        k : int
+            How many, from 2 to 1,000.
+        by, seed, how, stratify
+            As of `split`. Of a key n, ``how="mod"`` puts a row into fold ``n % k``.
+
+        Returns
+        -------
+        Folds
+            Iterating gives (train, test); `of` says which fold each row is in, also of other stores.
+
+        Raises
+        ------
+        FieldNotFoundError, OptionError
+            As of `split`.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"event": range(10)}, "kfold.mm")
+        >>> for train, test in ds.kfold(5, by="event", how="mod"):
+        ...     print(len(train), test["event"].compute())
+        8 [0 5]
+        8 [1 6]
+        8 [2 7]
+        8 [3 8]
+        8 [4 9]
+        """
+        self._readable("folds go by", [*keys_of(by), stratify or ""])
+        return Folds.checked(self, k, by, seed, how, stratify)
 
     def cutflow(
         self,
@@ -415,6 +491,68 @@ class Analysis(View):
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("what is described are", names)
         return describe_rows(self._resolved(), names)
+
+    def normalisation(
+        self,
+        fields: str | Iterable[str],
+        *,
+        weight: str | None = None,
+        where: str | Cut | None = None,
+        dtype: npt.DTypeLike = "float32",
+    ) -> Normalisation:
+        """Find the means and standard deviations that batches are normalised by, in one pass. Eager; kept.
+
+        ``train.batches(4096, normalise=train.normalisation(["met", "jet_pt"]))``: find them with the rows that are
+        trained on, and use them for all others. They are kept as those of `describe` are.
+
+        Parameters
+        ----------
+        fields : str or iterable of str
+            Names of fields or records, or patterns (``"jet_*"``), of real numbers. Of lists it is over all items; of
+            fields with a shape there is one mean for each component.
+        weight : str, optional
+            A field or an expression with one number per row, also for all of its items. Negative ones count as such.
+        where : str or Cut, optional
+            Only the rows that pass.
+        dtype : dtype
+            Of what is normalised.
+
+        Returns
+        -------
+        Normalisation
+            With `mean` and `std` by name, `apply`, `invert` and `to_dict`.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When a name or pattern matches no field.
+        OptionError
+            When a field is no number or has no finite value, a weight is nan, infinite or missing, or negative weights
+            leave no mean or a negative variance.
+
+        Notes
+        -----
+        What is nan, infinite or missing is left out. The std is that of `numpy.std`: the root of the weighted mean of
+        squared differences. Sums are those of differences from the mean, so a large mean takes no digits from it.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, float("nan")], "jets": [[1.0, 2.0], [], [6.0]]}, "norm.mm")
+        >>> n = ds.normalisation(["met", "jets"])
+        >>> n
+        mm.Normalisation to float32
+        field  mean      std
+        -----  ----  -------
+        met      35       25
+        jets      3  2.16025
+        >>> ds.batches(2, shuffle=False, normalise=n)[0]["met"]
+        array([-1.,  1.], dtype=float32)
+        """
+        names = self.schema.match(fields)
+        rows = self._resolved() if where is None else self[self.cut(where)]._resolved()
+        self._readable("what is normalised are", names, [weight or ""])
+        return normalisation_of(rows, names, weight, dtype)
 
 
 def _values_of(what: str, values: Mapping[str, Any] | None) -> Mapping[str, Any]:

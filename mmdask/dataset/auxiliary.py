@@ -36,5 +36,10 @@ class Aux(Mapping[str, Any]):
         return len(self._snapshot.manifest.aux)
 
     def __repr__(self) -> str:
-        cells = [[f.name, f.describe(), f.doc] for f in self._snapshot.manifest.aux.values()]
-        return f"mm.Aux: {len(cells)} arrays\n{display.text_table(cells, ['name', 'type', 'doc'])}"
+        table = display.text_table(*self._snapshot.manifest.aux.table("name"), longest=64) if len(self) else ""
+        return "\n".join(filter(None, [f"mm.Aux: {display.amount(len(self), 'array')}", table]))
+
+    def _repr_html_(self) -> str:
+        head = f"<small>mm.Aux: {display.amount(len(self), 'array')}</small>"
+        table = display.html_table(*self._snapshot.manifest.aux.table("name")) if len(self) else ""
+        return display.html_block(head, table)

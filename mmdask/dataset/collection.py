@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import Any, NoReturn, Self
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, cached_property
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
+import numpy as np
 from dask.base import DaskMethodsMixin, tokenize
 from dask.sizeof import sizeof
 from dask.threaded import get as threaded_get
 
 from mmdask.dataset.recipe import Frame, Held, Recipe, chunk_array
 from mmdask.dataset.steps import register_vector
-from mmdask.errors import OptionError, SchemaError
+from mmdask.errors import OptionError, RowNotFoundError, SchemaError
 from mmdask.rows.reader import concatenate
 from mmdask.schema import Field, FieldData
 
 __all__ = ["Collection"]
 
 sizeof.register(FieldData, lambda data: data.nbytes)
+
+
+C = TypeVar("C", bound="Collection")
+#: rows and bytes read together by iteration
+_PIECE_ROWS = 4096
+_PIECE_NBYTES = 16 << 20
 
 
 class Collection(DaskMethodsMixin):  # type: ignore[misc]
@@ -69,6 +77,14 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
             f"{self!r} is many values, neither true nor false; len() is the number of rows, .any() is one per row"
         )
 
+    def __awkward_function__(self, function: Any, *_: Any) -> NoReturn:
+        # Without it, awkward reads all rows one by one.
+        name = f"ak.{function.__name__}"
+        raise OptionError(
+            f"{name} takes arrays in memory, as .compute() gives; .map(lambda x: {name}(x, ...)) calls it chunk by "
+            "chunk, lazily, if it gives one entry for each row"
+        )
+
     @cached_property
     def _source(self) -> Recipe:
         """The recipe; or, if its chunks are computed, these alone."""
@@ -78,10 +94,31 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
         nothing = self._recipe.empty() if field is None else None
         return Recipe.of(Held(self._graph, self._name, self._frame.chunks, field, nothing))
 
-    def _chunk(self, start: int, stop: int) -> Any:
-        """Rows of one chunk, computed now."""
-        piece = self._sliced(slice(start, stop))
-        return chunk_array(piece._frame, piece._source, f"{piece._name}-chunk").compute()
+    def _pieces(self) -> Iterator[Any]:
+        """The rows, computed now, some thousand at a time; chunk by chunk where dask arrays take part."""
+        source = self._source
+        if source.inputs:
+            for a, b in itertools.pairwise(self._frame.edges.tolist()):
+                piece = self._sliced(slice(a, b))
+                yield chunk_array(piece._frame, piece._source, f"{piece._name}-piece").compute()
+            return
+        rows = self._frame.rows
+        step = min(_PIECE_ROWS, max(int(_PIECE_NBYTES / max(rows.row_nbytes, 1)), 1))
+        for start in range(0, len(rows), step):
+            yield source.program(start, min(start + step, len(rows)), ())
+
+    @property
+    def blocks(self) -> Blocks[Self]:
+        """Chunks by their numbers, as those of dask arrays: ``x.blocks[0]``, ``x.blocks[2:5]``. Lazy."""
+        return Blocks(self)
+
+    def to_delayed(self) -> list[Any]:
+        """Each chunk as a `dask.delayed.Delayed`, which computes to an awkward array."""
+        from dask.delayed import delayed
+
+        chunks = chunk_array(self._frame, self._source, f"{self._name}-delayed").to_delayed()
+        finish = delayed(self._finish, pure=True)
+        return [finish([chunk]) for chunk in chunks]
 
     def _sliced(self, rows: slice) -> Self:
         frame = self._frame.sliced(rows)
@@ -130,11 +167,55 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
         return self._like(self._frame, self._recipe, graph)
 
 
+class Blocks(Generic[C]):
+    """The chunks of a collection, taken by their numbers."""
+
+    def __init__(self, collection: C) -> None:
+        self._collection = collection
+
+    def __len__(self) -> int:
+        return self._collection.n_chunks
+
+    def __getitem__(self, index: int | slice) -> C:
+        """One chunk, or those of a slice, as a collection of their rows. Lazy."""
+        x = self._collection
+        edges = x._frame.edges
+        if isinstance(index, slice) and index.step in (None, 1):
+            first, stop, _ = index.indices(len(self))
+        elif isinstance(index, int | np.integer) and not isinstance(index, bool):
+            if not -len(self) <= index < len(self):
+                raise RowNotFoundError(f"no chunk {index}: there are {len(self)}")
+            first = int(index) % len(self)
+            stop = first + 1
+        else:
+            raise OptionError(f"chunks are taken by a number, or a slice with step 1; got {index!r}")
+        return x._sliced(slice(int(edges[first]), int(edges[max(stop, first)])))
+
+
 def join_rows(field: Field, chunks: list[FieldData]) -> Any:
     """Chunks of one field as one awkward array."""
     from mmdask.dataset.layouts import to_awkward
 
-    return to_awkward(field, chunks[0] if len(chunks) == 1 else concatenate(field, chunks))
+    array = to_awkward(field, chunks[0] if len(chunks) == 1 else concatenate(field, chunks))
+    if field.dtype.kind in "mM":
+        array.__class__ = _array_of_times()  # its own constructor would choose another class
+    return array
+
+
+@cache
+def _array_of_times() -> Any:
+    import awkward as ak
+
+    class Array(ak.Array):  # type: ignore[misc]
+        """An awkward array that pickles, so that it comes back from another process.
+
+        From protocol 5 on awkward puts its arrays into memory views, which cannot be of times.
+        """
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return super().__reduce_ex__(min(protocol, 4))
+
+    return Array
 
 
 def join_records(chunks: list[Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from mmdask import display
 from mmdask.dataset.lazy import MaskArray, to_dask
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import OptionError
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from mmdask.dataset.view import View
 
 __all__ = ["Cut"]
+
+#: characters that are shown
+_LONG = 2000
 
 
 class Cut:
@@ -111,10 +115,15 @@ class Cut:
     __gt__ = __le__ = __lt__ = __ge__
 
     def __repr__(self) -> str:
-        return f"mm.Cut<{self.expression}, {self._state()}>"
+        return f"mm.Cut<{display.terminal_safe(self._short())}, {self._state()}>"
 
     def _repr_html_(self) -> str:
-        return f"<code>{escape(self.expression)}</code> <small>{escape(self._state())}</small>"
+        text = escape(display.terminal_safe(self._short()))
+        return display.html_block(f"<code>{text}</code> <small>{escape(self._state())}</small>")
+
+    def _short(self) -> str:
+        text = self.expression
+        return text if len(text) <= _LONG else f"{text[:_LONG]}... ({len(text):,} characters; .expression has all)"
 
     def _state(self) -> str:
         selected = self._selected

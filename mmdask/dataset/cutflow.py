@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from mmdask import display
 from mmdask.dataset.cut import Cut
+from mmdask.dataset.latex import latex_number, latex_row, latex_text
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import MissingDependencyError
 from mmdask.expr import Expression
-from mmdask.rows.counting import check_by, check_weight, count_passing
+from mmdask.rows.counting import MAX_GROUPS, check_by, check_weight, count_passing
 from mmdask.rows.flow import Grouped, Sums, add, side_by_side, zeros
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field
@@ -27,23 +28,6 @@ Floats = npt.NDArray[np.float64]
 #: a value of a field by which rows are split; None where it is missing
 Group = str | int | bool | None
 _BEFORE, _INITIAL = "before conversion", "initial"
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    # two of them would be a dash, and quotes differ between encodings
-    "-": "-{}",
-    '"': "''",
-    # after the end of a row these are arguments of it
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    **{c: f"\\{c}" for c in "#$%&_{}"},
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +58,9 @@ class CutFlow:
     names : tuple of str
         Of the cuts.
     groups : tuple
-        The values of `by` that occur: labels in the order of the store, integers ascending; None, last, stands for rows
-        in which it is missing. Labels of which a conversion left no row are groups, too, if `before` is known. Empty
-        when rows are not split.
+        The values of `by`: all labels in the order of the store, also of which there is no row; of integers and
+        booleans those that occur, ascending. None, last, stands for rows in which it is missing. Of more than 1,000
+        labels, only those that occur. Empty when rows are not split.
     alone, cumulative : Passing
         Rows that pass one cut, and all cuts up to it. Entry 0 are all rows, entry k is of cut k: arrays
         ``(cuts + 1,)``, or ``(groups, cuts + 1)`` when rows are split.
@@ -87,6 +71,8 @@ class CutFlow:
     before : Passing or None
         The rows of the sources before a conversion cut them: arrays ``()``, or ``(groups,)``. None where that is not
         known: `Dataset.cutflow` says when it is.
+    why_not_before : str
+        Why it is not known, of a store that was converted with a cut; else empty.
 
     Examples
     --------
@@ -105,6 +91,7 @@ class CutFlow:
     weight: str = ""
     by: str = ""
     before: Passing | None = None
+    why_not_before: str = ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -145,10 +132,17 @@ class CutFlow:
         return "\n".join(filter(None, [display.terminal_safe(self._caption()), self.table()]))
 
     def _repr_html_(self) -> str:
-        return display.html_table(self._rows(), self._headers(), self._align(), caption=self._caption())
+        caption, group = self._caption(), self._n_lines if self.by else 0
+        return display.html_table(self._rows(), self._headers(), self._align(), caption=caption, group=group)
+
+    @property
+    def _n_lines(self) -> int:
+        """Lines of a group."""
+        return len(self.labels) + (self.before is not None)
 
     def _caption(self) -> str:
-        return f"weighted by {self.weight}" if self.weight else ""
+        why = f"not known before conversion: {self.why_not_before}" if self.why_not_before else ""
+        return "; ".join(filter(None, [f"weighted by {self.weight}" if self.weight else "", why]))
 
     def _headers(self) -> list[str]:
         words = ["cut", "alone", "cumulative", "N-1", "of before", "of all"]
@@ -216,13 +210,12 @@ class CutFlow:
         \end{tabular}
         """
         n_names = 1 + bool(self.by)
-        n_lines = len(self.labels) + (self.before is not None)
-        head = [_latex(h) if i < n_names else h.replace("N-1", "$N-1$") for i, h in enumerate(self._headers())]
-        lines = [rf"\begin{{tabular}}{{{self._align()}}}", r"\hline", _latex_row(head), r"\hline"]
+        head = [latex_text(h) if i < n_names else h.replace("N-1", "$N-1$") for i, h in enumerate(self._headers())]
+        lines = [rf"\begin{{tabular}}{{{self._align()}}}", r"\hline", latex_row(head), r"\hline"]
         for i, row in enumerate(self._rows(pm=r" \pm ")):
-            if i and self.by and i % n_lines == 0:
+            if i and self.by and i % self._n_lines == 0:
                 lines.append(r"\hline")
-            lines.append(_latex_row([_latex(c) if i < n_names else _latex_number(c) for i, c in enumerate(row)]))
+            lines.append(latex_row([latex_text(c) if i < n_names else latex_number(c) for i, c in enumerate(row)]))
         return "\n".join([*lines, *([r"\hline"] if lines[-1] != r"\hline" else []), r"\end{tabular}"])
 
     def to_pandas(self) -> Any:
@@ -291,22 +284,30 @@ class CutFlow:
         n = len(self.labels)
         if ax is None:
             _, ax = plt.subplots(figsize=(max(4.8, 1.8 + 0.7 * n), 4.2), layout="constrained")
-        blocks = list(self._blocks())
+        blocks = [(name, block) for name, block in self._blocks() if block.cumulative.rows.any() or not self.by]
         edges = np.arange(n + 1) - 0.5
+        lines = []
         for i, (name, block) in enumerate(blocks):
             column = block.cumulative
             # Bars of several groups stand beside each other.
             at = np.arange(n) + ((i + 0.5) / len(blocks) - 0.5) * 0.6
-            line = ax.stairs(column.sums, edges, baseline=None, label=_plain(name) if self.by else None, linewidth=1.6)
+            line = ax.stairs(
+                column.sums, edges, baseline=None, label=display.plot_text(name, 40) if self.by else None, linewidth=1.6
+            )
+            lines.append(line)
             ax.errorbar(at, column.sums, column.errors, fmt="none", ecolor=line.get_edgecolor(), capsize=2)
-        names = [_plain(label if len(label) <= 40 else f"{label[:37]}...") for label in self.labels]
+        names = [display.plot_text(label, 40) for label in self.labels]
         ax.set_xticks(np.arange(n), names, rotation=30, ha="right", rotation_mode="anchor")
         ax.set_xlim(-0.5, n - 0.5)
         if not any((b.cumulative.sums - b.cumulative.errors < 0).any() for _, b in blocks):
-            ax.set_ylim(bottom=0)
-        ax.set_ylabel(_plain(f"sum of {self.weight}") if self.weight else "rows")
+            # From 0, but not if the axis becomes logarithmic: so no limit is set.
+            ax.update_datalim([(0, 0)], updatex=False)
+            for line in lines:
+                line.sticky_edges.y.append(0)
+            ax.autoscale_view(scalex=False)
+        ax.set_ylabel(display.plot_text(f"sum of {self.weight}") if self.weight else "rows")
         if self.by and blocks:
-            ax.legend(title=_plain(self.by), frameon=False)
+            ax.legend(title=display.plot_text(self.by), frameon=False)
         return ax
 
 
@@ -356,12 +357,13 @@ def cut_flow(
     if by is not None:
         check_by(by, rows.schema)
     counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))
-    before = None
-    if rows.cuts is not None and by not in rows.derived:
-        before = before_conversion(rows.snapshot, rows.cuts, weights, by)
-    if before is not None:
-        # also groups of which no row was kept
-        counted = add(counted, Grouped(tuple(before), zeros(len(cuts), len(before), weighted=weight is not None)))
+    found = before_conversion(rows.snapshot, rows.cuts, weights, by)
+    if by in rows.derived and found:
+        found = f"{by} is computed, and no label of the inputs"
+    before = None if isinstance(found, str) else found
+    # Also those of which there is no row, so that what is lost is seen, and flows of one store have the same groups.
+    empty = dict.fromkeys([*(before or ()), *_codes(rows.schema[by])]) if by is not None else {}
+    counted = add(counted, Grouped(tuple(empty), zeros(len(cuts), len(empty), weighted=weight is not None)))
     total = counted.tally
     everything = total.together.map(lambda entries: entries[:, :1])
     return CutFlow(
@@ -372,7 +374,10 @@ def cut_flow(
         _passing(total.others, split=by is not None),
         weight or "",
         by or "",
-        None if before is None else _before([before[value] for value in counted.groups], split=by is not None),
+        None
+        if before is None
+        else _before([before.get(value, Before()) for value in counted.groups], split=by is not None),
+        found if isinstance(found, str) else "",
     )
 
 
@@ -381,6 +386,12 @@ def _before(groups: Sequence[Before], *, split: bool) -> Passing:
     w, w2 = (np.array(sums, np.float64) for sums in ([b.sum for b in groups], [b.sum2 for b in groups]))
     arrays = n, w, np.sqrt(w2)
     return _read_only(*(a if split else a.reshape(()) for a in arrays))
+
+
+def _codes(field: Field) -> range:
+    """The codes of the labels, if they are few enough to be groups."""
+    n = len(field.labels)
+    return range(n if n <= MAX_GROUPS else 0)
 
 
 def _group(field: Field, value: int | None) -> Group:
@@ -439,32 +450,6 @@ def _with_error(value: float, error: float, pm: str) -> str:
         return f"{value:.6g}{pm}{error:.2g}"
     digits = max(digits, 0)
     return f"{value:,.{digits}f}{pm}{error:,.{digits}f}"
-
-
-def _latex(text: object) -> str:
-    r"""Text as LaTeX source in which no character has a meaning of its own.
-
-    Examples
-    --------
-    >>> print(_latex("jet_pt > 100 & 50%"))
-    jet\_pt \textgreater{} 100 \& 50\%
-    """
-    return "".join([_SPECIAL.get(c, c) for c in display.terminal_safe(text)])
-
-
-def _latex_number(cell: str) -> str:
-    if r"\pm" in cell:
-        return f"${cell.replace(',', '{,}')}$"
-    return cell.replace("%", r"\%")
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
-def _plain(text: str) -> str:
-    """Text in which matplotlib sees no mathematics, and no name that is to be hidden."""
-    return f"{' ' * text.startswith('_')}{display.terminal_safe(text)}".replace("$", r"\$")
 
 
 def _pandas_column(pd: Any, values: npt.NDArray[Any], absent: npt.NDArray[np.bool_], dtype: str) -> Any:

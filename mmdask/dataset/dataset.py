@@ -5,29 +5,37 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from mmdask.batches.collate import Step
-from mmdask.batches.loader import Last, Loader, Shuffle
-from mmdask.dataset.analysis import Analysis
+from mmdask.batches.balanced import classes_of
+from mmdask.batches.bucketing import Bucket
+from mmdask.batches.collate import Collate
+from mmdask.batches.fetching import Transform
+from mmdask.batches.loader import Balance, Last, Loader, Shuffle
+from mmdask.batches.normalisation import Normalisation, check_normalised
+from mmdask.batches.sequence import mixed
 from mmdask.dataset.frames import OnRagged, dask_frame, frame_names, pandas_frame, xarray_of
 from mmdask.dataset.given import each_masked
 from mmdask.dataset.layouts import records
 from mmdask.dataset.recipe import Frame
 from mmdask.dataset.records import Records, zipped
+from mmdask.dataset.run import dask_runner
+from mmdask.dataset.shaping import Shaping
 from mmdask.errors import OptionError
 from mmdask.export.save import save_rows
+from mmdask.rows.counting import check_weight
 from mmdask.rows.rows import Rows
+from mmdask.rows.weighing import weigh
 from mmdask.store.place import IO
 from mmdask.store.snapshot import Snapshot, open_snapshot
 
-__all__ = ["Dataset", "open_dataset"]
+__all__ = ["Dataset", "dataset_of", "open_dataset"]
 
 CHUNK_ROWS = 1 << 20
 CHUNK_NBYTES = 128 << 20
 
 
-class Dataset(Analysis):
+class Dataset(Shaping):
     """A set of rows of a store, in store order, as lazy fields by name. Immutable.
 
     Made by `mmdask.open`, and by slicing, cutting and splitting another one, none of which copies data.
@@ -43,12 +51,18 @@ class Dataset(Analysis):
         fields: str | Iterable[str] | None = None,
         shuffle: Shuffle = True,
         seed: int = 0,
-        collate: Mapping[str, Step] | None = None,
+        collate: Collate | None = None,
         last: Last | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         window: int | str | None = None,
         block: int | None = None,
+        weights: str | None = None,
+        balance: Balance | None = None,
+        normalise: Normalisation | None = None,
+        bucket: Bucket | None = None,
+        transform: Transform | None = None,
+        memory: int | str | None = None,
     ) -> Loader:
         """Iterate over the rows in batches, shuffled, each exactly once per epoch.
 
@@ -63,13 +77,29 @@ class Dataset(Analysis):
         seed : int
             Another seed gives another order.
         collate : mapping, optional
-            What to do with a field, as ``{"jet_pt": mm.pad(22)}``; ragged fields are packed by default.
+            What to do with a field, as ``{"jet_pt": mm.pad(22)}``: a step, a list of steps, or `mm.stack`;
+            ragged fields are packed by default.
         last : {"keep", "drop", "pad"}, optional
             What to do with rows that fill no batch; kept by one process, dropped by several.
-        rank, world_size : int
-            Which part of every batch this process takes, of how many.
+        rank, world_size : int, optional
+            Which part of every batch this process takes, of how many; by default as torch.distributed has it, if it is
+            initialised.
         window, block : optional
             Bytes that are mixed together, rows that stay together; see `Loader`, as for all of these.
+        weights : str, optional
+            A field or an expression with one number per row: draw rows as often as it says, in epochs as long as
+            without. It is looked at once, at once.
+        balance : str or mapping, optional
+            A field of classes, as "process", which have one share of every batch; or shares of its labels, as
+            ``{"ttH": 1, "ttbb": 3}``. Rows of small classes come several times in an epoch.
+        normalise : Normalisation, optional
+            From `normalisation`: fields are normalised before they are padded or stacked.
+        bucket : optional
+            Batches of rows of similar length, as ``mm.bucket("parts")``.
+        transform : callable, optional
+            What is done to each batch where it is made: gets a `Batch`, returns it or a dict of its entries.
+        memory : int or str, optional
+            Bytes that the loader may take, "1GiB" by default.
 
         Returns
         -------
@@ -87,8 +117,17 @@ class Dataset(Analysis):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("batches hold", names)
+        self._readable("weights and classes are", [_field_of(balance)], [weights or ""])
+        rows = self._resolved()
+        weight = None if weights is None else check_weight(weights, rows)
+        classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))
+        for some in [rows.cut(c.cut) for c in classes] if classes else [rows]:
+            if classes:
+                some.resolve(dask_runner("classes"))
+            if weight is not None:
+                weigh(some, weight, dask_runner("weights"))
         return Loader(
-            self._resolved().only(names),
+            rows.only([*names, *([bucket.field] if isinstance(bucket, Bucket) else [])]),
             batch_size,
             fields=names,
             shuffle=shuffle,
@@ -99,6 +138,12 @@ class Dataset(Analysis):
             world_size=world_size,
             window=window,
             block=block,
+            weights=weight,
+            balance=classes,
+            normalise=None if normalise is None else check_normalised(normalise, self.schema),
+            bucket=bucket,
+            transform=transform,
+            memory=memory,
         )
 
     def save(
@@ -107,9 +152,11 @@ class Dataset(Analysis):
         *,
         fields: str | Iterable[str] | None = None,
         part_nbytes: int | str = "1 GiB",
+        order: Literal["shuffled"] | None = None,
+        seed: int = 0,
         progress: bool = True,
     ) -> Dataset:
-        """Write the rows as a new store, in store order, and open it. Eager, in bounded memory.
+        """Write the rows as a new store, and open it. Eager, in bounded memory.
 
         Units, docs, labels, attrs and aux are kept, also the expressions of fields if the fields that they read are
         saved, too. What is constant for a whole part takes no space. ``ds.sources`` of the new store says where its
@@ -123,6 +170,11 @@ class Dataset(Analysis):
             Names of fields or records, or patterns (``"jet_*"``); all by default.
         part_nbytes : int or str
             Bytes of a part, about.
+        order : {None, "shuffled"}
+            As the rows lie, or mixed once and for all: any neighbours are then rows from everywhere, and batches of
+            the new store are mixed as well with the smallest window as by ``shuffle="exact"``.
+        seed : int
+            Of the mixed order.
         progress : bool
             Whether a progress bar is shown.
 
@@ -150,7 +202,10 @@ class Dataset(Analysis):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("a store holds", names)
-        save_rows(self._resolved(), names, path, part_nbytes=part_nbytes, progress=progress)
+        rows = self._resolved()
+        save_rows(
+            rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mixed(rows, order, seed)
+        )
         return open_dataset(path)
 
     def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
@@ -283,6 +338,11 @@ class Dataset(Analysis):
         return zipped(self.schema, record, self._names, self._field, frame)
 
 
+def _field_of(balance: object) -> str:
+    """The field that is named by `balance`, if one is."""
+    return balance if isinstance(balance, str) else next(iter(balance), "") if isinstance(balance, Mapping) else ""
+
+
 def open_dataset(
     path: str | os.PathLike[str],
     *,
@@ -325,6 +385,11 @@ def open_dataset(
     np.float64(48.5)
     """
     snapshot = open_snapshot(path, generation, io=io)
+    return dataset_of(snapshot, chunks)
+
+
+def dataset_of(snapshot: Snapshot, chunks: int | str) -> Dataset:
+    """All rows and fields of a snapshot; `chunks` as that of `open_dataset`."""
     if chunks == "auto":
         chunk_rows = _auto_chunk_rows(snapshot)
     elif isinstance(chunks, int) and not isinstance(chunks, bool) and chunks > 0:

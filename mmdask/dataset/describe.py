@@ -21,6 +21,10 @@ from mmdask.schema import Field, Schema
 __all__ = ["Description", "FieldSummary", "describe_rows"]
 
 
+#: lines that are printed
+_SHOWN = 100
+
+
 @dataclass(frozen=True)
 class FieldSummary:
     """What the values of one field are like. Those of rows, or of items where there are lists.
@@ -94,11 +98,22 @@ class Description(Mapping[str, FieldSummary]):
         used = [i for i in range(len(headers)) if i < 3 or any(row[i] for row in cells)]
         return [[row[i] for i in used] for row in cells], [headers[i] for i in used], "ll" + "r" * (len(used) - 2)
 
+    def _first(self) -> tuple[tuple[list[list[str]], list[str], str], str]:
+        """The table of the first fields, and how many there are more."""
+        cells, headers, align = self.table()
+        n = len(cells) - _SHOWN
+        more = f"... and {display.amount(n, 'more field')}; .to_pandas() has all" if n > 0 else ""
+        return (cells[:_SHOWN], headers, align), more
+
     def __repr__(self) -> str:
-        return f"{display.amount(self.rows, 'row')}\n{display.text_table(*self.table())}"
+        table, more = self._first()
+        lines = [display.amount(self.rows, "row"), display.text_table(*table, longest=64), more]
+        return "\n".join(filter(None, lines))
 
     def _repr_html_(self) -> str:
-        return display.html_table(*self.table(), caption=display.amount(self.rows, "row"))
+        table, more = self._first()
+        made = display.html_table(*table, caption=display.amount(self.rows, "row"))
+        return display.html_block(made, f"<small>{more}</small>" if more else "")
 
     def to_pandas(self) -> Any:
         """The numbers as a pandas DataFrame, one row for each field, NA where there is none.

@@ -122,9 +122,7 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         facts = display.html_table([list(fact) for fact in self._facts()], ["", ""])
-        # Browsers join spaces, and tables let no others through.
-        cells = [[text.replace("  ", "\N{MIDDLE DOT} "), *rest] for text, *rest in self._cells()]
-        return f"<div>{facts}{display.html_table(cells, ['step', 'type', 'one per'])}</div>"
+        return display.html_block(facts, display.html_table(self._cells(), ["step", "type", "one per"]))
 
 
 def explain(rows: Rows, expression: Expression) -> Explanation:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.dataset.lazy import LazyArray, row_edges, to_dask
+from mmdask.dataset.lazy import LazyArray, row_chunks, row_edges, to_dask
 from mmdask.errors import OptionError
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, check_name, stored_dtype
@@ -75,7 +75,7 @@ class Given:
             array = da.map_blocks(
                 _compress, array, mask, chunks=(counts, *array.chunks[1:]), dtype=array.dtype, meta=array._meta
             )
-        chunks = tuple(np.diff(row_edges(rows, chunk_rows)).tolist())
+        chunks = row_chunks(rows, chunk_rows)
         return array if array.chunks[0] == chunks else array.rechunk((chunks, *array.chunks[1:]))
 
 

@@ -356,7 +356,7 @@ def _as_hist(drawn: Drawn) -> Any:
 
 
 def _hist_axis(hist: Any, axis: Axis, name: str, label: str) -> Any:
-    names = {"name": name, "label": label}
+    names = {"name": name, "label": display.plot_text(label) if "$" in label else label}
     match axis:
         case Regular():
             return hist.axis.Regular(axis.n, axis.low, axis.high, **names)

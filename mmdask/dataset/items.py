@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +13,11 @@ from mmdask.dataset.layouts import fill_missing
 from mmdask.errors import OptionError
 from mmdask.expr.values import Block, Value, offsets_of
 from mmdask.kernels import segments
-from mmdask.kernels.gather import pad_ragged
+from mmdask.kernels.gather import pad_ragged, take_runs
 from mmdask.rows.shapes import shaped_rows
 from mmdask.schema import Field, FieldData
 
-__all__ = ["Choose", "Counts", "Item", "Items", "Pad", "PadMask", "Valid", "as_value", "taken_rows"]
+__all__ = ["Choose", "Counts", "Item", "Items", "Pad", "PadMask", "Valid", "as_value", "check_value", "taken_rows"]
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -52,8 +53,11 @@ def _inner(data: FieldData, depth: int, places: Int64s, there: Bools | None = No
             counts = np.where(there, counts, 0)
             there = None
         offsets.append(offsets_of(counts))
-        places = np.repeat(starts - offsets[-1][:-1], counts) + np.arange(offsets[-1][-1])
         flags = data.valid_at(level + 1)
+        if level == len(data.offsets) - 1:
+            valid.append(None if flags is None else take_runs(flags, starts, counts))
+            return tuple(offsets), tuple(valid), take_runs(data.values, starts, counts)
+        places = np.repeat(starts - offsets[-1][:-1], counts) + np.arange(offsets[-1][-1])
         valid.append(None if flags is None else flags[places])
     if not len(data.values):
         values = np.full((len(places), *data.values.shape[1:]), fill_missing(data.values.dtype), data.values.dtype)
@@ -86,6 +90,12 @@ def _chosen(data: FieldData, level: int, places: Int64s, counts: Int64s, there: 
     return FieldData(values, (*data.offsets[:level], offsets_of(counts), *offsets), valid=_valid(inside))
 
 
+def _without_origin(field: Field, levels: int, optional: set[int]) -> Field:
+    """Such a field without what is said of the stored one."""
+    depths = tuple(sorted(optional))
+    return replace(field, levels=levels, optional=depths, doc="", attrs={}, record="", expression="")
+
+
 @dataclass(frozen=True)
 class Items:
     """Some items of each list of a level, by a slice."""
@@ -95,15 +105,47 @@ class Items:
     stop: int | None
     step: int
 
+    @classmethod
+    def of(cls, field: Field, level: int, items: slice) -> tuple[Items, Field]:
+        """The step, and the field that it gives.
+
+        Raises
+        ------
+        OptionError
+            When there are no such lists, or this is no slice of them.
+        """
+        _check_level(field, level, "a slice of items")
+        try:
+            bounds = [None if x is None else operator.index(x) for x in (items.start, items.stop, items.step)]
+        except TypeError:
+            raise OptionError(f"a slice of items has whole numbers, got {items}") from None
+        start, stop, step = bounds
+        if step == 0:
+            raise OptionError("a slice of items has a step other than 0")
+        return cls(level, start, stop, step or 1), _without_origin(field, field.levels, set(field.optional))
+
+    @property
+    def everything(self) -> bool:
+        return (self.start or 0, self.stop, self.step) == (0, None, 1)
+
     def __call__(self, first_row: int, n: int, data: FieldData) -> FieldData:
         offsets = data.offsets[self.level]
         counts = np.diff(offsets)
         first, last = self._bounds(counts)
         wanted = np.maximum(-((first - last) // self.step), 0)
+        if self.step == 1 and self.level == len(data.offsets) - 1:
+            return self._runs(data, offsets[:-1] + first, wanted)
         ends = np.cumsum(wanted)
         number = np.arange(int(wanted.sum())) - np.repeat(ends - wanted, wanted)
         places = np.repeat(offsets[:-1] + first, wanted) + number * self.step
         return _chosen(data, self.level, places, wanted, data.valid_at(self.level))
+
+    def _runs(self, data: FieldData, first: Int64s, counts: Int64s) -> FieldData:
+        """Items that lie together, of the innermost lists."""
+        flags = data.valid_at(self.level + 1)
+        items = None if flags is None else take_runs(flags, first, counts)
+        valid = _valid([*[data.valid_at(depth) for depth in range(self.level + 1)], items])
+        return FieldData(take_runs(data.values, first, counts), (*data.offsets[:-1], offsets_of(counts)), valid=valid)
 
     def _bounds(self, counts: Int64s) -> tuple[Int64s, Int64s]:
         """As those of ``slice.indices``, for each list."""
@@ -129,6 +171,18 @@ class Item:
     level: int
     index: int
     default: Any = None
+
+    @classmethod
+    def of(cls, field: Field, level: int, index: int) -> tuple[Item, Field]:
+        """The step, and the field that it gives; see `Items.of`."""
+        _check_level(field, level, "an item of each list")
+        optional = {d for d in field.optional if d < level} | {level} | {d - 1 for d in field.optional if d > level + 1}
+        levels = field.levels - 1
+        if field.kind != "ragged" or levels:
+            return cls(level, index), _without_origin(field, levels, optional)
+        default = np.nan if field.dtype.kind == "f" and not field.optional else None
+        depths = () if default is not None else (0,)
+        return cls(level, index, default), Field.dense(field.name, field.dtype, field.shape, optional=depths)
 
     def __call__(self, first_row: int, n: int, data: FieldData) -> FieldData:
         offsets = data.offsets[self.level]
@@ -157,6 +211,25 @@ class Choose:
 
     field: Field
     condition: Field
+
+    @classmethod
+    def of(cls, field: Field, condition: Field) -> tuple[Choose, Field]:
+        """The step, and the field that it gives.
+
+        Raises
+        ------
+        OptionError
+            When these are no booleans of such lists.
+        """
+        if condition.dtype.kind != "b" or condition.kind != "ragged" or condition.shape:
+            raise OptionError(
+                f"items are chosen by booleans, as {field.name}[{field.name} > 0]; got {condition.describe()}"
+            )
+        level = condition.levels - 1
+        _check_level(field, level, "[mask]")
+        optional = set(field.optional) | {d for d in condition.optional if d <= level}
+        optional |= {level} if condition.levels in condition.optional else set()
+        return cls(field, condition), _without_origin(field, field.levels, optional)
 
     def __call__(self, first_row: int, n: int, data: FieldData, condition: FieldData) -> FieldData:
         level = len(condition.offsets) - 1
@@ -222,6 +295,29 @@ class Pad:
     lengths: tuple[int, ...]
     value: Any
 
+    @classmethod
+    def of(cls, field: Field, n: Any, value: Any) -> Pad:
+        """The step.
+
+        Raises
+        ------
+        OptionError
+            When rows cannot be padded to this, or with it.
+        """
+        if field.kind == "string" or field.levels > 1:
+            raise OptionError(
+                f"{field.name!r} is {field.describe()}: pad is for numbers in rows of one level, or of a shape"
+            )
+        given = tuple(n) if isinstance(n, tuple | list) else (n,)
+        axes = field.axes or 1
+        right = len(given) == axes and (field.kind == "shaped" or not isinstance(n, tuple | list))
+        if not right or any(isinstance(x, bool) or not isinstance(x, int | np.integer) or x < 0 for x in given):
+            shaped = field.kind == "shaped"
+            what = f"the length of each of its {axes} axes" if shaped else "a number of items, 0 or more"
+            raise OptionError(f"pad(n) of {field.name!r} takes {what}; got {n!r}")
+        check_value(value, field.dtype, f"{field.name!r}, {field.describe()}", "value")
+        return cls(field, tuple([int(x) for x in given]), value)
+
     def __call__(self, first_row: int, n: int, data: FieldData) -> FieldData:
         return FieldData(padded(self.field, data, self.lengths, self.value)[0])
 
@@ -261,7 +357,7 @@ def padded(field: Field, data: FieldData, lengths: tuple[int, ...], value: Any) 
     return values, mask
 
 
-def check_level(field: Field, level: int, what: str) -> None:
+def _check_level(field: Field, level: int, what: str) -> None:
     """Raise unless the lists of a level have items that can be taken."""
     if field.kind == "shaped":
         raise OptionError(
@@ -271,3 +367,16 @@ def check_level(field: Field, level: int, what: str) -> None:
     if level >= field.levels:
         more = "characters of text are taken by .map" if field.kind == "string" else f"it has {field.levels} of them"
         raise OptionError(f"{field.name!r} is {field.describe()}, without so many levels of lists; {more}")
+
+
+def check_value(value: Any, dtype: np.dtype[Any], of: str, word: str = "default") -> None:
+    """Raise unless a dtype holds a value."""
+    try:
+        with np.errstate(all="ignore"):
+            same = np.asarray(value).astype(dtype)
+            missing = dtype.kind in "fcmM" and np.isnan(value)
+            fits = bool(same == value) or bool(missing)
+    except (TypeError, ValueError, OverflowError):
+        fits = False
+    if not fits:
+        raise OptionError(f"{word}={value!r} does not fit {of}, {dtype}")

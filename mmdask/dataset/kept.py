@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from html import escape
 from typing import TYPE_CHECKING, Any, overload
 
 from mmdask import display
 from mmdask.dataset.cut import Cut
+from mmdask.dataset.keyed import forget_keys
 from mmdask.errors import ExpressionError, OptionError
 from mmdask.expr import Expression, operands, parse
 from mmdask.expr.tree import Call, Text
 from mmdask.rows.kept import KeptCut, find_kept, remove_kept
 from mmdask.rows.masks import MaskFiles
 from mmdask.rows.vacuum import seconds_of
+from mmdask.rows.views import SnapshotView
 from mmdask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class KeptCuts(Sequence[KeptCut]):
             When the text is no cut of this dataset, nor listed.
         """
         texts = None if cut is None else self._texts(cut)
+        forget_keys(self._snapshot)
         return remove_kept(self._snapshot, texts, seconds_of(older_than, "older_than"))
 
     def _texts(self, cut: str | Cut) -> set[str]:
@@ -145,12 +147,18 @@ class KeptCuts(Sequence[KeptCut]):
     def _repr_html_(self) -> str:
         table = display.html_table(self._rows(), _HEADERS, "lrrrrr") if self._cuts else ""
         more = f"<small>{self._more()}</small>" if self._more() else ""
-        return f"<div><small>{escape(display.terminal_safe(self._caption()))}</small>{table}{more}</div>"
+        return display.html_block(f"<small>{display.html_text(self._caption())}</small>", table, more)
 
 
 def cuts_of(dataset: View) -> KeptCuts:
     """The cuts that are kept of the store of a dataset."""
     rows = dataset._rows
+    if isinstance(rows.snapshot, SnapshotView):
+        paths = ", ".join(dict.fromkeys([store.path for store in rows.snapshot.stores]))
+        raise OptionError(
+            f"cuts are kept with the stores that this dataset is made of, by the names that fields have there; "
+            f"mm.open(path).cuts lists them: {paths}"
+        )
     return KeptCuts(rows.snapshot, *find_kept(rows.snapshot), rows.check_cut)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mmdask.errors import OptionError
 from mmdask.expr import Expression
 from mmdask.rows.bits import pack
 from mmdask.rows.blocks import row_blocks
+from mmdask.rows.kept import find_kept
 from mmdask.rows.keyed import keyed
 from mmdask.rows.reader import read_part
 from mmdask.store.snapshot import Snapshot
@@ -22,10 +24,13 @@ from mmdask.store.snapshot import Snapshot
 if TYPE_CHECKING:
     from mmdask.dataset.view import View
 
-__all__ = ["keyed_cut"]
+__all__ = ["forget_keys", "keyed_cut"]
 
 Bits = npt.NDArray[np.uint8]
 Tri = tuple[Bits, Bits | None]
+
+#: what stood under a key of a store before, in this process, as far as it can be told
+_SEEN: dict[tuple[str, str], Any] = {}
 
 
 def keyed_cut(dataset: View, what: Any, key: str | None, fields: str | Iterable[str] | None) -> Expression:
@@ -47,7 +52,11 @@ def keyed_cut(dataset: View, what: Any, key: str | None, fields: str | Iterable[
     if lazy:
         if fields is not None:
             raise OptionError("fields= is for functions; a dask array is about all fields of its rows")
-        return keyed(key, (), rows.snapshot.schema, _Array(_checked_array(dataset, what), rows.snapshot))
+        array = _checked_array(dataset, what)
+        cut = keyed(key, (), rows.snapshot.schema, _Array(array, rows.snapshot))
+        # That of another generation is another one, and is meant to be.
+        _compare(rows.snapshot, cut, key, (rows.snapshot.manifest.generation, array.name), "dask array")
+        return cut
     if fields is None or not [*fields]:
         raise OptionError(
             "a cut that is a function needs fields=, the names of the fields that it reads, as in fields=['jet_pt', "
@@ -57,7 +66,53 @@ def keyed_cut(dataset: View, what: Any, key: str | None, fields: str | Iterable[
     computed = [name for name in names if name in rows.derived]
     if computed:
         raise OptionError(f"a function reads fields of the store, and {computed[0]!r} is computed when it is read")
-    return keyed(key, names, rows.snapshot.schema, _Function(what, key, tuple(sorted(names))))
+    cut = keyed(key, names, rows.snapshot.schema, _Function(what, key, tuple(sorted(names))))
+    _compare(rows.snapshot, cut, key, _code_of(what), "function")
+    return cut
+
+
+def forget_keys(snapshot: Snapshot) -> None:
+    """Compare with nothing what comes next under the keys of a store: what was kept of them is removed."""
+    for uuid, key in list(_SEEN):
+        if uuid == snapshot.manifest.uuid:
+            _SEEN.pop((uuid, key), None)
+
+
+def _compare(snapshot: Snapshot, cut: Expression, key: str, what: Any, word: str) -> None:
+    """Warn when something else is given under a key that is kept; a cell that runs again gives the same."""
+    before = _SEEN.setdefault((snapshot.manifest.uuid, key), what)
+    if before == what:
+        return
+    if what[0] == before[0] and any(cut.canonical in kept.expressions for kept in find_kept(snapshot)[0]):
+        warnings.warn(
+            f"the key {key!r} stood for another {word} before, and what was kept of that is used: choose another key, "
+            f"or remove it by ds.cuts.clear({key!r}) first",
+            stacklevel=4,
+        )
+    else:
+        _SEEN[snapshot.manifest.uuid, key] = what
+
+
+def _code_of(function: Callable[..., Any]) -> tuple[str, Any]:
+    """What can be compared of a function: its code and what it holds, not what it calls."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return "function", type(function).__qualname__
+    held = [cell.cell_contents for cell in function.__closure__ or () if _is_plain(cell)]
+    return "function", (_code_text(code), repr((held, function.__defaults__, function.__kwdefaults__)))
+
+
+def _is_plain(cell: Any) -> bool:
+    try:
+        return isinstance(cell.cell_contents, bool | int | float | str | None)
+    except ValueError:  # not filled yet
+        return False
+
+
+def _code_text(code: Any) -> str:
+    """The instructions, names and constants of some code, wherever it stands in a file."""
+    constants = [_code_text(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts]
+    return repr((code.co_code, code.co_names, code.co_freevars, constants))
 
 
 def _checked_array(dataset: View, array: Any) -> Any:

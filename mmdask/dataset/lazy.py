@@ -7,7 +7,6 @@ lengths, and ``x[1000:2000]`` reads those rows alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,11 +15,10 @@ import numpy.typing as npt
 
 from mmdask.dataset.layouts import masked, several
 from mmdask.errors import OptionError
-from mmdask.expr import Expression, evaluate
+from mmdask.expr import Expression
 from mmdask.rows import reader
 from mmdask.rows.passes import passing
 from mmdask.rows.rows import Rows
-from mmdask.schema import FieldData
 from mmdask.store.cache import Cache
 
 __all__ = [
@@ -29,11 +27,11 @@ __all__ = [
     "LazyArray",
     "MaskArray",
     "OffsetsArray",
-    "ResultArray",
     "ShapesArray",
     "ValidArray",
     "ValuesArray",
     "item_edges",
+    "row_chunks",
     "row_edges",
     "to_dask",
 ]
@@ -44,6 +42,8 @@ MAX_CHUNKS = 1 << 22
 Int64s = npt.NDArray[np.int64]
 #: chunk bounds of views, so that tasks need not carry them
 EDGES: Cache[Int64s] = Cache(64 << 20)
+#: the lengths that they are apart, with about 36 bytes for each number
+CHUNKS: Cache[tuple[int, ...]] = Cache(64 << 20)
 
 
 def row_edges(rows: Rows, chunk_rows: int) -> Int64s:
@@ -82,6 +82,16 @@ def _row_edges(rows: Rows, chunk_rows: int) -> Int64s:
     return _sums(counts if len(counts) else np.zeros(1, np.int64))
 
 
+def row_chunks(rows: Rows, chunk_rows: int) -> tuple[int, ...]:
+    """Rows of each chunk of a view. One object for all arrays of the view: pickled together, they hold it once."""
+    key = rows.key, chunk_rows
+    chunks = CHUNKS.get(key)
+    if chunks is None:
+        chunks = tuple(np.diff(row_edges(rows, chunk_rows)).tolist())
+        CHUNKS.put(key, chunks, 36 * len(chunks) + 256)
+    return chunks
+
+
 def _sums(counts: Int64s, first: int = 0) -> Int64s:
     """`first`, and the sums that follow when counts are added one after the other."""
     sums = np.full(len(counts) + 1, first, np.int64)
@@ -97,8 +107,7 @@ def item_edges(rows: Rows, name: str, chunk_rows: int) -> Int64s:
     key = rows.key, chunk_rows, rows.token(name)
     edges = EDGES.get(key)
     if edges is None:
-        bounds = row_edges(rows, chunk_rows).tolist()
-        edges = _sums(np.array([rows.item_count(name, a, b) for a, b in itertools.pairwise(bounds)], np.int64))
+        edges = _sums(rows.item_counts(name, row_edges(rows, chunk_rows)))
         EDGES.put(key, edges, edges.nbytes + 256)
     return edges
 
@@ -144,7 +153,7 @@ class LazyArray:
         if isinstance(first, slice):
             span = range(self.shape[0])[first]
             if span.step > 0:
-                data = self.read(span.start, max(span.start, span.stop))[:: span.step]
+                data = self.read(span.start, span[-1] + 1 if span else span.start)[:: span.step]
             else:
                 data = self.read(span.stop + 1, span.start + 1)[:: span.step] if len(span) else self.read(0, 0)
         elif isinstance(first, int | np.integer):
@@ -169,35 +178,6 @@ class FieldArray(LazyArray):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         found: npt.NDArray[Any] = several(self.rows.schema[self.name], self.rows.read(self.name, start, stop))
         return found
-
-
-class ResultArray(LazyArray):
-    """An expression with one value per row, evaluated in blocks; what is missing becomes `default`, or masked."""
-
-    def __init__(self, rows: Rows, expression: Expression, default: Any, *, masked: bool = False) -> None:
-        key = (expression.canonical, repr(default), str(masked))
-        super().__init__(rows.stored, key, (len(rows),), expression.dtype, masked=masked)
-        self.expression, self.default = expression, default
-
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        out = np.empty(stop - start, self.dtype)
-        known = np.ones(stop - start, np.bool_)
-        for a, b in self.rows.blocks(stop - start):
-            result = evaluate(self.expression, self._reader(start + a, start + b), b - a, first_row=start + a)
-            out[a:b] = result.values
-            if result.known is not None:
-                known[a:b] = result.known
-        if self.masked:
-            return masked(out, known)
-        if not known.all():
-            out[~known] = self.default
-        return out
-
-    def _reader(self, start: int, stop: int) -> Any:
-        def read(name: str) -> FieldData:
-            return self.rows.read(name, start, stop)
-
-        return read
 
 
 class MaskArray(LazyArray):

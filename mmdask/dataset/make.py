@@ -1,4 +1,4 @@
-"""Make a store and open it: the functions that convert, as users call them."""
+"""Make a store and open it, or look at arrays without one: functions as users call them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 import dask
 
-from mmdask.dataset.dataset import Dataset, open_dataset
+from mmdask.dataset.dataset import Dataset, dataset_of, open_dataset
 from mmdask.schema import Field
 from mmdask.sources.arrays import write_arrays
+from mmdask.sources.foreign import view_arrays
 from mmdask.sources.inputs import Label, PathLike
 from mmdask.sources.root import convert_root
 from mmdask.store.layer import Scalar
+from mmdask.store.place import IO
 
-__all__ = ["from_arrays", "from_root"]
+__all__ = ["from_arrays", "from_root", "view"]
 
 
 def from_arrays(
@@ -173,3 +175,59 @@ def from_root(
         progress=progress,
     )
     return open_dataset(path)
+
+
+def view(
+    data: Mapping[str, Any],
+    *,
+    fields: Iterable[Field] | None = None,
+    chunks: int | str = "auto",
+    io: IO = "auto",
+) -> Dataset:
+    """Look at arrays that lie elsewhere as a dataset: no store, no copy, nothing is written.
+
+    Parameters
+    ----------
+    data : mapping
+        Arrays by name, all with the same number of rows: a `numpy.memmap` or the path of a ``.npy`` file, which are
+        referred to; an `mmdask.Raw`, a file without a header; an array of zarr or h5py, or of anything else that has
+        `shape`, `dtype` and gives slices of itself; a numpy or awkward array, or a list, as `from_arrays` takes them,
+        which stay in memory. An array of records becomes one field for each member, as ``hits_x``.
+    fields : iterable of Field, optional
+        What fields are where that is not what they look like; also units and docs.
+    chunks : int or "auto"
+        Rows of a chunk, as of `mmdask.open`.
+    io : {"auto", "mmap", "pread"}
+        How files are read, as of `mmdask.open`.
+
+    Returns
+    -------
+    Dataset
+        Lazy fields, cuts, histograms and batches as those of a store; `Dataset.save` makes one of it. Cuts are kept in
+        memory, as long as the process runs and there is room. Files are pickled as a reference, and what is in memory
+        with its values.
+
+    Raises
+    ------
+    SourceNotFoundError, SourceError
+        When a file is missing, truncated or no ``.npy`` file; later, when a file has changed since.
+    SchemaError
+        When arrays differ in their number of rows, or cannot be fields.
+    OptionError
+        When something else is given, as a dask array, which `from_arrays` stores.
+
+    Notes
+    -----
+    The arrays must not change while they are looked at. A store is what can grow meanwhile, is checked, and is read
+    quickly however it is stored: `from_arrays` makes one.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> import numpy as np
+    >>> np.save("pt.npy", np.array([10.0, 60.0, 70.0]))
+    >>> ds = mm.view({"pt": "pt.npy", "hits": [[1], [], [2, 3]]})
+    >>> ds[ds.cut("pt > 50 & any(hits > 2)")][0]
+    {'pt': np.float64(70.0), 'hits': array([2, 3])}
+    """
+    return dataset_of(view_arrays(data, fields, io), chunks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +37,13 @@ def operand_of(x: Any, frame: Frame, source: Recipe | None) -> tuple[Operand, Re
         return _of_array(x, frame)
     if isinstance(x, np.ndarray) and not x.ndim and not isinstance(x, np.ma.MaskedArray):
         x = x[()]
-    if isinstance(x, numbers.Number | np.generic) and getattr(x, "dtype", np.dtype("f8")).kind not in "USOV":
+    if (
+        isinstance(x, bool | int | float | complex | np.generic)
+        and getattr(x, "dtype", np.dtype("f8")).kind not in "USOV"
+    ):
         return Constant(x), None
+    if isinstance(x, Constant):
+        return x, None
     if isinstance(x, np.bytes_ | bytes):
         return Constant(np.bytes_(x)), None
     kind = f"{type(x).__module__}.{type(x).__name__}" if type(x).__module__ != "builtins" else type(x).__name__

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdask.dataset.collection import Collection, join_rows
-from mmdask.dataset.items import Choose, Counts, Item, Items, Pad, PadMask, Valid, check_level
+from mmdask.dataset.items import Choose, Counts, Item, Items, Pad, PadMask, Valid
 from mmdask.dataset.layouts import row, rows_of
 from mmdask.dataset.lazy import (
     CountsArray,
     OffsetsArray,
-    ResultArray,
     ShapesArray,
     ValidArray,
     ValuesArray,
@@ -25,37 +22,29 @@ from mmdask.dataset.lazy import (
     to_dask,
 )
 from mmdask.dataset.operands import compared_text, operand_of
-from mmdask.dataset.operators import Operators
+from mmdask.dataset.operators import FUNCTIONS, Operators
 from mmdask.dataset.recipe import Frame, Recipe, Stored, dense_array, items_array
-from mmdask.dataset.steps import Elementwise, Evaluated, with_counts_of
+from mmdask.dataset.reductions import Reductions
+from mmdask.dataset.steps import Constant, Elementwise, astype, with_counts_of
 from mmdask.display import html_table
 from mmdask.errors import OptionError
-from mmdask.expr import check, spelled_name
 from mmdask.rows.reader import Picker, decode
 from mmdask.rows.rows import Rows
-from mmdask.rows.virtual import field_of
-from mmdask.schema import Field, Schema
+from mmdask.schema import Field
 
 __all__ = ["Ragged"]
 
-#: rows and bytes read together by iteration
-_PIECE_ROWS = 4096
-_PIECE_NBYTES = 16 << 20
-#: reductions that numbers in items of a shape have, number by number
-_NUMBER_BY_NUMBER = ("sum", "mean", "min", "max", "std", "first", "last")
-_STD = "sqrt(mean(({0} - mean({0})) ** 2))"
 
-
-class Ragged(Operators, Collection):
+class Ragged(Reductions, Operators, Collection):
     """A field whose rows differ in length or shape, or text: lazy, in the dataset's chunks.
 
     Made by ``ds["jet_pt"]``, and from others by operators, ufuncs of numpy, ``[...]``, `map` and `crop`. `compute`
     gives an awkward array; a row number or iteration gives rows at once, None where one is missing.
 
-    Operators are those of numpy, item by item. The other operand is a number, another `Ragged` with equal counts, or a
-    dask array with one entry per row, which is repeated for the items of its row; ``jets / jets.sum()`` is the share of
-    each item. What is computed from a missing value is missing. However long an expression is, each of its chunks is
-    one task.
+    Operators are those of numpy, item by item, as are its ufuncs, `where`, `clip`, `round`, `isin`, `isclose` and
+    `nan_to_num`. The other operand is a number, another `Ragged` with equal counts, or a dask array with one entry per
+    row, which is repeated for the items of its row; ``jets / jets.sum()`` is the share of each item. What is computed
+    from a missing value is missing. However long an expression is, each of its chunks is one task.
 
     Parameters
     ----------
@@ -225,106 +214,6 @@ class Ragged(Operators, Collection):
             return to_dask(ValidArray(self._rows, self._field.name), self.chunks[0], name)
         return dense_array(self._frame, Recipe.made(Valid(), Field.dense(self._field.name, "?"), self._source), name)
 
-    # One value per row ----------------------------------------------------------------------------------------------
-
-    # As in cuts: what is computed from a missing value is missing, unless the others decide. It is masked. Of lists in
-    # lists these are values of the innermost lists, in a `Ragged` of one level less, where what has none is missing.
-
-    def sum(self) -> Any:
-        """Sum of each row, 0 without items: lazy, float64 for floats, int64 or uint64 for integers."""
-        return self._reduce("sum")
-
-    def any(self) -> Any:
-        """Whether any item of each row is true: lazy, bool."""
-        return self._reduce("any")
-
-    def all(self) -> Any:
-        """Whether all items of each row are true: lazy, bool; true without items."""
-        return self._reduce("all")
-
-    def count(self) -> Any:
-        """True items of each row of a bool field: lazy, int64; `counts` has the number of all items."""
-        if self._field.dtype.kind != "b":
-            raise OptionError(
-                f"count() counts true items, and {self._field.name!r} is {self._field.describe()}; "
-                "the number of items is .counts"
-            )
-        return self._reduce("count")
-
-    def mean(self, *, default: Any = None) -> Any:
-        """Mean of each row: lazy, float64; `default` for rows that have none, as for `min`."""
-        return self._reduce("mean", default)
-
-    def std(self, *, default: Any = None) -> Any:
-        """Standard deviation of each row, of its items (ddof 0): lazy, float64; `default` as for `min`."""
-        return self._reduce("std", default)
-
-    def min(self, *, default: Any = None) -> Any:
-        """Least item of each row: lazy.
-
-        Parameters
-        ----------
-        default : number, optional
-            For rows that have none. Without it, rows without items are nan if the items are floats, an error if they
-            are not, and of an optional field they are masked, as are those with something missing.
-        """
-        return self._reduce("min", default)
-
-    def max(self, *, default: Any = None) -> Any:
-        """Greatest item of each row: lazy; `default` for rows that have none, as for `min`."""
-        return self._reduce("max", default)
-
-    def first(self, *, default: Any = None) -> Any:
-        """First item of each row: lazy; `default` for rows that have none, as for `min`."""
-        return self._reduce("first", default)
-
-    def last(self, *, default: Any = None) -> Any:
-        """Last item of each row: lazy; `default` for rows that have none, as for `min`."""
-        return self._reduce("last", default)
-
-    def argmin(self, *, default: int | None = None) -> Any:
-        """Number of the least item of each row: lazy, int64.
-
-        `default` for rows that have none: -1, or masked if the field is optional.
-        """
-        return self._reduce("argmin", default, -1)
-
-    def argmax(self, *, default: int | None = None) -> Any:
-        """Number of the greatest item of each row: lazy, int64; `default` for rows that have none, as for `argmin`."""
-        return self._reduce("argmax", default, -1)
-
-    def _reduce(self, function: str, default: Any = None, usual: Any = None) -> Any:
-        field = self._field
-        if field.kind not in ("ragged", "shaped") or (field.shape and function not in _NUMBER_BY_NUMBER):
-            numbers = "numbers, and not for text" if field.kind == "string" else "numbers"
-            raise OptionError(
-                f"{field.name!r} is {field.describe()}: {function} is for {numbers}; .compute() gives an awkward array"
-            )
-        name = spelled_name(field.name)
-        text = _STD.format(name) if function == "std" else f"{function}({name})"
-        plain = self._stored and self._graph is None and field.levels == 1 and not field.shape
-        levels = max(field.levels, 1)
-        numbers_of_rows = Field.ragged(field.name, field.dtype, levels=levels, optional=field.optional)
-        expression = self._rows.check(text) if plain else check(text, Schema([numbers_of_rows]))
-        masked = default is None and (bool(field.optional) or levels > 1)
-        if expression.maybe_missing and not masked:
-            default = usual if default is None else default
-            if default is None and expression.dtype.kind != "f":
-                raise OptionError(
-                    f"{function} of {field.name!r} ({field.describe()}) has no value for rows without items; "
-                    f"say which one to use, as in .{function}(default=-1)"
-                )
-            default = np.nan if default is None else default
-            _check_value(default, expression.dtype, f"the result of {function}")
-        if plain:
-            source = ResultArray(self._rows, expression, default, masked=masked)
-            return to_dask(source, self.chunks[0], f"{field.name}-{function}")
-        made = field_of(function, expression, "")
-        optional = tuple(d for d in made.optional if masked or d < made.levels)
-        made = Field(function, made.kind, made.dtype, field.shape, made.levels, optional=optional)
-        step = Evaluated(field, expression, made, default if expression.maybe_missing and not masked else None)
-        return self._step(step, made)
-
     def _step(self, step: Any, field: Field, *others: Recipe) -> Any:
         return Ragged._of(self._frame, Recipe.made(step, field, self._source, *others))
 
@@ -339,22 +228,47 @@ class Ragged(Operators, Collection):
                 f"{what} is not for ragged fields, which have ufuncs of one result item by item, and .sum() and others "
                 "row by row; .map(f) calls f with awkward arrays"
             )
-        first = next(x for x in inputs if isinstance(x, Ragged))
         if any(isinstance(x, Ragged) and x._field.kind == "string" for x in inputs):
-            return Ragged._of(first._frame, compared_text(ufunc, inputs))
+            return Ragged._of(self._frame, compared_text(ufunc, inputs))
+        return self._elementwise(ufunc, inputs)
+
+    def _elementwise(self, function: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+        ragged = [x for x in inputs if isinstance(x, Ragged)]
+        texts = [repr(x._field.name) for x in ragged if x._field.kind == "string"]
+        if texts:
+            raise OptionError(
+                f"{function.__name__} of {' and '.join(texts)}: text is compared by == and != with text in quotes; "
+                ".map(f) calls f with awkward arrays of it"
+            )
+        first = ragged[0]
         operands, recipes = [], []
         for x in inputs:
             operand, recipe = operand_of(x, first._frame, x._source if isinstance(x, Ragged) else None)
             operands.append(operand)
             recipes += [recipe] if recipe is not None else []
-        step = Elementwise.of(ufunc, operands)
+        step = Elementwise.of(function, operands)
         return Ragged._of(first._frame, Recipe.made(step, step.field, *recipes))
 
-    def __array_function__(self, function: Any, *_: Any, **__: Any) -> NoReturn:
-        raise OptionError(
-            f"numpy.{function.__name__} is not for ragged fields: .sum() and others are one value per row, .values is "
-            "a dask array of all items, .compute() an awkward array"
-        )
+    def __array_function__(self, function: Any, types: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if function not in FUNCTIONS:
+            raise OptionError(
+                f"numpy.{function.__name__} is not for ragged fields: .sum() and others are one value per row, .values "
+                "is a dask array of all items, .compute() an awkward array"
+            )
+        try:
+            inputs = FUNCTIONS[function](*args, **kwargs)
+        except TypeError as error:
+            what = str(error).removeprefix("<lambda>() ")
+            raise OptionError(f"numpy.{function.__name__} of ragged fields: {what}") from None
+        return self._elementwise(function, inputs)
+
+    def astype(self, dtype: npt.DTypeLike) -> Ragged:
+        """The same items in another dtype, as numpy has them. Lazy."""
+        found: Ragged = self._elementwise(astype, (self, Constant(np.dtype(dtype))))
+        return found
+
+    def __contains__(self, _: object) -> NoReturn:
+        raise OptionError(f"what is in the rows of {self._field.name!r} is said by (x == 3).any(), row by row")
 
     def map(self, function: Callable[..., Any], *others: Any) -> Any:
         """Call a function with the awkward array of each chunk. Lazy.
@@ -424,13 +338,11 @@ class Ragged(Operators, Collection):
         [[3, 1], [-1, -1], [5, -1]]
         """
         field = self._field
-        lengths = _lengths(field, n)
-        _check_value(value, field.dtype, f"{field.name!r}, {field.describe()}", "value")
-        made = Field.dense("pad", field.dtype, (*lengths, *field.shape))
-        values = self._step(Pad(field, lengths, value), made)
+        step = Pad.of(field, n, value)
+        values = self._step(step, Field.dense("pad", field.dtype, (*step.lengths, *field.shape)))
         if not mask:
             return values
-        return values, self._step(PadMask(field, lengths), Field.dense("mask", "?", lengths))
+        return values, self._step(PadMask(field, step.lengths), Field.dense("mask", "?", step.lengths))
 
     def crop(self, n: int) -> Ragged:
         """The first `n` items of each row, as ``[:, :n]``. Lazy."""
@@ -478,10 +390,11 @@ class Ragged(Operators, Collection):
             if not isinstance(found, Ragged):
                 raise OptionError(f"[...] has more indices than {self._field.name!r} has levels of lists")
             if isinstance(item, slice):
-                found = found._items_of(level, item)
+                step, made = Items.of(found._field, level, item)
+                found = found if step.everything else found._step(step, made)
                 level += 1
             elif isinstance(item, int | np.integer) and not isinstance(item, bool):
-                found = found._item(level, int(item))
+                found = found._step(*Item.of(found._field, level, int(item)))
             else:
                 raise OptionError(
                     f"items are taken by numbers and slices, as [:, 0] and [:, :3], got {type(item).__name__}; a "
@@ -489,54 +402,12 @@ class Ragged(Operators, Collection):
                 )
         return found
 
-    def _items_of(self, level: int, items: slice) -> Ragged:
-        check_level(self._field, level, "a slice of items")
-        try:
-            bounds = [None if x is None else operator.index(x) for x in (items.start, items.stop, items.step)]
-        except TypeError:
-            raise OptionError(f"a slice of items has whole numbers, got {items}") from None
-        start, stop, step = bounds
-        if step == 0:
-            raise OptionError("a slice of items has a step other than 0")
-        if (start or 0, stop, step or 1) == (0, None, 1):
-            return self
-        found: Ragged = self._step(Items(level, start, stop, step or 1), self._field_as())
-        return found
-
-    def _item(self, level: int, item: int) -> Any:
-        field = self._field
-        check_level(field, level, "an item of each list")
-        deeper = [d - 1 for d in field.optional if d > level + 1]
-        optional = {d for d in field.optional if d < level} | {level} | set(deeper)
-        levels = field.levels - 1
-        default = None
-        if field.kind == "ragged" and not levels:
-            if field.dtype.kind == "f" and not field.optional:
-                default, optional = np.nan, set()
-            made = Field.dense(field.name, field.dtype, field.shape, optional=tuple(sorted(optional)))
-        else:
-            made = self._field_as(levels=levels, optional=tuple(sorted(optional)))
-        return self._step(Item(level, item, default), made)
-
     def _chosen(self, mask: Ragged) -> Ragged:
-        field, condition = self._field, mask._field
-        if condition.dtype.kind != "b" or condition.kind != "ragged" or condition.shape:
-            raise OptionError(
-                f"items are chosen by booleans, as {field.name}[{field.name} > 0]; got {condition.describe()}"
-            )
-        check_level(field, condition.levels - 1, "[mask]")
-        level = condition.levels - 1
-        optional = set(field.optional) | {d for d in condition.optional if d <= level}
-        optional |= {level} if condition.levels in condition.optional else set()
-        operand_of(mask, self._frame, mask._source)
-        made = self._field_as(optional=tuple(sorted(optional)))
-        found: Ragged = self._step(Choose(field, condition), made, mask._source)
+        _, chosen_by = operand_of(mask, self._frame, mask._source)
+        assert chosen_by is not None
+        step, made = Choose.of(self._field, mask._field)
+        found: Ragged = self._step(step, made, chosen_by)
         return found
-
-    def _field_as(self, **changes: Any) -> Field:
-        """The same kind of field without what is said of the stored one."""
-        given = {"levels": self._field.levels, "optional": self._field.optional, **changes}
-        return replace(self._field, doc="", attrs={}, record="", expression="", **given)
 
     def _row(self, index: int) -> Any:
         field, name = self._field, self._field.name
@@ -554,16 +425,8 @@ class Ragged(Operators, Collection):
         return Picker(self._rows.snapshot, self._field.name)
 
     def __iter__(self) -> Iterator[Any]:
-        n = len(self)
-        step = min(_PIECE_ROWS, max(int(_PIECE_NBYTES / max(self._rows.row_nbytes, 1)), 1))
-        edges = range(0, n, step)
-        source = self._source
-        if source.inputs:
-            for a, b in itertools.pairwise(self._frame.edges.tolist()):
-                yield from rows_of(self._field, self._chunk(a, b))
-            return
-        for start in edges:
-            yield from rows_of(self._field, source.program(start, min(start + step, n), ()))
+        for data in self._pieces():
+            yield from rows_of(self._field, data)
 
     def to_awkward(self) -> Any:
         """The awkward array, at once: the same as ``compute()``."""
@@ -596,29 +459,3 @@ class Ragged(Operators, Collection):
 
 def _sum_of_chunk(counts: Any) -> Any:
     return np.array([np.ma.filled(counts, 0).sum()], np.int64)
-
-
-def _lengths(field: Field, n: Any) -> tuple[int, ...]:
-    if field.kind == "string" or field.levels > 1:
-        raise OptionError(
-            f"{field.name!r} is {field.describe()}: pad is for numbers in rows of one level, or of a shape"
-        )
-    given = tuple(n) if isinstance(n, tuple | list) else (n,)
-    axes = field.axes or 1
-    right = len(given) == axes and (field.kind == "shaped" or not isinstance(n, tuple | list))
-    if not right or any(isinstance(x, bool) or not isinstance(x, int | np.integer) or x < 0 for x in given):
-        what = f"the length of each of its {axes} axes" if field.kind == "shaped" else "a number of items, 0 or more"
-        raise OptionError(f"pad(n) of {field.name!r} takes {what}; got {n!r}")
-    return tuple(int(x) for x in given)
-
-
-def _check_value(value: Any, dtype: np.dtype[Any], of: str, word: str = "default") -> None:
-    try:
-        with np.errstate(all="ignore"):
-            same = np.asarray(value).astype(dtype)
-            missing = dtype.kind in "fcmM" and np.isnan(value)
-            fits = bool(same == value) or bool(missing)
-    except (TypeError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise OptionError(f"{word}={value!r} does not fit {of}, {dtype}")

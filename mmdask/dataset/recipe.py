@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.dataset.layouts import masked, several
-from mmdask.dataset.lazy import LazyArray, row_edges, to_dask
+from mmdask.dataset.lazy import LazyArray, row_chunks, row_edges, to_dask
 from mmdask.errors import OptionError
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData
@@ -60,7 +60,7 @@ class Frame:
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        return tuple(np.diff(self.edges).tolist())
+        return row_chunks(self.rows, self.chunk_rows)
 
     def sliced(self, rows: slice) -> Frame:
         return Frame(self.rows.sliced(rows), self.chunk_rows)
@@ -389,8 +389,16 @@ class RecipeArray(LazyArray):
         self.field, self.program = field, recipe.program
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        found: npt.NDArray[Any] = several(self.field, self.program(start, stop, ()))
-        return found
+        # In blocks, so that what lies between the fields and the result stays in cache.
+        n = stop - start
+        values, valid = np.empty((n, *self.field.shape), self.dtype), np.ones(n, np.bool_)
+        for a, b in self.rows.blocks(n):
+            data = self.program(start + a, start + b, ())
+            values[a:b] = data.values
+            there = data.valid_at(0)
+            if there is not None:
+                valid[a:b] = there
+        return masked(values, valid) if self.masked else values
 
 
 class _Runs(LazyArray):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from mmdask.dataset.collection import Collection, join_records
 from mmdask.dataset.operands import Operand, in_frame, operand_of
@@ -84,11 +86,19 @@ class Records(Collection):
             raise AttributeError(f"no member {name!r}{'' if name.startswith('_') else self._hint(name)}")
         return self[name]
 
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.fields]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self.fields)
+
     def _hint(self, name: str) -> str:
         return did_you_mean(name, self.fields) or f"; the members are: {', '.join(self.fields)}"
 
     def __getitem__(self, index: Any) -> Any:
-        """A member by name; rows by a slice; items by ``[:, :3]`` or a `Ragged` of booleans. All lazy.
+        """A member by name; rows by a slice; items by ``[:, :3]`` or a `Ragged` of booleans. Lazy.
+
+        A row number gives the row at once: an awkward array or record.
 
         Raises
         ------
@@ -101,11 +111,15 @@ class Records(Collection):
             return self._member(index)
         if isinstance(index, slice):
             return self._sliced(index)
+        if isinstance(index, int | np.integer) and not isinstance(index, bool):
+            self._frame.rows.number(int(index))  # there is one
+            row = int(index) % len(self)
+            return next(iter(self._sliced(slice(row, row + 1))))
         made = self._zip
         if made is None or not (isinstance(index, Ragged) or (isinstance(index, tuple) and index)):
             raise OptionError(
-                f"records take a member by name, a slice of rows, items as [:, :3], or a ragged field of booleans; got "
-                f"{type(index).__name__}; .map(f) calls f with awkward arrays"
+                "records take a member by name, a row number, a slice of rows, items as [:, :3], or a ragged field of "
+                f"booleans; got {type(index).__name__}; .map(f) calls f with awkward arrays"
             )
         if not made.fields[0].levels:
             raise OptionError("each row is one record, without items to choose; rows are selected by ds[ds.cut(...)]")
@@ -114,6 +128,10 @@ class Records(Collection):
         members = {m: self._member(m)[index] for m in made.members}
         rows = next(iter(members.values()))  # all of these are lists
         return _records(members, made.name, rows._frame)
+
+    def __iter__(self) -> Iterator[Any]:
+        for records in self._pieces():
+            yield from records
 
     def _member(self, name: str) -> Any:
         if name not in self.fields:

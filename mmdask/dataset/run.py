@@ -36,7 +36,7 @@ def dask_runner(description: str) -> Runner:
         elsewhere = "distributed" in sys.modules or dask.config.get("scheduler", None) is not None
         get = (get_scheduler() if elsewhere else None) or threaded
         client = getattr(get, "__self__", None)
-        with progress(len(tasks), description, "tasks", delay=_BAR_DELAY) as bar:
+        with progress(len(tasks), description, "tasks", delay=_BAR_DELAY, leave=False) as bar:
 
             def finished(number: int, result: Any) -> None:
                 bar.update(1)

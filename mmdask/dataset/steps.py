@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmdask.rows.virtual import data_of
 from mmdask.schema import Field, FieldData, stored_dtype
 from mmdask.sources.coerce import to_field_data
 
-__all__ = ["Constant", "Elementwise", "Evaluated", "Map", "Zip", "as_awkward", "with_counts_of"]
+__all__ = ["Constant", "Elementwise", "Evaluated", "Map", "Zip", "as_awkward", "astype", "with_counts_of"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,24 @@ class Single:
     dtype: np.dtype[Any]
 
 
+def astype(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Values in another dtype."""
+    return values.astype(dtype)
+
+
 @dataclass(frozen=True)
 class Elementwise:
-    """A ufunc of numpy on items; values of outer levels are repeated for the items within.
+    """A ufunc of numpy, or another function of equal arrays, on items; outer values are repeated for those within.
 
-    What is computed from a missing value is missing. Counts must agree.
+    What is computed from a missing value is missing; what `numpy.where` does not choose may be. Counts must agree.
     """
 
-    ufunc: np.ufunc
+    ufunc: Callable[..., Any]
     operands: tuple[Field | Constant | Single, ...]
     field: Field
 
     @classmethod
-    def of(cls, ufunc: np.ufunc, operands: Sequence[Field | Constant | Single]) -> Elementwise:
+    def of(cls, ufunc: Callable[..., Any], operands: Sequence[Field | Constant | Single]) -> Elementwise:
         """The step, with the field that it gives.
 
         Raises
@@ -110,6 +115,8 @@ class Elementwise:
             whole = not many or array is number.array
             found[place] = _with_axes(value.array if many and whole else value.array[array] if many else array, self)
         known = _all(aligned.known)
+        if self.ufunc is np.where and known is not None and not many:
+            known = _known_where(found[0], dict(zip(places, aligned.known, strict=True)), len(known))
         with np.errstate(all="ignore") if self.field.optional else contextlib.nullcontext():
             out = self.ufunc(*found)
         if out.dtype != self.field.dtype:
@@ -135,6 +142,12 @@ def _all(known: Sequence[npt.NDArray[np.bool_] | None]) -> npt.NDArray[np.bool_]
     return np.logical_and.reduce(some) if some else None
 
 
+def _known_where(condition: Any, known: Mapping[int, npt.NDArray[np.bool_] | None], n: int) -> npt.NDArray[np.bool_]:
+    """Where `numpy.where` has a value: where it knows the condition, and what that chooses."""
+    there = [np.ones(n, np.bool_) if (k := known.get(i)) is None else k for i in range(3)]
+    return np.asarray(there[0] & np.where(condition, there[1], there[2]))
+
+
 def _with_axes(array: npt.NDArray[Any], step: Elementwise) -> npt.NDArray[Any]:
     """Elements with as many axes as those of the result, in front of their own."""
     more = 1 + len(step.field.shape) - array.ndim
@@ -152,7 +165,7 @@ def _same_shapes(field: Field, data: FieldData, shapes: Any, first_row: int) -> 
     return data.shapes
 
 
-def _on_nothing(ufunc: np.ufunc, operands: Sequence[Any]) -> npt.NDArray[Any]:
+def _on_nothing(ufunc: Callable[..., Any], operands: Sequence[Any]) -> npt.NDArray[Any]:
     """What the ufunc makes of one element of each operand, for its dtype and shape."""
     most = max(len(x.shape) for x in operands if isinstance(x, Field))
     values: list[Any] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from html import escape
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -14,18 +13,18 @@ from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.given import Given
 from mmdask.dataset.layouts import row, several
-from mmdask.dataset.lazy import FieldArray, row_edges, to_dask
+from mmdask.dataset.lazy import FieldArray, row_chunks, to_dask
+from mmdask.dataset.listing import History, Sources
 from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.expr import Expression
 from mmdask.rows.keyed import again_on
 from mmdask.rows.rows import Rows
+from mmdask.rows.views import SnapshotView, one_store
 from mmdask.rows.virtual import names_in_text
 from mmdask.schema import Schema
-from mmdask.store.layer import Source
-from mmdask.store.manifest import Entry, history
-from mmdask.store.snapshot import open_snapshot
+from mmdask.store.manifest import history
 
 __all__ = ["View"]
 
@@ -33,6 +32,8 @@ __all__ = ["View"]
 _SHOWN_FIELDS = 40
 #: what no name of a field is expected to hold, and most cuts do
 _OPERATORS = "<>=!&|~"
+#: where rows are that are in no store
+_NOWHERE = "a view of arrays"
 
 
 class View(Mapping[str, Any]):
@@ -76,13 +77,13 @@ class View(Mapping[str, Any]):
 
     @property
     def path(self) -> str:
-        """The store's folder."""
+        """The store's folder; of several stores, all of them in one text; empty for `mmdask.view`."""
         return self._rows.snapshot.path
 
     @property
     def generation(self) -> int:
-        """The commit of the store that this dataset shows; it goes on showing it."""
-        return self._rows.snapshot.manifest.generation
+        """The commit of the store that this dataset shows; it goes on showing it. An error for several stores."""
+        return one_store(self._rows.snapshot, "a generation").manifest.generation
 
     @property
     def attrs(self) -> Mapping[str, Any]:
@@ -90,14 +91,15 @@ class View(Mapping[str, Any]):
         return self._rows.snapshot.manifest.attrs
 
     @property
-    def sources(self) -> list[Source]:
+    def sources(self) -> Sources:
         """Where the store's rows came from, one entry per converted part; reads every part.json.
 
-        Of a source that was converted, ``stop - start`` is its number of rows before any cut, `rows` how many of them
-        the store has, and `weights` are the sums over all of them that `mm.from_root` was asked for.
+        A list, which prints as a table. Of a source that was converted, ``stop - start`` is its number of rows before
+        any cut, `rows` how many of them the store has, and `weights` are the sums over all of them that `mm.from_root`
+        was asked for.
         """
         snapshot = self._rows.snapshot
-        return [s for part in snapshot.parts for layer in part.layers for s in snapshot.layer(layer).sources]
+        return Sources(s for part in snapshot.parts for layer in part.layers for s in snapshot.layer(layer).sources)
 
     @cached_property
     def aux(self) -> Mapping[str, Any]:
@@ -108,7 +110,7 @@ class View(Mapping[str, Any]):
         """
         return Aux(self._rows.snapshot)
 
-    def history(self) -> list[Entry]:
+    def history(self) -> History:
         """The generations of the store that can still be opened, oldest first.
 
         Returns
@@ -124,7 +126,7 @@ class View(Mapping[str, Any]):
         >>> [(entry.generation, entry.n_rows) for entry in ds.history()]
         [(1, 2)]
         """
-        return history(self.path)
+        return History(history(one_store(self._rows.snapshot, "a history").path))
 
     def refresh(self) -> Self:
         """The same selection on the newest generation of the store, as a new dataset.
@@ -150,7 +152,7 @@ class View(Mapping[str, Any]):
         (1, 2)
         """
         snapshot = self._rows.snapshot
-        newest = open_snapshot(snapshot.path, uuid=snapshot.manifest.uuid, io=snapshot.io)
+        newest = snapshot.newest()
         for name in [name for name in self._given if name in self._names]:
             raise OptionError(
                 f"the field {name!r} is a dask array over the rows that there were; refresh the dataset that it was "
@@ -181,7 +183,7 @@ class View(Mapping[str, Any]):
     @cached_property
     def chunks(self) -> tuple[int, ...]:
         """Rows of each chunk, the same for all fields; computes the cut once if there is one."""
-        return tuple(np.diff(row_edges(self._resolved(), self._chunk_rows)).tolist())
+        return row_chunks(self._resolved(), self._chunk_rows)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -200,6 +202,10 @@ class View(Mapping[str, Any]):
     def values(self) -> Any:
         """Lazy fields."""
         return {name: self[name] for name in self._names}.values()
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers behind ``ds["``."""
+        return list(self._names)
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise OptionError(
@@ -301,7 +307,12 @@ class View(Mapping[str, Any]):
     def _own(self, cut: Cut) -> Expression:
         theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
         if theirs.manifest.uuid != ours.manifest.uuid:
-            raise OptionError(f"the cut is of the store {theirs.path}, these rows are of {ours.path}")
+            hint = (
+                "; what rename, concat and explode give has fields of its own: make the cut from that, by .cut(...)"
+                if isinstance(theirs, SnapshotView) or isinstance(ours, SnapshotView)
+                else ""
+            )
+            raise OptionError(f"the cut is of the store {theirs.path}, these rows are of {ours.path}{hint}")
         found = cut._expression
         same = all(ours.schema.get(name) == theirs.schema[name] for name in found.fields)
         return found if same else again_on(found, ours.schema)
@@ -321,22 +332,21 @@ class View(Mapping[str, Any]):
 
     def _table(self) -> tuple[list[list[str]], list[str], str]:
         """The first fields, the headers, and how many fields are left out; columns that are empty are left out, too."""
-        cells = [[f.name, f.describe(), f.unit, f.expression, f.doc] for f in self.schema.values()]
-        headers = ["field", "type", "unit", "computed as", "doc"]
-        used = [i for i in range(5) if i < 2 or any(row[i] for row in cells)]
-        more = f"... and {len(cells) - _SHOWN_FIELDS} more" if len(cells) > _SHOWN_FIELDS else ""
-        return [[row[i] for i in used] for row in cells[:_SHOWN_FIELDS]], [headers[i] for i in used], more
+        n = len(self._names) - _SHOWN_FIELDS
+        more = f"... and {display.amount(n, 'more field')}; ds.fields has all names" if n > 0 else ""
+        return (*self.schema.table(most=_SHOWN_FIELDS), more)
 
     def __repr__(self) -> str:
         fields = display.amount(len(self._names), "field")
-        head = f"mm.Dataset: {self._count_text()}, {fields}, {display.terminal_safe(self.path)}"
+        head = f"mm.Dataset: {self._count_text()}, {fields}, {display.terminal_safe(self.path or _NOWHERE)}"
         cells, headers, more = self._table()
-        return "\n".join(filter(None, [head, display.text_table(cells, headers), more]))
+        return "\n".join(filter(None, [head, display.text_table(cells, headers, longest=64), more]))
 
     def _repr_html_(self) -> str:
         cells, headers, more = self._table()
         fields, parts = len(self._names), len(self._rows.snapshot.parts)
-        where = f"store {self.path}: {display.nbytes_text(self.nbytes)} in {display.amount(parts, 'part')}"
+        where = f"store {self.path}" if self.path else _NOWHERE
+        where += f": {display.nbytes_text(self.nbytes)} in {display.amount(parts, 'part')}"
         caption = f"{self._count_text()} · {display.amount(fields, 'field')} · {where}"
-        table = display.html_table(cells, headers) + (f"<small>{more}</small>" if more else "")
-        return f"<div><b>mm.Dataset</b> <small>{escape(caption)}</small>{table}</div>"
+        head = f"<b>mm.Dataset</b> <small>{display.html_text(caption)}</small>"
+        return display.html_block(head, display.html_table(cells, headers), f"<small>{more}</small>" if more else "")

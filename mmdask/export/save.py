@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from mmdask import display
 from mmdask.errors import OptionError, StoreExistsError
@@ -15,6 +17,7 @@ from mmdask.rows.compact import constant_of, used_labels
 from mmdask.rows.derived import reads
 from mmdask.rows.reader import read_aux
 from mmdask.rows.rows import Rows
+from mmdask.rows.views import check_apart
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.folder import check_free, make_folder, remove_folder
@@ -26,13 +29,22 @@ from mmdask.store.snapshot import Snapshot
 
 __all__ = ["save_rows"]
 
+#: from positions, first and last, to store row numbers, int64
+Order = Callable[[int, int], npt.NDArray[np.int64]]
+
 #: bytes of one field that are copied at once
 BLOCK_NBYTES = 32 << 20
 _BLOCK_ROWS = 1 << 20
 
 
 def save_rows(
-    rows: Rows, names: Sequence[str], path: str | os.PathLike[str], *, part_nbytes: int | str, progress: bool
+    rows: Rows,
+    names: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    part_nbytes: int | str,
+    progress: bool,
+    order: Order | None = None,
 ) -> None:
     """Write rows as a new store; see `mmdask.Dataset.save`.
 
@@ -44,22 +56,24 @@ def save_rows(
         The fields, in their order.
     path, part_nbytes, progress
         As there.
+    order : callable, optional
+        Gives the store row numbers at positions, from one to another, of another order than that in which they lie.
     """
     target = display.parse_nbytes(part_nbytes)
     if target < 1:
         raise OptionError(f"part_nbytes is a number of bytes, 1 or more, got {part_nbytes!r}")
     root, snapshot = store_root(path), rows.snapshot
-    if os.path.realpath(root).startswith(os.path.realpath(snapshot.path) + os.sep):
-        raise OptionError(f"{root} lies in the store {snapshot.path} itself; choose another path")
+    check_apart(root, snapshot)
     check_free(root)
     schema = _schema(rows, names)
-    parts = list(_plan(rows, schema, target))
+    ordered: _Ordered = _Stored(rows) if order is None else _Mixed(rows, order)
+    parts = list(ordered.plan(schema, target))
     made: list[str] = []
     with writing(root, "nothing was saved"):
         make_folder(root)
         try:
             with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
-                _fill(rows, schema, parts, root, made, bar.update)
+                _fill(ordered, schema, parts, root, made, bar.update)
         except BaseException:
             discard_layers(root, made)
             remove_folder(root)
@@ -67,14 +81,15 @@ def save_rows(
 
 
 def _fill(
-    rows: Rows, schema: Schema, parts: Iterable[_Part], root: str, made: list[str], update: Callable[[int], Any]
+    ordered: _Ordered, schema: Schema, parts: Iterable[_Part], root: str, made: list[str], update: Callable[[int], Any]
 ) -> None:
     """Write and commit the parts; the ids of all layers go to `made` as they begin."""
+    rows = ordered.rows
     snapshot = rows.snapshot
     layers: list[Layer] = []
     for part in parts:
         made.append(new_id())
-        layers.append(_write(rows, schema, part, root, made[-1], update))
+        layers.append(_write(ordered, schema, part, root, made[-1], update))
     aux = snapshot.manifest.aux
     if aux:
         made.append(new_id())
@@ -95,8 +110,7 @@ def _fill(
             raise StoreExistsError(f"{root}: another process made a store here; choose another path")
         return new
 
-    origin = f"{snapshot.path}, generation {snapshot.manifest.generation}"
-    commit(root, change, action=f"save {amount(len(rows), 'row')} of {origin}")
+    commit(root, change, action=f"save {amount(len(rows), 'row')} of {snapshot.origin}")
 
 
 def _schema(rows: Rows, names: Iterable[str]) -> Schema:
@@ -120,6 +134,71 @@ class _Part:
     start: int
     stop: int
     parts: tuple[int, ...]
+
+
+class _Ordered(Protocol):
+    """The selected rows in the order in which they are written."""
+
+    rows: Rows
+
+    def plan(self, schema: Schema, target: int) -> Iterator[_Part]:
+        """The parts, of about `target` bytes each."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> FieldData:
+        """A field at positions `start` to `stop`."""
+        ...
+
+    def span(self, part: _Part) -> tuple[int, int]:
+        """The store rows between which those of a part lie."""
+        ...
+
+
+class _Stored:
+    """As they lie."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+        self.read = rows.read
+
+    def plan(self, schema: Schema, target: int) -> Iterator[_Part]:
+        return _plan(self.rows, schema, target)
+
+    def span(self, part: _Part) -> tuple[int, int]:
+        return self.rows.number(part.start), self.rows.number(part.stop - 1)
+
+
+class _Mixed:
+    """In another order, in which neighbours come from everywhere."""
+
+    def __init__(self, rows: Rows, order: Order) -> None:
+        self.rows = rows
+        self.order = order
+
+    def plan(self, schema: Schema, target: int) -> Iterator[_Part]:
+        """Equal parts; each has rows of all parts of the store."""
+        parts = tuple(np.flatnonzero(_counts(self.rows)).tolist())
+        n = len(self.rows)
+        if not n:
+            return
+        width = sum(self._row_nbytes(parts, f) for f in schema.values())
+        n_parts = max(1, min(n, round(n * width / target)))
+        edges = [n * i // n_parts for i in range(n_parts + 1)]
+        for start, stop in itertools.pairwise(edges):
+            yield _Part(start, stop, parts)
+
+    def _row_nbytes(self, parts: Sequence[int], field: Field) -> float:
+        if _constant(self.rows, parts, field) is not None:
+            return 0.0
+        counts = _counts(self.rows)
+        stored = [_row_nbytes(self.rows, p, field) for p in parts]
+        return max(float(np.average(stored, weights=counts[list(parts)])), 0 if field.n_offsets else field.item_nbytes)
+
+    def read(self, name: str, start: int, stop: int) -> FieldData:
+        return self.rows.take(name, self.order(start, stop))
+
+    def span(self, part: _Part) -> tuple[int, int]:
+        return self.rows.number(0), self.rows.number(-1)
 
 
 def _plan(rows: Rows, schema: Schema, target: int) -> Iterator[_Part]:
@@ -168,7 +247,10 @@ def _row_nbytes(rows: Rows, part: int, field: Field) -> float:
     return max([field.item_nbytes, *(_row_nbytes(rows.stored, part, rows.snapshot.schema[name]) for name in read)])
 
 
-def _write(rows: Rows, schema: Schema, part: _Part, root: str, layer_id: str, update: Callable[[int], Any]) -> Layer:
+def _write(
+    ordered: _Ordered, schema: Schema, part: _Part, root: str, layer_id: str, update: Callable[[int], Any]
+) -> Layer:
+    rows = ordered.rows
     snapshot = rows.snapshot
     with LayerWriter(root, layer_id) as w:
         for field in schema.values():
@@ -183,13 +265,13 @@ def _write(rows: Rows, schema: Schema, part: _Part, root: str, layer_id: str, up
             step = max(1, min(_BLOCK_ROWS, int(BLOCK_NBYTES / max(width, 1.0))))
             for a in range(part.start, part.stop, step):
                 b = min(a + step, part.stop)
-                data = rows.read(field.name, a, b)
+                data = ordered.read(field.name, a, b)
                 if codes is not None and len(field.labels):
                     data = FieldData(codes.take(data.values), labels=field.labels, valid=data.valid)
                 writer.write(data)
                 update(b - a)
             writer.close()
-        first, last = rows.number(part.start), rows.number(part.stop - 1)
+        first, last = ordered.span(part)
         manifest = snapshot.manifest
         origin = f"{manifest.uuid}, generation {manifest.generation}"
         source = Source(snapshot.path, start=first, stop=last + 1, fingerprint=origin)

@@ -325,6 +325,7 @@ class Checker:
     def pair(self, op: str, a: Typed, b: Typed, tree: Node) -> Typed:
         if a.kind in ("label", "text") or b.kind in ("label", "text"):
             return self.text_pair(op, a, b, tree)
+        hints.check_nan(self, op, a, b)
         if a.op == b.op == "literal":
             return literal(_COMPARED[op](a.value, b.value), tree)
         if a.op == "literal":
@@ -370,6 +371,7 @@ class Checker:
                 raise self.error(i.tree, "the list after 'in' holds literals and constants")
             if (i.kind == "text") != (x.kind in ("label", "text")):
                 raise self.error(i.tree, f"{self.what(x)}, and {self.what(i)}; they cannot be compared")
+            hints.check_nan(self, "in", x, i)
         values = tuple(i.value for i in items)
         if x.op == "literal":
             if x.kind == "text":

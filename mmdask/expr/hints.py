@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_alone",
     "check_brackets",
     "check_names",
+    "check_nan",
     "listed",
     "unknown_function",
     "unknown_name",
@@ -98,6 +100,15 @@ def _unquoted(checker: Checker, op: str, x: Node, name: Name) -> str:
     if name.name not in field.labels and (near or (field.labels and not did_you_mean(name.name, field.labels))):
         return ""
     return f"no field {name.name!r}; text stands in quotes: '{name.name}'"
+
+
+def check_nan(checker: Checker, op: str, a: Typed, b: Typed) -> None:
+    """Raise for ``x == nan``, which is false also for nan."""
+    for x, other in ((b, a), (a, b)):
+        if op in ("==", "!=", "in") and x.op == "literal" and x.kind == "float" and math.isnan(x.value):
+            asked = f"{'not ' * (op == '!=')}isnan({checker.source(other.tree)})"
+            more = "leave it out of the list, and add 'or " if op == "in" else "write '"
+            raise checker.error(x.tree, f"nothing is equal to nan, nan itself neither; {more}{asked}'")
 
 
 # ------------------------------------------------------------------------------------------------------ logic

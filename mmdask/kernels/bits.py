@@ -56,7 +56,7 @@ def _address(bits: bool | npt.NDArray[np.uint8]) -> int:
 
 
 def _rows_of_runs_twin(addresses: Int64s, starts: Int64s, low: Int64s, high: Int64s, out: Int64s) -> int:
-    from mmdask.kernels.gather import view_of
+    from mmdask.kernels.addresses import view_of
 
     n = 0
     for a, b in zip(low.tolist(), high.tolist(), strict=True):

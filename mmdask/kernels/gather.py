@@ -1,4 +1,4 @@
-"""Rows of many parts, in any order, copied to where they are wanted: dense, ragged, ragged with padding.
+"""Lists of many parts, in any order, copied to where they are wanted, as they are or with padding.
 
 A field is one array per part; `starts` says at which row each part begins. One compiled call serves all parts and all
 dtypes, since it moves bytes between addresses. Every row number is checked before, every offset while it is read.
@@ -13,57 +13,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
+from mmdask.errors import CorruptStoreError, OptionError
+from mmdask.kernels.addresses import (
+    Parts,
+    Table,
+    address_of,
+    check_padded,
+    checked_rows,
+    missing_part,
+    view_of,
+    width_of,
+)
+from mmdask.kernels.dense import COPY_RUNS, expand, locate, move
 from mmdask.kernels.jit import Kernel
 
-__all__ = ["Runs", "pad_ragged", "take_nested", "take_ragged", "take_rows", "view_of"]
+__all__ = ["Runs", "pad_ragged", "pad_runs", "take_nested", "take_ragged", "take_runs"]
 
-Parts = Sequence["npt.NDArray[Any] | None"]
 Int64s = npt.NDArray[np.int64]
-
-
-def take_rows(sources: Parts, starts: Int64s, rows: Int64s, out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Copy rows of a dense field into `out`.
-
-    Parameters
-    ----------
-    sources : sequence of numpy.ndarray or None
-        Per part ``(rows of the part, *shape)`` of the dtype of `out`, C-contiguous, or one row broadcast along the
-        first axis (a constant). None for a part that no row lies in.
-    starts : numpy.ndarray
-        int64 ``(parts + 1,)``: the first row of each part, and the number of rows.
-    rows : numpy.ndarray
-        int64 ``(n,)``, in any order, repeats allowed.
-    out : numpy.ndarray
-        ``(n, *shape)``, C-contiguous, writeable.
-
-    Returns
-    -------
-    numpy.ndarray
-        `out`.
-
-    Raises
-    ------
-    RowNotFoundError
-        When a row is negative or past the end; nothing is read.
-    OptionError
-        When arrays do not fit each other.
-
-    Examples
-    --------
-    >>> parts = [np.arange(3.0), np.arange(10.0, 14.0)]
-    >>> take_rows(parts, np.array([0, 3, 7]), np.array([6, 0, 3]), np.empty(3))
-    array([13.,  0., 10.])
-    """
-    rows = _checked(rows, starts, len(sources))
-    _check_out(out, len(rows))
-    table = _Table(sources, out.dtype, out.shape[1:], np.diff(starts))
-    width = _width(out.dtype, out.shape[1:])
-    if len(rows) and width:
-        bad = GATHER_ROWS(table.addresses, table.strides, starts, rows, _address(out), width)
-        if bad >= 0:
-            raise _missing(starts, int(rows[bad]))
-    return out
 
 
 def take_ragged(
@@ -124,6 +90,30 @@ def take_nested(
     return tuple(taken), runs.copy(values, like)
 
 
+def take_runs(values: npt.NDArray[Any], first: Int64s, count: Int64s) -> npt.NDArray[Any]:
+    """Copy runs of elements of one array, one after the other.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        ``(n, *shape)``; copied first unless it is C-contiguous.
+    first, count : numpy.ndarray
+        int64 ``(runs,)``: where each run begins, and how many elements it has, all of which there are.
+
+    Examples
+    --------
+    >>> take_runs(np.arange(6), np.array([4, 0]), np.array([2, 1]))
+    array([4, 5, 0])
+    """
+    values = np.ascontiguousarray(values)
+    out = np.empty((int(count.sum()), *values.shape[1:]), values.dtype)
+    if out.nbytes:
+        part = np.zeros(len(first), np.int64)
+        width = width_of(values.dtype, values.shape[1:])
+        COPY_RUNS(np.array([address_of(values)]), part, first, count, address_of(out), width)
+    return out
+
+
 def pad_ragged(
     values: Parts,
     offsets: Parts,
@@ -172,6 +162,40 @@ def pad_ragged(
     return runs.count
 
 
+def pad_runs(
+    values: npt.NDArray[Any],
+    offsets: Int64s,
+    out: npt.NDArray[Any],
+    mask: npt.NDArray[np.bool_] | None = None,
+    left: bool = False,
+) -> None:
+    """Copy rows of a ragged field, all of one array and in their order, into rows of one length; as `pad_ragged`.
+
+    Raises
+    ------
+    OptionError
+        When `offsets` lead out of `values`, or arrays do not fit each other.
+
+    Examples
+    --------
+    >>> out = np.zeros((2, 2), int)
+    >>> pad_runs(np.arange(1, 5), np.array([0, 1, 4]), out)
+    >>> out
+    array([[1, 0],
+           [2, 3]])
+    """
+    mask = np.empty(out.shape[:2], np.bool_) if mask is None else mask
+    check_padded(out, mask, len(offsets) - 1)
+    table = Table([values], out.dtype, out.shape[2:], None)
+    first, count = np.ascontiguousarray(offsets[:-1]), np.diff(offsets)
+    if len(count):
+        if count.min() < 0 or first[0] < 0 or offsets[-1] > len(values):
+            raise OptionError(f"offsets are ascending from 0 to {len(values)} at most")
+        width = width_of(out.dtype, out.shape[2:])
+        part = np.zeros(len(count), np.int64)
+        PAD_RUNS(table.addresses, part, first, count, address_of(out), width, mask, bool(left))
+
+
 class Runs:
     """Where the elements of each row lie: a run of `count` from `first` of its part, level after level.
 
@@ -191,7 +215,7 @@ class Runs:
     """
 
     def __init__(self, starts: Int64s, rows: Int64s, n_parts: int) -> None:
-        rows = _checked(rows, starts, n_parts)
+        rows = checked_rows(rows, starts, n_parts)
         self.starts = starts
         self.rows = rows
         self.part = np.empty(len(rows), np.int64)
@@ -200,7 +224,7 @@ class Runs:
         self.total = len(rows)
         self.elements = np.diff(starts)  # of this level, in each part
         if len(rows):
-            LOCATE(starts, rows, self.part, self.first)
+            locate(starts, rows, self.part, self.first)
 
     def follow(self, levels: Parts, below: Parts, *, offsets: bool = False) -> Int64s:
         """Go on from the elements of this level to those of the next, and return the offsets, int64 ``(total + 1,)``.
@@ -217,7 +241,7 @@ class Runs:
         CorruptStoreError, OptionError
             As `take_ragged`.
         """
-        table = _Table(levels, np.dtype(np.int64), (), self.elements + 1)
+        table = Table(levels, np.dtype(np.int64), (), self.elements + 1)
         limits = np.array([_UNKNOWN if b is None else len(b) - offsets for b in below], np.int64)
         out = np.zeros(self.total + 1, np.int64)
         if len(self.rows):
@@ -233,42 +257,66 @@ class Runs:
         self.elements = limits
         return out
 
+    def narrow(self, begin: Int64s, count: Int64s) -> Int64s:
+        """Keep `count` elements of each row, from its element `begin` on, and return the offsets of what is kept.
+
+        Only behind the first `follow`: further down, the elements of a row that are kept are no single run.
+
+        Raises
+        ------
+        CorruptStoreError
+            When a row has fewer elements; callers know how many there should be.
+        """
+        wrong = (begin < 0) | (count < 0) | (begin > self.count - count)
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise CorruptStoreError(
+                f"row {self.rows[i]} has {self.count[i]} items, fewer than counted before; the store is damaged, "
+                "mm.verify names the file"
+            )
+        self.first = self.first + begin
+        self.count = count.astype(np.int64)  # a copy: `follow` writes into it
+        out = np.zeros(len(count) + 1, np.int64)
+        np.cumsum(self.count, out=out[1:])
+        self.total = int(out[-1])
+        return out
+
     def copy(self, values: Parts, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values of the elements, one after the other: a new array of the dtype and item shape of `like`."""
         addresses = self.addresses(values, like.dtype, like.shape[1:])
         out = np.empty((self.total, *like.shape[1:]), like.dtype)
         if out.nbytes:
-            width = _width(out.dtype, out.shape[1:])
-            COPY_RUNS(addresses, self.part, self.first, self.count, _address(out), width)
+            width = width_of(out.dtype, out.shape[1:])
+            COPY_RUNS(addresses, self.part, self.first, self.count, address_of(out), width)
         return out
 
     def flags(self, flags: Parts) -> npt.NDArray[np.bool_]:
         """A flag of each element, bool ``(total,)``: of its part, or True where the part has None."""
         out = np.ones(self.total, np.bool_)
-        table = _Table(flags, out.dtype, (), self.elements)
+        table = Table(flags, out.dtype, (), self.elements)
         if len(out):
-            COPY_RUNS(table.addresses, self.part, self.first, self.count, _address(out), 1)
+            COPY_RUNS(table.addresses, self.part, self.first, self.count, address_of(out), 1)
         return out
 
     def pad(self, values: Parts, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool = False) -> None:
         """Copy the elements of each row into `out`, as `pad_ragged` does."""
-        _check_padded(out, mask, len(self.rows))
+        check_padded(out, mask, len(self.rows))
         addresses = self.addresses(values, out.dtype, out.shape[2:])
         self._pad(addresses, out, mask, left)
 
     def pad_flags(self, flags: Parts, out: npt.NDArray[np.bool_], left: bool = False) -> None:
         """Copy a flag of each element into `out`, bool ``(n, length)``, but none from a part that has None."""
-        _check_padded(out, out, len(self.rows))
-        table = _Table(flags, out.dtype, (), self.elements)
+        check_padded(out, out, len(self.rows))
+        table = Table(flags, out.dtype, (), self.elements)
         self._pad(table.addresses, out, np.empty_like(out), left)
 
     def _pad(self, addresses: Int64s, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool) -> None:
-        width = _width(out.dtype, out.shape[2:])
-        PAD_RUNS(addresses, self.part, self.first, self.count, _address(out), width, mask, bool(left))
+        width = width_of(out.dtype, out.shape[2:])
+        PAD_RUNS(addresses, self.part, self.first, self.count, address_of(out), width, mask, bool(left))
 
     def addresses(self, values: Parts, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Int64s:
         """The addresses of the values of the parts, every one that is needed."""
-        table = _Table(values, dtype, shape, None)
+        table = Table(values, dtype, shape, None)
         if not table.complete:
             absent = np.flatnonzero((table.addresses[self.part] == 0) & (self.count > 0))
             if len(absent):
@@ -276,44 +324,10 @@ class Runs:
         return table.addresses
 
     def missing(self, run: int) -> OptionError:
-        return _missing(self.starts, int(self.rows[run]))
+        return missing_part(self.starts, int(self.rows[run]))
 
 
 _UNKNOWN = 2**62  # the length of an array that is not given
-
-
-class _Table:
-    """The addresses of one array per part; 0 where there is none. Valid while the arrays are held."""
-
-    def __init__(self, sources: Parts, dtype: np.dtype[Any], shape: tuple[int, ...], needed: Int64s | None) -> None:
-        self.addresses = np.zeros(len(sources), np.int64)
-        self.strides = np.full(len(sources), _width(dtype, shape), np.int64)
-        self.complete = True
-        for p, s in enumerate(sources):
-            if s is None:
-                self.complete = False
-                continue
-            if s.dtype != dtype or s.shape[1:] != shape:
-                raise OptionError(f"part {p} holds {s.dtype} rows of shape {s.shape[1:]}, not {dtype} of shape {shape}")
-            if needed is not None and len(s) < needed[p]:
-                raise OptionError(f"part {p} holds {len(s)} elements, fewer than the {needed[p]} it should")
-            if not s.flags.c_contiguous:
-                if needed is None or s.strides[0] or not s[:1].flags.c_contiguous:
-                    raise OptionError(f"part {p} is not C-contiguous; pass np.ascontiguousarray of it")
-                self.strides[p] = 0
-            self.addresses[p] = _address(s)
-
-
-def _address(a: npt.NDArray[Any]) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
-
-
-def _width(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    width = dtype.itemsize
-    for length in shape:
-        width *= length
-    return width
 
 
 def _like(values: Parts, like: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -323,86 +337,11 @@ def _like(values: Parts, like: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     raise OptionError("no part is given, so the dtype is unknown; pass like=")
 
 
-def _checked(rows: Int64s, starts: Int64s, n_parts: int) -> Int64s:
-    """The rows as a contiguous array, all of them between 0 and the number of rows."""
-    if starts.dtype != np.int64 or len(starts) != n_parts + 1:
-        raise OptionError(f"starts is int64 ({n_parts + 1},), got {starts.dtype} {starts.shape}")
-    rows = np.ascontiguousarray(rows, np.int64)
-    if len(rows):
-        low, high, n = int(rows.min()), int(rows.max()), int(starts[-1])
-        if low < 0 or high >= n:
-            raise RowNotFoundError(f"no row {low if low < 0 else high}: the rows are 0 to {n - 1} ({n} in all)")
-    return rows
-
-
-def _check_out(out: npt.NDArray[Any], n: int, axes: int = 1) -> None:
-    if out.ndim < axes or len(out) != n or not out.flags.c_contiguous or not out.flags.writeable:
-        raise OptionError(f"out has {n} rows, is C-contiguous and writeable; got shape {out.shape}, {out.flags}")
-
-
-def _check_padded(out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], n: int) -> None:
-    _check_out(out, n, axes=2)
-    _check_out(mask, n, axes=2)
-    if mask.dtype != np.bool_ or mask.shape != out.shape[:2]:
-        raise OptionError(f"the mask is bool {out.shape[:2]}, got {mask.dtype} {mask.shape}")
-
-
-def _missing(starts: Int64s, row: int) -> OptionError:
-    part = int(np.searchsorted(starts, row, side="right")) - 1
-    return OptionError(f"row {row} lies in part {part}, which was not given")
-
-
 # The twins: the same bytes moved by numpy ---------------------------------------------------------------------------
 
 
-class _Memory:
-    """What numpy asks to see memory as an array."""
-
-    def __init__(self, address: int, n: int, width: int) -> None:
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": (n, width),
-            "typestr": "|u1",
-            "version": 3,
-        }
-
-
-def view_of(address: int, n: int, width: int) -> npt.NDArray[np.uint8]:
-    """The memory at an address as ``(n, width)`` bytes."""
-    return np.asarray(_Memory(address, n, width))
-
-
-def _gather_rows_twin(addresses: Int64s, strides: Int64s, starts: Int64s, rows: Int64s, out: int, width: int) -> int:
-    target = view_of(out, len(rows), width)
-    if len(addresses) == 1 and strides[0] and addresses[0]:
-        np.take(view_of(int(addresses[0]), int(starts[1]), width), rows, axis=0, mode="clip", out=target)
-        return -1
-    part = np.searchsorted(starts, rows, side="right") - 1
-    absent = np.flatnonzero(addresses[part] == 0)
-    if len(absent):
-        return int(absent[0])
-    for p in np.unique(part):
-        here = np.flatnonzero(part == p)
-        n = int(starts[p + 1] - starts[p]) if strides[p] else 1
-        source = view_of(int(addresses[p]), n, width)
-        target[here] = np.take(source, rows[here] - starts[p], axis=0, mode="clip")
-    return -1
-
-
-def _locate_twin(starts: Int64s, rows: Int64s, part: Int64s, first: Int64s) -> None:
-    part[:] = np.searchsorted(starts, rows, side="right") - 1
-    first[:] = rows - starts[part]
-
-
-def _expand(first: Int64s, count: Int64s) -> tuple[Int64s, Int64s]:
-    """Of every element of the runs: the number of its run, and its number in the part."""
-    begin = np.cumsum(count) - count
-    run = np.repeat(np.arange(len(count)), count)
-    return run, np.arange(len(run)) + (first - begin)[run]
-
-
 def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s, count: Int64s, offsets: Int64s) -> int:
-    run, element = _expand(first, count)
+    run, element = expand(first, count)
     p_of = part[run]
     absent = np.flatnonzero(addresses[p_of] == 0)
     begin, end = np.zeros((2, len(run)), np.int64)
@@ -427,30 +366,6 @@ def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s,
     return -1
 
 
-def _copy_runs_twin(addresses: Int64s, part: Int64s, first: Int64s, count: Int64s, out: int, width: int) -> None:
-    target = view_of(out, int(count.sum()), width)
-    _move(addresses, part, first, count, width, target, np.arange(len(target)))
-
-
-def _move(
-    addresses: Int64s,
-    part: Int64s,
-    first: Int64s,
-    count: Int64s,
-    width: int,
-    target: npt.NDArray[np.uint8],
-    place: Int64s,
-) -> None:
-    run, element = _expand(first, count)
-    p_of = part[run]
-    for p in np.unique(p_of):
-        if not addresses[p]:
-            continue
-        here = np.flatnonzero(p_of == p)
-        j = element[here]
-        target[place[here]] = np.take(view_of(int(addresses[p]), int(j.max()) + 1, width), j, axis=0, mode="clip")
-
-
 def _pad_runs_twin(
     addresses: Int64s,
     part: Int64s,
@@ -466,11 +381,8 @@ def _pad_runs_twin(
     place = np.arange(length)
     mask[:] = place >= (length - kept)[:, None] if left else place < kept[:, None]
     if mask.any() and width:
-        _move(addresses, part, first, kept, width, view_of(out, n * length, width), np.flatnonzero(mask))
+        move(addresses, part, first, kept, width, view_of(out, n * length, width), np.flatnonzero(mask))
 
 
-GATHER_ROWS = Kernel(_gather_rows_twin, "loops.gather_rows")
-LOCATE = Kernel(_locate_twin, "loops.locate")
 FOLLOW = Kernel(_follow_twin, "loops.follow")
-COPY_RUNS = Kernel(_copy_runs_twin, "loops.copy_runs")
 PAD_RUNS = Kernel(_pad_runs_twin, "loops.pad_runs")

@@ -100,42 +100,6 @@ def _part_of(starts, row):
 
 
 @_compile
-def gather_rows(addresses, strides, starts, rows, out, width):
-    n = len(rows)
-    ring = np.empty(AHEAD, np.int64)  # addresses of the next rows
-    low, high, base, stride = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
-    for i in range(n + AHEAD):
-        slot = i % AHEAD
-        if i >= AHEAD:
-            _copy(out, ring[slot], width)
-            out += width
-        if i < n:
-            row = rows[i]
-            if row < low or row >= high:
-                part = _part_of(starts, row)
-                if addresses[part] == 0:
-                    return i
-                low, high, stride = starts[part], starts[part + 1], strides[part]
-                base = addresses[part] - low * stride
-            source = base + row * stride
-            ring[slot] = source
-            _prefetch(source)  # its first line; the processor sees where a longer row goes on
-    return -1
-
-
-@_compile
-def locate(starts, rows, part, first):
-    low, high, p = np.int64(0), np.int64(0), np.int64(0)
-    for i in range(len(rows)):
-        row = rows[i]
-        if row < low or row >= high:
-            p = _part_of(starts, row)
-            low, high = starts[p], starts[p + 1]
-        part[i] = p
-        first[i] = row - low
-
-
-@_compile
 def follow(addresses, limits, part, first, count, offsets):
     n = len(part)
     k = 0

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import OptionError
+from mmdask.kernels.bins import places_of
 
 __all__ = ["Axis", "Edges", "Flags", "Labels", "Listed", "Regular", "Whole", "fitting"]
 
@@ -47,20 +48,7 @@ class Regular:
 
     def places(self, x: Array) -> Places:
         """The bin of each value, as of all axes; of nan any."""
-        z = x.astype(np.float64)
-        with np.errstate(all="ignore"):
-            z -= self.low
-            z /= self.high - self.low
-            below, above = z < 0, ~(z < 1)
-            z *= self.n
-            some_below, some_above = below.any(), above.any()
-            if some_above:
-                z[above] = self.n
-            places = z.astype(np.int64)
-        places += 1
-        if some_below:
-            places[below] = 0
-        return places
+        return places_of(x, self.low, self.high - self.low, self.n)
 
 
 @dataclass(frozen=True)

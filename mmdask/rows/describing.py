@@ -13,15 +13,20 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
+import numpy as np
 import xxhash
 
-from mmdask.expr import SEMANTICS
-from mmdask.rows.masks import cache_folder
+from mmdask.errors import OptionError
+from mmdask.expr import SEMANTICS, Expression, evaluate
+from mmdask.rows.masks import cache_folder, make_folder
+from mmdask.rows.moments import Moments, moments
 from mmdask.rows.passes import Runner, Task, run_serially
-from mmdask.rows.reducing import Run, add_in_order, runs_of
+from mmdask.rows.reducing import Block, Run, add_in_order, runs_of
 from mmdask.rows.rows import Rows
 from mmdask.rows.summary import Summary, summarize
 from mmdask.rows.virtual import Derived, values_of
@@ -29,43 +34,148 @@ from mmdask.schema import Field, FieldData
 from mmdask.store.files import is_own_folder, open_file
 from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
-from mmdask.store.system import SYSTEM, write_atomically
+from mmdask.store.system import write_atomically
 
-__all__ = ["describe", "summary_layers"]
+__all__ = ["describe", "summary_layers", "weighted"]
 
 _MAGIC = b"mmdask-summary 1\n"
 _MAX_NBYTES = 64 << 20
 #: raised by hand when summaries mean something else
 _VERSION = 1
+_MOMENTS_VERSION = 1
 _FOLDER = "summaries"
+
+S = TypeVar("S", Summary, Moments)
+
+
+class Statistic(ABC, Generic[S]):
+    """What is computed of a field, block by block, added up and kept."""
+
+    field: Field | Derived
+
+    def reads(self) -> tuple[str, ...]:
+        """The stored fields that it needs besides those of `field`."""
+        return ()
+
+    def about(self) -> dict[str, Any]:
+        """What tells it from others of the same field; nothing for that of `describe`."""
+        return {}
+
+    @abstractmethod
+    def nothing(self) -> S:
+        """That of no rows."""
+
+    @abstractmethod
+    def of(self, field: Field, data: FieldData, block: Block, read: Callable[[str], FieldData]) -> S:
+        """That of a block of rows."""
+
+    @abstractmethod
+    def load(self, entry: object) -> S | None:
+        """What its `dump` gave; None if it is something else."""
+
+
+@dataclass(frozen=True)
+class Summarized(Statistic[Summary]):
+    """The summary of a field."""
+
+    field: Field | Derived
+
+    def nothing(self) -> Summary:
+        return Summary()
+
+    def of(self, field: Field, data: FieldData, block: Block, read: Callable[[str], FieldData]) -> Summary:
+        return summarize(field, data, block.inside)
+
+    def load(self, entry: object) -> Summary | None:
+        return Summary.load(entry)
+
+
+@dataclass(frozen=True)
+class Weighted(Statistic[Moments]):
+    """Mean and spread of a field, weighted."""
+
+    field: Field | Derived
+    weight: Expression | None
+
+    def reads(self) -> tuple[str, ...]:
+        return () if self.weight is None else tuple(self.weight.fields)
+
+    def nothing(self) -> Moments:
+        return Moments.nothing(_field(self.field).shape)
+
+    def of(self, field: Field, data: FieldData, block: Block, read: Callable[[str], FieldData]) -> Moments:
+        weights = None
+        if self.weight is not None:
+            result = evaluate(self.weight, read, len(block), first_row=block.first_row)
+            weights = result.values.astype(np.float64)
+            if result.known is not None:
+                weights[~result.known] = np.nan
+            wrong = ~np.isfinite(weights) if block.inside is None else ~np.isfinite(weights) & block.inside
+            if wrong.any():
+                row = block.first_row + int(wrong.argmax())
+                raise OptionError(
+                    f"weight={self.weight.text.strip()!r} is nan, infinite or missing in row {row} of "
+                    f"{block.snapshot.path}; select the rows that have a weight, or write what stands for it"
+                )
+        return moments(field, data, block.inside, weights)
+
+    def load(self, entry: object) -> Moments | None:
+        return Moments.load(entry, _field(self.field).shape)
+
+    def about(self) -> dict[str, Any]:
+        return {"moments": _MOMENTS_VERSION, "weight": None if self.weight is None else self.weight.canonical}
+
+
+def _field(field: Field | Derived) -> Field:
+    return field.field if isinstance(field, Derived) else field
 
 
 def describe(rows: Rows, names: Sequence[str], run: Runner = run_serially) -> dict[str, Summary]:
-    """Summarize fields over the selected rows.
+    """Summarize fields over the selected rows; the parameters are those of `sums_of`."""
+    return sums_of(
+        rows, {name: Summarized(rows.derived.get(name) or rows.snapshot.schema[name]) for name in names}, run
+    )
+
+
+def weighted(
+    rows: Rows, names: Sequence[str], weight: Expression | None = None, run: Runner = run_serially
+) -> dict[str, Moments]:
+    """Weighted means and spreads of fields over the selected rows; see `sums_of`.
+
+    Raises
+    ------
+    OptionError
+        When a weight of a selected row is nan, infinite or missing.
+    """
+    what = {name: Weighted(rows.derived.get(name) or rows.snapshot.schema[name], weight) for name in names}
+    return sums_of(rows, what, run)
+
+
+def sums_of(rows: Rows, what: Mapping[str, Statistic[S]], run: Runner) -> dict[str, S]:
+    """Add up something about fields over the selected rows.
 
     Parameters
     ----------
     rows : Rows
         Which rows. Of parts of which all are selected, summaries are kept.
-    names : sequence of str
-        Which fields, also computed ones.
+    what : mapping of Statistic
+        By the names of fields, also computed ones.
     run : callable
         Runs the tasks, which hand over sums; these are added in the order of the rows, whatever it does.
 
     Returns
     -------
-    dict of Summary
-        By name.
+    dict
+        The sums by name.
     """
     snapshot, selected = rows.snapshot, rows.resolve(run).parts
-    what = {name: rows.derived.get(name) or snapshot.schema[name] for name in names}
-    kept = _Kept(snapshot)
-    found: dict[int, dict[str, Summary]] = {}
+    folders = {store.key: _Kept(snapshot, store) for store in snapshot.stores}
+    found: dict[int, dict[str, S]] = {}
     left: dict[int, tuple[str, ...]] = {}
     for part, bits in enumerate(selected):
         if bits is not False and snapshot.parts[part].rows:
-            found[part] = kept.load(part, what) if bits is True else {}
-            left[part] = tuple([name for name in names if name not in found[part]])
+            found[part] = folders[snapshot.home(part).key].load(part, what) if bits is True else {}
+            left[part] = tuple([name for name in what if name not in found[part]])
     tasks: list[Task] = []
     n_tasks: dict[int, int] = {}
     for lacking, some in itertools.groupby([p for p in left if left[p]], key=left.__getitem__):
@@ -74,44 +184,58 @@ def describe(rows: Rows, names: Sequence[str], run: Runner = run_serially) -> di
             for one in runs:
                 n_tasks[one.part] = n_tasks.get(one.part, 0) + 1
 
-    def add(_: None, results: list[tuple[int, dict[str, Summary]]]) -> None:
+    def add(_: None, results: list[tuple[int, dict[str, S]]]) -> None:
         for part, summaries in results:
             for name, summary in summaries.items():
-                found[part][name] = found[part].get(name, Summary()) + summary
+                found[part][name] = found[part].get(name, what[name].nothing()) + summary
             n_tasks[part] -= 1
             if not n_tasks[part] and selected[part] is True:
+                kept = folders[snapshot.home(part).key]
                 kept.save(part, {name: (what[name], found[part][name]) for name in summaries})
 
     add_in_order(run, tasks, None, add)
-    totals = dict.fromkeys(names, Summary())
+    totals = {name: statistic.nothing() for name, statistic in what.items()}
     for part in sorted(found):
-        for name in names:
-            totals[name] += found[part][name]
+        for name in what:
+            totals[name] = totals[name] + found[part][name]
     return totals
 
 
-def _summarize(runs: tuple[Run, ...], what: dict[str, Field | Derived]) -> list[tuple[int, dict[str, Summary]]]:
-    """One task: summaries of some runs of rows."""
-    reads = {read for name, f in what.items() for read in (f.expression.fields if isinstance(f, Derived) else [name])}
+def _summarize(runs: tuple[Run, ...], what: dict[str, Statistic[S]]) -> list[tuple[int, dict[str, S]]]:
+    """One task: the sums of some runs of rows."""
+    reads = {name for key, statistic in what.items() for name in _reads(key, statistic)}
     found = []
     for run in runs:
-        totals = dict.fromkeys(what, Summary())
+        totals = {name: statistic.nothing() for name, statistic in what.items()}
         for block in run.blocks(reads):
-            known: dict[str, FieldData] = {}
-
-            def read(name: str, block: Any = block, known: dict[str, FieldData] = known) -> FieldData:
-                if name not in known:
-                    known[name] = block.read(name)
-                return known[name]
-
-            for name, f in what.items():
+            read = _once(block)
+            for name, statistic in what.items():
+                f = statistic.field
                 if isinstance(f, Derived):
                     data = values_of(f, read, len(block), first_row=block.first_row)
-                    totals[name] += summarize(f.field, data, block.inside)
                 else:
-                    totals[name] += summarize(f, read(name), block.inside)
+                    data = read(name)
+                totals[name] = totals[name] + statistic.of(_field(f), data, block, read)
         found.append((run.part, totals))
     return found
+
+
+def _once(block: Block) -> Callable[[str], FieldData]:
+    """A reader of the fields of a block that reads each once."""
+    known: dict[str, FieldData] = {}
+
+    def read(name: str) -> FieldData:
+        if name not in known:
+            known[name] = block.read(name)
+        return known[name]
+
+    return read
+
+
+def _reads(name: str, statistic: Statistic[Any]) -> set[str]:
+    """The stored fields that a statistic reads."""
+    f = statistic.field
+    return {*(f.expression.fields if isinstance(f, Derived) else [name]), *statistic.reads()}
 
 
 def summary_layers(path: str) -> set[str] | None:
@@ -128,40 +252,48 @@ def summary_layers(path: str) -> set[str] | None:
 
 
 class _Kept:
-    """The files in which summaries are kept."""
+    """The files in which summaries of parts of a snapshot are kept, with the store that these are in."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, snapshot: Snapshot, store: Snapshot) -> None:
         self.snapshot = snapshot
-        self.above = cache_folder(snapshot)
+        self.above = cache_folder(store)
         self.folder = os.path.join(self.above, _FOLDER)
         self._read: dict[str, dict[str, Any]] = {}
-        self._broken = not is_own_folder(self.above, _FOLDER)
+        self._broken = not store.on_disk or not is_own_folder(self.above, _FOLDER)
 
-    def _text(self, part: int, name: str, what: Field | Derived) -> str:
+    def _text(self, part: int, name: str, what: Statistic[S]) -> str:
         """What a file is about."""
-        if isinstance(what, Derived):
-            layers: dict[Any, str] = {read: self.snapshot.stored(part, read)[0].id for read in what.expression.fields}
+        f = what.field
+        if isinstance(f, Derived) or what.reads():
+            layers: dict[Any, str] = {read: self.snapshot.stored(part, read)[0].id for read in _reads(name, what)}
             layers = layers or dict(enumerate(self.snapshot.parts[part].layers))
-            about: dict[str, Any] = {"semantics": SEMANTICS, "computed": what.token, "layers": layers}
+            about: dict[str, Any] = {"semantics": SEMANTICS, "layers": layers}
+            if isinstance(f, Derived):
+                about["computed"] = f.token
         else:
-            about = {"layer": self.snapshot.stored(part, name)[0].id}
-        return json.dumps({"summary": _VERSION, **about}, sort_keys=True)
+            below, number, known = self.snapshot.source(part, name)
+            about = {"layer": below.stored(number, known)[0].id}
+        return json.dumps({"summary": _VERSION, **about, **what.about()}, sort_keys=True)
 
-    def load(self, part: int, what: dict[str, Field | Derived]) -> dict[str, Summary]:
+    def _key(self, part: int, name: str, what: Statistic[S]) -> str:
+        return "" if isinstance(what.field, Derived) else self.snapshot.source(part, name)[2]
+
+    def load(self, part: int, what: Mapping[str, Statistic[S]]) -> dict[str, S]:
         """What is kept of some fields."""
         found = {}
-        for name, f in what.items():
-            entry = self._entries(self._text(part, name, f)).get(_key(name, f))
-            summary = None if entry is None else Summary.load(entry)
-            if summary is not None:
-                found[name] = summary
+        for name, statistic in what.items():
+            entry = self._entries(self._text(part, name, statistic)).get(self._key(part, name, statistic))
+            known = None if entry is None else statistic.load(entry)
+            if known is not None:
+                found[name] = known
         return found
 
-    def save(self, part: int, summaries: dict[str, tuple[Field | Derived, Summary]]) -> None:
-        """Keep summaries of a whole part. A disk that takes nothing is a warning."""
+    def save(self, part: int, sums: Mapping[str, tuple[Statistic[S], S]]) -> None:
+        """Keep sums over a whole part. A disk that takes nothing is a warning."""
         files: dict[str, dict[str, Any]] = {}
-        for name, (f, summary) in summaries.items():
-            files.setdefault(self._text(part, name, f), {})[_key(name, f)] = summary.dump()
+        for name, (statistic, found) in sums.items():
+            entries = files.setdefault(self._text(part, name, statistic), {})
+            entries[self._key(part, name, statistic)] = found.dump()
         for text, new in files.items():
             self._read.pop(text, None)  # what others wrote meanwhile
             self._write(text, {**self._entries(text), **new})
@@ -200,22 +332,10 @@ class _Kept:
             if not is_own_folder(self.above, _FOLDER, above):
                 raise OSError("a link, which is not followed in a store")
             for folder in (self.above, self.folder, os.path.join(self.folder, above)):
-                _make_folder(folder)
+                make_folder(folder)
             path = os.path.join(self.folder, above, name)
             write_atomically(path, _MAGIC + checksum(body).encode() + b"\n" + body, durable=False)
         except OSError as error:
             self._broken = True
             message = f"a computed summary could not be kept in {self.folder}: {error}"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _key(name: str, what: Field | Derived) -> str:
-    return "" if isinstance(what, Derived) else name
-
-
-def _make_folder(path: str) -> None:
-    """Make a folder and those above it, unless they are there."""
-    if not os.path.isdir(path):
-        _make_folder(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):
-            SYSTEM.mkdir(path)

@@ -18,6 +18,7 @@ from mmdask.errors import OptionError
 from mmdask.expr import Expression, Result, evaluate_many
 from mmdask.expr.values import Aligned, Value
 from mmdask.expr.values import Block as Values
+from mmdask.kernels.bins import weighted_sums
 from mmdask.rows.binning import Axis
 from mmdask.rows.passes import Runner, run_serially
 from mmdask.rows.reducing import Block, Run, add_in_order, runs_of
@@ -307,10 +308,7 @@ def _fill_block(block: Block, h: Histogram, found: dict[Coordinate, Value]) -> _
     weights, known = aligned.arrays[-1], aligned.known[-1]
     if known is not None and (lacking := ~known if use is None else ~known & use).any():
         return _NoWeight(h.weight.text.strip(), _row_of(block, aligned, int(lacking.argmax())))
-    w = (weights if use is None else weights[use]).astype(np.float64, copy=False)
-    with np.errstate(all="ignore"):
-        squares = np.bincount(places, np.square(w), size).astype(np.float64, copy=False)
-    return _Sums(None, np.bincount(places, w, size), squares, counts)
+    return _Sums(None, *weighted_sums(places, weights if use is None else weights[use], size), counts)
 
 
 def _n_used(use: Bools | None, aligned: Aligned) -> int:

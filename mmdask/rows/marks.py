@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.rows.part import check_flags, elements_at
+from mmdask.rows.part import by_rows, check_flags, elements_at
 from mmdask.rows.reader import by_part, runs
 from mmdask.schema import SHAPE_DTYPE, VALID_DTYPE
 from mmdask.store.layer import Layer
@@ -40,6 +40,9 @@ def take_valid(snapshot: Snapshot, name: str, rows: Int64s) -> Bools | None:
 
 
 def _valid(snapshot: Snapshot, part: int, name: str, rows: slice | Int64s) -> Bools | None:
+    made = by_rows(snapshot, part, name)
+    if made is not None:
+        return made[0].take_valid(*made[1:], _numbers(rows))
     layer, stored = snapshot.stored(part, name)
     number = stored.valid[0] if stored.valid else None
     return None if number is None else check_flags(layer.path, name, _rows(snapshot, layer, number, rows))
@@ -60,10 +63,17 @@ def take_shapes(snapshot: Snapshot, name: str, rows: Int64s) -> Int64s:
 
 
 def _shapes(snapshot: Snapshot, part: int, name: str, rows: slice | Int64s) -> Int64s:
+    made = by_rows(snapshot, part, name)
+    if made is not None:
+        return made[0].take_shapes(*made[1:], _numbers(rows))
     layer, stored = snapshot.stored(part, name)
     assert stored.shapes is not None
     shapes: Int64s = _rows(snapshot, layer, stored.shapes, rows)
     return shapes
+
+
+def _numbers(rows: slice | Int64s) -> Int64s:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
 def _rows(snapshot: Snapshot, layer: Layer, number: int, rows: slice | Int64s) -> npt.NDArray[Any]:

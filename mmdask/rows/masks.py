@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import warnings
@@ -27,13 +28,15 @@ from mmdask.expr import SEMANTICS, Expression, canonical, parse
 from mmdask.expr.tree import Logic
 from mmdask.rows.bits import GRAIN, PartBits, RowBits, count_bits, first_grains
 from mmdask.rows.keyed import is_keyed
+from mmdask.rows.naming import renamed_tree
+from mmdask.rows.views import SnapshotView
 from mmdask.store.cache import Cache
 from mmdask.store.files import is_own_folder, open_file
 from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "read_kept"]
+__all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder", "read_kept"]
 
 _MASK = b"mmdask-mask 2\n"
 _WHOLE = b"mmdask-rows 1\n"
@@ -77,27 +80,35 @@ class Kept(NamedTuple):
 
 
 class MaskFiles:
-    """The kept cuts of one store: in its cache folder if that is ours, else in the user's.
+    """The kept cuts of a store: in its cache folder if that is ours, else in the user's.
+
+    Those of a view of several stores are with the store that each part is in; of all its parts together nothing is
+    kept then.
 
     Parameters
     ----------
     snapshot : Snapshot
-        The store.
+        The store, or the view.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.folder = os.path.join(cache_folder(snapshot), "masks")
+        self._folders = {store.key: os.path.join(cache_folder(store), "masks") for store in snapshot.stores}
+        self.folder = next(iter(self._folders.values()))
+        self._one = len(self._folders) == 1
         self._names: set[str] | None = None
         self._broken = False
+
+    def _folder(self, part: int) -> str:
+        return self.folder if self._one else self._folders[self.snapshot.home(part).key]
 
     def list(self) -> None:
         """Find out which files are there, for many questions; a file that comes later is not seen."""
         if self._names is None:
             names: set[str] = set()
-            for i in range(256):
+            for above in itertools.product(set(self._folders.values()), [f"{i:02x}" for i in range(256)]):
                 with contextlib.suppress(OSError):
-                    names.update(os.listdir(os.path.join(self.folder, f"{i:02x}")))
+                    names.update([os.path.join(*above, name) for name in os.listdir(os.path.join(*above))])
             self._names = names
 
     def list_for(self, n_files: int) -> None:
@@ -109,31 +120,34 @@ class MaskFiles:
 
     def text(self, part: int, cut: Expression) -> str:
         """What a mask is: the meaning of cuts, the cut, and the layers that it reads in a part."""
-        ids = self.snapshot.parts[part].layers
+        snapshot, number, names = _below(self.snapshot, part, cut.fields)
+        ids = snapshot.parts[number].layers
         if not cut.fields:
             # A cut from outside that may have read anything.
             layers = {str(i): layer for i, layer in enumerate(ids)} if is_keyed(cut) else {}
-        elif len(ids) == 1:
-            layers = dict.fromkeys(cut.fields, ids[0])
+        elif len(ids) == 1 and not isinstance(snapshot, SnapshotView):
+            layers = dict.fromkeys(names.values(), ids[0])
         else:
-            layers = {name: self.snapshot.stored(part, name)[0].id for name in cut.fields}
-        return json.dumps({"semantics": SEMANTICS, "cut": cut.canonical, "layers": layers}, sort_keys=True)
+            layers = {name: snapshot.stored(number, name)[0].id for name in names.values()}
+        same = all(name == below for name, below in names.items())
+        text = cut.canonical if same else canonical(renamed_tree(cut.tree, names))
+        return json.dumps({"semantics": SEMANTICS, "cut": text, "layers": layers}, sort_keys=True)
 
-    def _path(self, text: str, ending: str) -> str:
+    def _path(self, folder: str, text: str, ending: str) -> str:
         name = xxhash.xxh3_128_hexdigest(text.encode())
-        return os.path.join(self.folder, name[:2], name + ending)
+        return os.path.join(folder, name[:2], name + ending)
 
     def there(self, part: int, cut: Expression) -> bool:
         """Whether there is a file for a mask, whatever is in it."""
-        path = self._path(self.text(part, cut), ".mask")
-        return os.path.basename(path) in self._names if self._names is not None else os.path.lexists(path)
+        path = self._path(self._folder(part), self.text(part, cut), ".mask")
+        return path in self._names if self._names is not None else os.path.lexists(path)
 
     def load(self, part: int, cut: Expression) -> Mask | None:
         """A kept mask, if it is whole and is what its name says."""
         text = self.text(part, cut)
-        path = self._path(text, ".mask")
+        path = self._path(self._folder(part), text, ".mask")
         mask = LOADED.get(path)
-        if mask is None and (self._names is None or os.path.basename(path) in self._names):
+        if mask is None and (self._names is None or path in self._names):
             mask = self._read_mask(path, text, self.snapshot.parts[part].rows)
             if mask is not None:
                 LOADED.put(path, mask, mask.nbytes + 512)
@@ -169,8 +183,11 @@ class MaskFiles:
         text, rows = self.text(part, cut), self.snapshot.parts[part].rows
         kinds = {k: b if b is None or isinstance(b, bool) else "bits" for k, b in mask._asdict().items()}
         body = [b for b in mask if isinstance(b, np.ndarray)]
-        path = self._path(text, ".mask")
+        path = self._path(self._folder(part), text, ".mask")
         LOADED.discard(path)
+        if not self.snapshot.home(part).on_disk:
+            LOADED.put(path, mask, mask.nbytes + 512)
+            return
         self._write(path, _MASK, {"rows": rows, "kept": kept, **kinds, "text": text}, body)
 
     # Whole selections -----------------------------------------------------------------------------------------------
@@ -181,10 +198,12 @@ class MaskFiles:
 
     def load_whole(self, cuts: Sequence[Expression], load: Callable[[int], PartBits]) -> RowBits | None:
         """The rows that pass all of some cuts, if that is kept; `load` gives the bits of a part that are not in it."""
+        if not self._one:
+            return None
         text = self._whole_text(cuts)
         starts = self.snapshot.starts
         first = first_grains(starts)
-        found = self._read(self._path(text, ".rows"), _WHOLE, text, 4 * int(first[-1]) + _WHOLE_NBYTES)
+        found = self._read(self._path(self.folder, text, ".rows"), _WHOLE, text, 4 * int(first[-1]) + _WHOLE_NBYTES)
         if found is None:
             return None
         head, body = found
@@ -215,7 +234,8 @@ class MaskFiles:
 
     def save_whole(self, cuts: Sequence[Expression], rows: RowBits) -> None:
         """Keep the rows that pass all of some cuts."""
-        if self.snapshot.rows // GRAIN + len(rows.parts) > _MOST_GRAINS:
+        kept = self._one and self.snapshot.stores[0].on_disk
+        if not kept or self.snapshot.rows // GRAIN + len(rows.parts) > _MOST_GRAINS:
             return
         text = self._whole_text(cuts)
         some = [bits for bits in rows.parts if isinstance(bits, np.ndarray)]
@@ -225,7 +245,7 @@ class MaskFiles:
         grains = rows.grains  # first, for the counts follow from them
         body = [grains.astype("<u4").view(np.uint8), *some]
         head = {"rows": self.snapshot.rows, "kept": len(rows), "parts": len(rows.parts), "text": text}
-        self._write(self._path(text, ".rows"), _WHOLE, head, body)
+        self._write(self._path(self.folder, text, ".rows"), _WHOLE, head, body)
 
     # Files ----------------------------------------------------------------------------------------------------------
 
@@ -233,10 +253,11 @@ class MaskFiles:
         self, path: str, magic: bytes, text: str, most: int
     ) -> tuple[dict[str, Any], npt.NDArray[np.uint8]] | None:
         """Head and body of a file, if its checksum and its text are right."""
-        folder, name = os.path.split(path)
+        above, name = os.path.split(path)
+        folder, above = os.path.split(above)
         most += len(magic) + _SUM + 4 * len(text) + 1024
         try:
-            with open(open_file(self.folder, os.path.basename(folder), name), "rb") as file:
+            with open(open_file(folder, above, name), "rb") as file:
                 data = file.read(most) if os.fstat(file.fileno()).st_size <= most else b""
         except OSError:
             return None
@@ -254,17 +275,28 @@ class MaskFiles:
         hashed = xxhash.xxh3_64()
         for piece in rest:
             hashed.update(piece)
+        above = os.path.dirname(path)
+        folder, name = os.path.split(above)
         try:
-            if not is_own_folder(self.folder, os.path.basename(os.path.dirname(path))):
+            if not is_own_folder(folder, name):
                 raise OSError(errno.ELOOP, "a link, which is not followed in a store")
-            _make_folder(os.path.dirname(path))
+            make_folder(above)
             # What a power loss makes of it is found by its checksum, and computed again.
             write_atomically(path, [magic + hashed.hexdigest().encode() + b"\n", *rest], durable=False)
         except OSError as error:
             if not self._broken:
-                message = f"a computed cut could not be kept in {self.folder}: {error}"
+                message = f"a computed cut could not be kept in {folder}: {error}"
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
             self._broken = True
+
+
+def _below(snapshot: Snapshot, part: int, names: Sequence[str]) -> tuple[Snapshot, int, dict[str, str]]:
+    """Whose fields of which part these are, with their names there: of a view those of a store, if all are of one."""
+    found = [snapshot.source(part, name) for name in names]
+    places = [(base, number) for base, number, _ in found]
+    if not found or any(place != places[0] for place in places):
+        return snapshot, part, {name: name for name in names}
+    return *places[0], {name: below for name, (_, _, below) in zip(names, found, strict=True)}
 
 
 def _n_rows(bits: PartBits, rows: int) -> int:
@@ -279,10 +311,10 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _make_folder(path: str) -> None:
+def make_folder(path: str) -> None:
     """Make a folder and those above it, unless they are there."""
     if not os.path.isdir(path):
-        _make_folder(os.path.dirname(path))
+        make_folder(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
             SYSTEM.mkdir(path)
 
@@ -320,8 +352,11 @@ def _joined(text: str) -> tuple[str, ...]:
 def cache_folder(snapshot: Snapshot) -> str:
     """Where computed things about a store are kept: in it if it is this user's, else in the user's cache.
 
-    Bits that others could have written decide what passes a cut, so they are not read.
+    Bits that others could have written decide what passes a cut, so they are not read. Where there is no store, it is
+    a folder that cannot be.
     """
+    if not snapshot.on_disk:
+        return os.path.join(os.devnull, snapshot.manifest.uuid)
     inside = os.path.join(snapshot.path, "cache")
     owner = inside if os.path.lexists(inside) else snapshot.path
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,36 @@ from mmdask.schema import CODE_DTYPE, Field, FieldData
 from mmdask.store.layer import Layer, StoredField, wrong_shapes
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["constant_in_part", "elements_at", "read_aux", "read_part"]
+__all__ = ["ByRows", "constant_in_part", "elements_at", "read_aux", "read_part"]
 
 Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+
+
+class ByRows(Snapshot):
+    """A view of a store that has rows, but no arrays of them: whoever wants one asks for its rows."""
+
+    def read_rows(self, part: int, name: str, start: int, stop: int) -> FieldData:
+        """Rows `start` to `stop` of a part."""
+        raise NotImplementedError
+
+    def take_counts(self, part: int, name: str, rows: Int64s) -> Int64s:
+        """Items of a ragged field in some rows of a part."""
+        raise NotImplementedError
+
+    def take_valid(self, part: int, name: str, rows: Int64s) -> Flags | None:
+        """Which rows of a part are not missing; None where all are there."""
+        raise NotImplementedError
+
+    def take_shapes(self, part: int, name: str, rows: Int64s) -> Int64s:
+        """Shapes of some rows of a part of a shaped field."""
+        raise NotImplementedError
+
+
+def by_rows(snapshot: Snapshot, part: int, name: str) -> tuple[ByRows, int, str] | None:
+    """The view without arrays whose field this is in a part, if it is one's."""
+    found, number, field = snapshot.source(part, name)
+    return (found, number, field) if isinstance(found, ByRows) else None
 
 
 def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -> FieldData:
@@ -27,8 +54,22 @@ def read_part(snapshot: Snapshot, part: int, name: str, start: int, stop: int) -
     CorruptStoreError
         When a file is missing, has the wrong size, or what it says of these rows cannot be.
     """
+    made = by_rows(snapshot, part, name)
+    if made is not None:
+        view, number, field = made
+        return _with_labels(snapshot.schema[name], view.read_rows(number, field, start, stop))
     layer, stored = snapshot.stored(part, name)
     return _read_stored(snapshot, layer, stored, snapshot.schema[name], start, stop)
+
+
+def _with_labels(field: Field, data: FieldData) -> FieldData:
+    """The same labels of a category, as codes of those of a field, which has all of them."""
+    if data.labels == field.labels:
+        return data
+    number = {label: i for i, label in enumerate(field.labels)}
+    table = np.array([number[label] for label in data.labels], CODE_DTYPE)
+    # Without labels all rows are missing, and have the code 0.
+    return replace(data, values=table.take(data.values) if len(table) else data.values, labels=field.labels)
 
 
 def read_aux(snapshot: Snapshot, name: str) -> FieldData:
@@ -159,6 +200,19 @@ def pairs_at(snapshot: Snapshot, layer: Layer, number: int, at: Int64s) -> tuple
         return array.take(at), array.take(at + 1)
     both = elements_at(snapshot, layer, number, np.concatenate([at, at + 1]))
     return both[: len(at)], both[len(at) :]
+
+
+def counts_at(snapshot: Snapshot, part: int, name: str, rows: slice | Int64s) -> Int64s:
+    """Items of a ragged field in some rows of a part: a run of them, or any; reads offsets only."""
+    made = by_rows(snapshot, part, name)
+    if made is not None:
+        view, number, field = made
+        return view.take_counts(number, field, np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows)
+    layer, offsets, length = outer_offsets(snapshot, part, name)
+    if isinstance(rows, slice):
+        bounds = snapshot.read(layer, offsets, rows.start, rows.stop + 1)
+        return checked_counts(layer, name, length, bounds[:-1], bounds[1:])
+    return checked_counts(layer, name, length, *pairs_at(snapshot, layer, offsets, rows))
 
 
 def outer_offsets(snapshot: Snapshot, part: int, name: str) -> tuple[Layer, int, int]:

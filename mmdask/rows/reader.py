@@ -9,26 +9,27 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
-from mmdask.kernels import gather
+from mmdask.kernels import dense, gather
 from mmdask.rows.bits import groups
 from mmdask.rows.part import (
     bad_offsets,
     bad_shape,
+    by_rows,
     check_flags,
     check_shapes,
     checked_counts,
     constant_in_part,
     constant_of,
+    counts_at,
     elements_at,
     outer_offsets,
-    pairs_at,
     read_aux,
     read_part,
     row_nbytes,
@@ -48,18 +49,25 @@ __all__ = [
     "constant_in_part",
     "counts",
     "elements_at",
+    "gather_rows",
     "item_count",
+    "item_counts",
     "read",
     "read_aux",
     "read_counts",
     "read_part",
+    "release",
     "runs",
     "take",
+    "take_many",
+    "take_of",
     "take_padded",
 ]
 
 Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+#: makes an array of a shape and a dtype, as `numpy.empty`
+Empty = Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]
 
 
 def runs(snapshot: Snapshot, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -189,13 +197,7 @@ def _sources(snapshot: Snapshot, field: Field, rows: Int64s) -> _Sources:
     """From where to gather rows of a field: whole parts where they have an address, else what is wanted of them."""
     if snapshot.addressable:
         starts, parts = _needed(snapshot, rows)
-        sources = _Sources(field, starts, rows)
-        for part in parts:
-            if part < 0:
-                sources.add(None)
-            else:
-                sources.add_part(snapshot, part)
-        return sources
+        return _part_sources(snapshot, field, starts, rows, parts)
     if len(rows):
         _parts_between(snapshot, rows)
     spans, where = spans_of(snapshot.starts, rows, lambda part: row_nbytes(snapshot, part, field.name))
@@ -203,15 +205,32 @@ def _sources(snapshot: Snapshot, field: Field, rows: Int64s) -> _Sources:
     for span in spans:
         run = read_part(snapshot, span.part, field.name, span.start, span.stop)
         if len(span.wanted) < len(run):  # what was read along is given up before more is read
-            whole = _Sources(field, np.array([0, len(run)]), span.wanted)
-            whole.add(run)
-            run = _gather(field, whole)
+            run = gather_rows(field, run, span.wanted)
         sources.add(run)
     return sources
 
 
-def take(snapshot: Snapshot, name: str, rows: Int64s) -> FieldData:
+def _part_sources(snapshot: Snapshot, field: Field, starts: Int64s, rows: Int64s, parts: list[int]) -> _Sources:
+    """Whole parts, as `_needed` tells which."""
+    sources = _Sources(field, starts, rows)
+    for part in parts:
+        if part < 0:
+            sources.add(None)
+        else:
+            sources.add_part(snapshot, part)
+    return sources
+
+
+def take(snapshot: Snapshot, name: str, rows: Int64s, items: tuple[Int64s, Int64s] | None = None) -> FieldData:
     """Rows at these store row numbers (int64, any order, repeats allowed), as a copy.
+
+    Parameters
+    ----------
+    snapshot, name, rows
+        The store, the field, and the row numbers.
+    items : tuple of numpy.ndarray, optional
+        Of a field with offsets, the first item that is wanted of each row and how many, int64 ``(rows,)`` each: no
+        others are read. Shapes remain those of whole rows.
 
     Raises
     ------
@@ -223,15 +242,61 @@ def take(snapshot: Snapshot, name: str, rows: Int64s) -> FieldData:
     field = snapshot.schema[name]
     if field.kind == "category" and snapshot.addressable:
         return _take_codes(snapshot, field, rows)
-    return _gather(field, _sources(snapshot, field, rows))
+    return _gather(field, _sources(snapshot, field, rows), items)
 
 
-def _gather(field: Field, sources: _Sources) -> FieldData:
-    """The rows that are wanted of some runs, together."""
+def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s, empty: Empty = np.empty) -> dict[str, FieldData]:
+    """Rows of several fields, each as by `take`; where the rows lie is found once for all dense ones.
+
+    Parameters
+    ----------
+    snapshot, names, rows
+        The store, the fields, and the row numbers.
+    empty : callable
+        Makes the arrays of dense fields, of a shape and a dtype.
+    """
+    taken: dict[str, FieldData] = {}
+    located = None
+    for name in names:
+        field = snapshot.schema[name]
+        if field.kind != "dense" or field.optional or not snapshot.addressable:
+            taken[name] = take(snapshot, name, rows)
+            continue
+        if located is None:
+            starts, parts = _needed(snapshot, rows)
+            located = dense.Located(starts, rows, len(parts), snapshot.manifest.block_rows // _NEAR or 1)
+        sources = _part_sources(snapshot, field, starts, rows, parts)
+        taken[name] = FieldData(located.take(sources.values, empty((len(rows), *field.shape), field.dtype)))
+    return taken
+
+
+def release(snapshot: Snapshot, names: Iterable[str]) -> None:
+    """Give back the pages of fields that are mapped; they come again when they are read."""
+    for name in dict.fromkeys(names):
+        for part in range(len(snapshot.parts)):
+            layer, stored = snapshot.stored(part, name)
+            for number in (stored.values, stored.shapes, *stored.offsets, *stored.valid):
+                if number is not None:
+                    snapshot.release(layer, number)
+
+
+#: of a block, what is copied whole where some of its rows are wanted: users may ask for smaller blocks than the store's
+_NEAR = 4
+
+
+def gather_rows(field: Field, data: FieldData, rows: Int64s) -> FieldData:
+    """Rows of a run in any order, repeats allowed, as a copy."""
+    sources = _Sources(field, np.array([0, len(data)]), rows)
+    sources.add(data)
+    return _gather(field, sources)
+
+
+def _gather(field: Field, sources: _Sources, items: tuple[Int64s, Int64s] | None = None) -> FieldData:
+    """The rows that are wanted of some runs, together; all of their items or some."""
     starts, rows = sources.starts, sources.rows
     depths = max(map(len, sources.valid), default=0)
     if not field.n_offsets:
-        values = gather.take_rows(sources.values, starts, rows, np.empty((len(rows), *field.shape), field.dtype))
+        values = dense.take_rows(sources.values, starts, rows, np.empty((len(rows), *field.shape), field.dtype))
         if not depths:
             return FieldData(values, labels=field.labels)
     found = gather.Runs(starts, rows, len(sources.values))
@@ -240,20 +305,31 @@ def _gather(field: Field, sources: _Sources) -> FieldData:
     for depth, below in enumerate([*sources.offsets[1:], sources.values] if sources.offsets else []):
         valid.append(_take_flags(field, sources, found, depth) if depth < depths else None)
         offsets.append(found.follow(sources.offsets[depth], below, offsets=below is not sources.values))
+        if depth == 0:
+            counts = found.count
+            if items is not None:
+                offsets[0] = found.narrow(*items)
     if field.n_offsets < depths:
         valid.append(_take_flags(field, sources, found, field.n_offsets))
     if field.n_offsets:
         values = found.copy(sources.values, np.empty((0, *field.shape), field.dtype))
     if field.kind != "shaped":
         return FieldData(values, tuple(offsets), field.labels, valid=_valid(valid))
-    shapes = gather.take_rows(sources.shapes, starts, rows, np.empty((len(rows), field.axes), SHAPE_DTYPE))
-    check_shapes(_THESE, field.name, shapes, np.diff(offsets[0]))
+    shapes = dense.take_rows(sources.shapes, starts, rows, np.empty((len(rows), field.axes), SHAPE_DTYPE))
+    check_shapes(_THESE, field.name, shapes, counts)
     return FieldData(values, tuple(offsets), shapes=shapes, valid=_valid(valid))
 
 
 def _take_flags(field: Field, sources: _Sources, found: gather.Runs, depth: int) -> Flags | None:
     flags = sources.flags(depth)
     return None if flags is None else check_flags(_THESE, field.name, found.flags(flags))
+
+
+def take_of(field: Field, data: FieldData, rows: Int64s, items: tuple[Int64s, Int64s] | None = None) -> FieldData:
+    """Rows of a run that is in memory, by their numbers in it, as a copy; `items` as those of `take`."""
+    whole = _Sources(field, np.array([0, len(data)]), rows)
+    whole.add(data)
+    return _gather(field, whole, items)
 
 
 _THESE = "one of these rows"
@@ -328,19 +404,41 @@ def item_count(snapshot: Snapshot, name: str, start: int, stop: int) -> int:
     """Items of a ragged field in store rows `start` to `stop`: the difference of two offsets per part."""
     total = 0
     for part, a, b in runs(snapshot, start, stop):
+        if by_rows(snapshot, part, name) is not None:
+            total += int(counts_at(snapshot, part, name, slice(a, b)).sum())
+            continue
         layer, number, length = outer_offsets(snapshot, part, name)
         begin, end = (snapshot.read(layer, number, i, i + 1) for i in (a, b))
         total += int(checked_counts(layer, name, length, begin, end)[0])
     return total
 
 
+def item_counts(snapshot: Snapshot, name: str, edges: Int64s) -> Int64s:
+    """Items of a ragged field between store rows and those that follow, int64 ``(len(edges) - 1,)``.
+
+    As `item_count` of each of many short runs; no run goes beyond the end of a part.
+    """
+    out = np.zeros(len(edges) - 1, np.int64)
+    filled = np.flatnonzero(np.diff(edges))
+    parts = np.searchsorted(snapshot.starts, edges[filled], side="right") - 1
+    for part in np.unique(parts).tolist():
+        here = filled[parts == part]
+        begins, ends = edges[here] - snapshot.starts[part], edges[here + 1] - snapshot.starts[part]
+        if by_rows(snapshot, part, name) is not None:
+            sums = np.append(0, np.cumsum(counts_at(snapshot, part, name, slice(int(begins[0]), int(ends[-1])))))
+            out[here] = sums[ends - begins[0]] - sums[begins - begins[0]]
+            continue
+        layer, number, length = outer_offsets(snapshot, part, name)
+        offsets = elements_at(snapshot, layer, number, np.concatenate([begins, ends]))
+        out[here] = checked_counts(layer, name, length, offsets[: len(here)], offsets[len(here) :])
+    return out
+
+
 def counts(snapshot: Snapshot, name: str, rows: Int64s) -> Int64s:
     """Items of a ragged field in each of these store rows, int64; reads offsets only."""
     out = np.empty(len(rows), np.int64)
     for part, here, local in by_part(snapshot, rows):
-        layer, number, length = outer_offsets(snapshot, part, name)
-        begins, ends = pairs_at(snapshot, layer, number, local)
-        out[here] = checked_counts(layer, name, length, begins, ends)
+        out[here] = counts_at(snapshot, part, name, local)
     return out
 
 
@@ -348,9 +446,7 @@ def read_counts(snapshot: Snapshot, name: str, start: int, stop: int) -> Int64s:
     """Items of a ragged field in each of the store rows `start` to `stop`, int64; reads offsets only."""
     pieces = [np.zeros(0, np.int64)]
     for part, a, b in runs(snapshot, start, stop):
-        layer, number, length = outer_offsets(snapshot, part, name)
-        offsets = snapshot.read(layer, number, a, b + 1)
-        pieces.append(checked_counts(layer, name, length, offsets[:-1], offsets[1:]))
+        pieces.append(counts_at(snapshot, part, name, slice(a, b)))
     return np.concatenate(pieces)
 
 

@@ -21,9 +21,10 @@ from mmdask.kernels.gather import pad_ragged
 from mmdask.rows import marks, reader
 from mmdask.rows.bits import PartBits, RowBits
 from mmdask.rows.blocks import BLOCK_ROWS
+from mmdask.rows.dealing import Deal
 from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.passes import Runner, check_kept, kept_bits, run_serially
-from mmdask.rows.selecting import Cut, Slice, Split, Step, derived_on, select, too_many
+from mmdask.rows.selecting import Below, Cut, Dealt, Sample, Slice, Split, Step, derived_on, select, too_many
 from mmdask.rows.splits import Fold
 from mmdask.rows.virtual import Derived, carrier, define, meant_by, owned, values_of
 from mmdask.schema import FieldData, Schema
@@ -149,7 +150,18 @@ class Rows:
 
     def fold(self, fold: Fold) -> Rows:
         """The rows that are also in a fold; lazy."""
-        return self._with((*self.steps, Split(fold, self.derived.get(fold.by) if fold.by is not None else None)))
+        return self._with((*self.steps, Split(fold, tuple(map(self.derived.get, fold.numbering.by)))))
+
+    def dealt(self, deal: Deal, fold: int, *, inside: bool = True) -> Rows:
+        """The rows that a permutation of them puts into a fold, or those that it does not; lazy."""
+        derived = None if deal.by is None else self.derived.get(deal.by)
+        return self._with((*self.steps, Dealt(deal, fold, inside, derived)))
+
+    def sampled(self, sample: Sample) -> Rows:
+        """Some of the rows at random; lazy, and where it is known how many there are, their number is checked."""
+        if self.resolved:
+            sample.size(len(self))
+        return self._with((*self.steps, sample))
 
     def assign(self, wanted: Mapping[str, str | Expression]) -> Rows:
         """The same rows with fields that are computed when they are read; see `define`."""
@@ -180,12 +192,14 @@ class Rows:
 
     @cached_property
     def span(self) -> range | None:
-        """The selected store rows, when slices alone select them."""
+        """The selected store rows, when slices alone select them, and they are a range."""
         if not self.steps:
             return range(self.n_store)
         if len(self.steps) == 1 and isinstance(self.steps[0], Slice):
             s = self.steps[0]
             return range(s.start, s.stop, s.step)[: len(range(s.start, min(s.stop, self.n_store), s.step))]
+        if len(self.steps) == 1 and isinstance(self.steps[0], Below):
+            return self.steps[0].span(self.snapshot)
         return None
 
     @property
@@ -324,11 +338,66 @@ class Rows:
         """Rows of a field at store row numbers, in that order, as a copy."""
         if name not in self.derived:
             return reader.take(self.snapshot, name, rows)
-        try:
-            return owned(self._computed(name, lambda f, a, b: reader.take(self.snapshot, f, rows[a:b]), len(rows)))
-        except ExpressionError as error:
-            error.add_note("rows are counted here among those that were read together")
-            raise
+        return self.take_many([name], rows)[name]
+
+    def take_many(
+        self, names: Iterable[str], rows: npt.NDArray[np.int64], empty: reader.Empty = np.empty
+    ) -> dict[str, FieldData]:
+        """Rows of several fields, each as `take`; what several computed fields are computed from is read once.
+
+        `empty` makes the arrays of dense fields that are stored.
+        """
+        wanted = list(names)
+        stored = [name for name in wanted if name not in self.derived]
+        taken = reader.take_many(self.snapshot, stored, rows, empty)
+        computed: dict[str, list[FieldData]] = {name: [] for name in wanted if name in self.derived}
+        for a, b in self.blocks(len(rows)) if computed else ():
+            read = {name: data if (a, b) == (0, len(rows)) else data[a:b] for name, data in taken.items()}
+
+            def of_block(field: str, read: dict[str, FieldData] = read, a: int = a, b: int = b) -> FieldData:
+                if field not in read:
+                    read[field] = reader.take(self.snapshot, field, rows[a:b])
+                return read[field]
+
+            for name, blocks in computed.items():
+                try:
+                    data = values_of(self.derived[name], of_block, b - a, first_row=a)
+                except ExpressionError as error:
+                    error.add_note("rows are counted here among those that were read together")
+                    raise
+                others = [*read.values(), *(blocks[-1] for blocks in computed.values() if blocks)]
+                blocks.append(owned(data, others))
+        made = {name: reader.concatenate(self.derived[name].field, blocks) for name, blocks in computed.items()}
+        return {name: taken[name] if name in taken else made[name] for name in wanted}
+
+    def release(self, names: Iterable[str]) -> None:
+        """Give back the pages that reading these fields, or what they are computed from, took into this process."""
+        stored = [
+            f for name in names for f in (self.derived[name].expression.fields if name in self.derived else [name])
+        ]
+        reader.release(self.snapshot, stored)
+
+    def take_items(
+        self, name: str, rows: npt.NDArray[np.int64], begin: npt.NDArray[np.int64], count: npt.NDArray[np.int64]
+    ) -> FieldData:
+        """Of every row `count` items from its item `begin` on, reading no others; shapes are those of whole rows.
+
+        Raises
+        ------
+        OptionError
+            When the field is computed, or has no items.
+        """
+        if name in self.derived or not self.schema[name].n_offsets:
+            raise OptionError(f"field {name!r} is computed or has no items; some items are read of stored lists")
+        return reader.take(self.snapshot, name, rows, (begin, count))
+
+    def shapes(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Shapes of the rows of a shaped field at store row numbers, int64 ``(rows, axes)``; reads no items."""
+        return marks.take_shapes(self.snapshot, name, rows)
+
+    def is_stored(self, name: str) -> bool:
+        """Whether a field is read, not computed."""
+        return name not in self.derived
 
     def _computed(self, name: str, read: Callable[[str, int, int], FieldData], n: int, first_row: int = 0) -> FieldData:
         """A computed field over `n` rows, of which `read` reads stored fields, from one number to another."""
@@ -364,7 +433,7 @@ class Rows:
         self, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Rows of a ragged field cut or filled to `length` items, and the mask of real items."""
-        if name not in self.derived:
+        if self.is_stored(name):
             return reader.take_padded(self.snapshot, name, rows, length, fill, side)
         data, n = self.take(name, rows), len(rows)
         values = np.full((n, length, *data.values.shape[1:]), fill, data.values.dtype)
@@ -402,3 +471,17 @@ class Rows:
         if self._first is not None and stored is not None:
             return reader.item_count(self.snapshot, stored, self._first + start, self._first + stop)
         return int(self.read_counts(name, start, stop).sum())
+
+    def item_counts(self, name: str, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Items between the selected rows number `edges`, which ascend, and those that follow: `item_count` of each."""
+        stored = self._carrier(name)
+        if self._first is not None and stored is not None:
+            return reader.item_counts(self.snapshot, stored, self._first + edges)
+        found = []
+        at = 0
+        while at < len(edges) - 1:  # of several short runs at once
+            to = max(int(np.searchsorted(edges, edges[at] + BLOCK_ROWS, side="right")) - 1, at + 1)
+            counts = self.read_counts(name, int(edges[at]), int(edges[to]))
+            found.append(np.diff(np.append(0, np.cumsum(counts))[edges[at : to + 1] - edges[at]]))
+            at = to
+        return np.concatenate(found)

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import NamedTuple
@@ -21,7 +21,9 @@ from typing import NamedTuple
 from mmdask.display import count_text, nbytes_text
 from mmdask.errors import CorruptStoreError, FormatError, OptionError, UnfinishedError
 from mmdask.rows.describing import summary_layers
+from mmdask.rows.lookup import index_layers
 from mmdask.rows.masks import Kept, read_kept
+from mmdask.rows.views import stored_id
 from mmdask.store.commit import amount, locked
 from mmdask.store.layer import ID_PATTERN
 from mmdask.store.manifest import (
@@ -108,8 +110,8 @@ def vacuum(
         commit, and than any reader holds an older generation: what one of them needs may be gone otherwise. A writer
         finds out when it commits, and raises `ConflictError`.
     cuts : bool
-        Whether all cuts, and summaries of `Dataset.describe`, that are kept in the store go, too, whatever `grace`
-        says; they are computed again when they are used. `Dataset.cuts` lists the cuts.
+        Whether all cuts, summaries of `Dataset.describe`, and indexes of `Dataset.loc`, that are kept in the store go,
+        too, whatever `grace` says; they are computed again when they are used. `Dataset.cuts` lists the cuts.
     dry_run : bool
         Only find out what would be removed.
 
@@ -339,34 +341,39 @@ def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
 
 
 def _masks(root: str, named: set[str], rows: set[str], *, every: bool) -> Iterator[str]:
-    """Kept cuts and summaries of layers or rows that no manifest names, damaged, or not finished; or all."""
-    for path, is_summary in _kept_files(root):
+    """Kept cuts, summaries and indexes of layers or rows that no manifest names, damaged, or not finished; or all."""
+    for path, layers_of in _kept_files(root):
         if every or _TEMPORARY in os.path.basename(path):
             yield path
-        elif is_summary:
-            layers = summary_layers(path)
-            if layers is None or not layers <= named:
+        elif layers_of is not None:
+            layers = layers_of(path)
+            if layers is None or not set(map(stored_id, layers)) <= named:
                 yield path
         elif not _needed(read_kept(path), named, rows):
             yield path
 
 
-def _kept_files(root: str) -> Iterator[tuple[str, bool]]:
-    """The files of kept cuts and summaries, and which of both each is."""
-    for folder, endings in (("masks", (".mask", ".rows")), ("summaries", (".summary",))):
+def _kept_files(root: str) -> Iterator[tuple[str, Callable[[str], set[str] | None] | None]]:
+    """The files of kept cuts, summaries and indexes; and what says of which layers those are that are no cuts."""
+    kinds: tuple[tuple[str, tuple[str, ...], Callable[[str], set[str] | None] | None], ...] = (
+        ("masks", (".mask", ".rows"), None),
+        ("summaries", (".summary",), summary_layers),
+        ("keys", (".keys",), index_layers),
+    )
+    for folder, endings, layers_of in kinds:
         inside = os.path.join("cache", folder)
         for above in _entries(root, inside):
             for entry in _entries(root, os.path.join(inside, above.name)):
                 ours = _TEMPORARY in entry.name or entry.name.endswith(endings)
                 if ours and entry.is_file(follow_symlinks=False):
-                    yield entry.path, folder == "summaries"
+                    yield entry.path, layers_of
 
 
 def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:
     """Whether a kept cut is one of these layers, or of one of these sets of rows."""
     if kept is None or not kept.readable:
         return False
-    return kept.identity in rows if kept.layers is None else set(kept.layers.values()) <= named
+    return kept.identity in rows if kept.layers is None else set(map(stored_id, kept.layers.values())) <= named
 
 
 def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:

@@ -190,11 +190,17 @@ def values_of(derived: Derived, read: Read, rows: int, *, first_row: int = 0) ->
     return data_of(derived.field, evaluate(derived.expression, read, rows, first_row=first_row))
 
 
-def owned(data: FieldData) -> FieldData:
-    """The same, in arrays of its own that can be written: a constant is one number, however many rows have it."""
+def owned(data: FieldData, others: Iterable[FieldData] = ()) -> FieldData:
+    """The same, in arrays of its own that can be written: a constant is one number, however many rows have it.
+
+    Arrays that share memory with one of `others`, as those of ``"x"`` computed from ``x`` do, are copied.
+    """
+    theirs = [a for other in others for a in (other.values, *other.offsets, *other.valid) if a is not None]
 
     def own(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return array if array.flags.writeable else array.copy()
+        if not array.flags.writeable or any(np.may_share_memory(array, a) for a in theirs):
+            return array.copy()
+        return array
 
     valid = tuple([None if v is None else own(v) for v in data.valid])
     return dataclasses.replace(data, values=own(data.values), offsets=tuple(map(own, data.offsets)), valid=valid)

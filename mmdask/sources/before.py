@@ -31,9 +31,9 @@ class Before:
 
 
 def before_conversion(
-    snapshot: Snapshot, cuts: Sequence[Expression], weight: Expression | None = None, by: str | None = None
-) -> dict[int | None, Before] | None:
-    """Rows before the conversion of those inputs whose labels pass some cuts; None if that cannot be said.
+    snapshot: Snapshot, cuts: Sequence[Expression] | None, weight: Expression | None = None, by: str | None = None
+) -> dict[int | None, Before] | str:
+    """Rows before the conversion of those inputs whose labels pass some cuts; or why that cannot be said.
 
     It can be said of a store that was converted with a cut and holds no other rows, if the cuts read labels alone, the
     sum of the weight was kept for each of the inputs, and `by` is a label. Labels, and fields that a weight reads, must
@@ -43,8 +43,8 @@ def before_conversion(
     ----------
     snapshot : Snapshot
         The store.
-    cuts : sequence of Expression
-        What the inputs pass.
+    cuts : sequence of Expression or None
+        What the inputs pass; None where it is not cuts that choose the rows.
     weight : Expression, optional
         Whose sums are asked for.
     by : str, optional
@@ -52,25 +52,30 @@ def before_conversion(
 
     Returns
     -------
-    dict
+    dict or str
         By the value of the label, a code of the store for a category; by 0 without `by`. Also of inputs of which no row
-        was kept.
+        was kept. Otherwise the reason: empty if nothing was cut in a conversion.
     """
     found: dict[int | None, Before] = {}
     for number, piece in enumerate(_pieces(snapshot)):
-        if piece is None or (not number and not piece.source.cut):
-            return None
+        if not number and (piece is None or not piece.source.cut):
+            return ""
+        if cuts is None:
+            return "these are not all rows of some inputs"
+        if piece is None:
+            return "there are also rows that were not converted"
         needed = {name for cut in cuts for name in cut.fields} | ({by} if by is not None else set())
-        if not all(name in piece.labels and _fits(snapshot.schema[name], piece.labels[name]) for name in needed):
-            return None
+        for name in sorted(needed):
+            if not (name in piece.labels and _fits(snapshot.schema[name], piece.labels[name])):
+                return f"{name} is no label of the inputs"
         if not all(_passes(cut, piece.labels, snapshot.schema) for cut in cuts):
             continue
         of_piece = _before(piece, weight)
-        if of_piece is None:
-            return None
+        if isinstance(of_piece, str):
+            return of_piece
         group = 0 if by is None else _code(snapshot.schema[by], piece.labels[by])
         found[group] = found.get(group, Before()) + of_piece
-    return found or None
+    return found or "no input has these labels"
 
 
 @dataclass(frozen=True)
@@ -123,14 +128,16 @@ def _piece(layers: Sequence[tuple[str, tuple[str, ...], Source | None, Mapping[s
     return _Piece(source, labels, frozenset(assigned))
 
 
-def _before(piece: _Piece, weight: Expression | None) -> Before | None:
+def _before(piece: _Piece, weight: Expression | None) -> Before | str:
     n = piece.source.stop - piece.source.start
     if weight is None:
         return Before(n, n, n)
-    if piece.assigned & set(weight.fields):
-        return None
+    if assigned := piece.assigned & set(weight.fields):
+        return f"{min(assigned)} was assigned after the conversion"
     sums = next((w for w in piece.source.weights if w.weight == weight.canonical), None)
-    return None if sums is None else Before(n, sums.sum, sums.sum2)
+    if sums is None:
+        return f"the conversion was not asked for the sum of this weight: weights={weight.canonical!r}"
+    return Before(n, sums.sum, sums.sum2)
 
 
 def _passes(cut: Expression, labels: Mapping[str, Scalar], schema: Schema) -> bool:

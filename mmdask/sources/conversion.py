@@ -209,7 +209,7 @@ def _fill(
     found = Streamed(None, ())
     done: set[str] = set()
     if table.bound is not None:
-        bar.describe(table, "rows")
+        bar.describe(table)
         found = stream(table, rows, start, stop, writers)
         done = {f.name for f in (*table.bound.reads, *table.bound.fields)}
         bar.forward(table, done, start, stop)
@@ -218,7 +218,7 @@ def _fill(
         if field.name in done:
             continue
         if field.name in writers:
-            bar.describe(table, field.name)
+            bar.describe(table)
             try:
                 _copy(w, writers[field.name], rows(field, start, stop, picked=found.picked), n)
             except UnreadableError as error:
@@ -331,10 +331,13 @@ class _Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._bar.set_postfix_str("", refresh=False)
         self._bar.close()
 
-    def describe(self, table: Table, name: str) -> None:
-        self._bar.set_description(display.terminal_safe(f"{os.path.basename(table.source.path)} {name}"), refresh=False)
+    def describe(self, table: Table) -> None:
+        file = os.path.basename(table.source.path)
+        # Behind the bar, and short, so that there is room for the bar.
+        self._bar.set_postfix_str(display.terminal_safe(file if len(file) <= 20 else f"...{file[-17:]}"), refresh=False)
 
     def forward(self, table: Table, names: Iterable[str], start: int, stop: int) -> None:
         """Count the bytes of some fields for a range of rows."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from mmap import MAP_SHARED, PROT_READ
+from mmap import MADV_DONTNEED, MAP_SHARED, PROT_READ
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,6 +44,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class ArrayReader(Protocol):
@@ -86,6 +87,16 @@ class MappedArrays:
 
     def read(self, layer: Layer, number: int, start: int, stop: int) -> Array:
         return self.array(layer, number)[start:stop]
+
+    def release(self, layer: Layer, number: int) -> None:
+        """Take the pages of an array, if it is mapped, out of this process; whoever needs one gets it again.
+
+        They remain in the cache of the system, which gives them to others as it sees fit.
+        """
+        found = MAPS.get((self.key, layer.path, number))
+        if found is not None:
+            address = found.__array_interface__["data"][0] - HEADER
+            _libc.madvise(address, found.nbytes + HEADER, MADV_DONTNEED)
 
 
 class PlainArrays:

@@ -79,6 +79,38 @@ class Snapshot:
         """A hash of which rows these are: of another generation too, if it has the same."""
         return rows_identity(self.manifest)
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells this generation from all others, also from those of a store with a borrowed uuid."""
+        return self.path, self.manifest.uuid, self.manifest.generation
+
+    #: whether there is a folder beside which what was computed can be kept
+    on_disk = True
+
+    # Of views of stores these say what they are made of: see `mmdask.rows.views`.
+
+    @property
+    def stores(self) -> tuple[Snapshot, ...]:
+        """The stores that the rows are in."""
+        return (self,)
+
+    def home(self, part: int) -> Snapshot:
+        """The store that a part is in."""
+        return self
+
+    def source(self, part: int, name: str) -> tuple[Snapshot, int, str]:
+        """Where the rows of a field in a part come from: whose field in which of its parts they are, as they are."""
+        return self, part, name
+
+    def newest(self) -> Snapshot:
+        """The newest generation of the same store; raises as `open_snapshot`."""
+        return open_snapshot(self.path, uuid=self.manifest.uuid, io=self.io)
+
+    @property
+    def origin(self) -> str:
+        """What it is, for people."""
+        return f"{self.path}, generation {self.manifest.generation}"
+
     def part_of(self, row: int) -> int:
         """The part that a row is in, which must exist."""
         return int(np.searchsorted(self.starts, row, side="right")) - 1
@@ -139,8 +171,7 @@ class Snapshot:
         CorruptStoreError
             When a label is not in the manifest.
         """
-        # With the path: a stranger may give a store the uuid of another one.
-        key = self.path, self.manifest.uuid, self.manifest.generation, layer.id, field.name
+        key = *self.key, layer.id, field.name
         table = CODES.get(key)
         if table is None:
             known = self._labels.get(field)
@@ -188,6 +219,11 @@ class Snapshot:
             See `ArrayReader.read`.
         """
         return self._arrays.read(layer, number, start, stop)
+
+    def release(self, layer: Layer, number: int) -> None:
+        """Take the pages of an array, if it is mapped, out of this process; see `MappedArrays.release`."""
+        if isinstance(self._arrays, MappedArrays):
+            self._arrays.release(layer, number)
 
 
 def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:

@@ -62,6 +62,9 @@ class Report:
     def ok(self) -> bool:
         return not self.problems
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         looked = f"generation {self.generation}, {amount(self.n_parts, 'part')}, {amount(self.n_files, 'file')}"
         checked = f"{terminal_safe(self.path)}: {looked}, {amount(self.nbytes, 'byte')} checked ({self.method})"

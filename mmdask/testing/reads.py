@@ -103,7 +103,7 @@ def count_reads() -> Iterator[Reads]:
     with ExitStack() as stack:
         for original, describe in (
             (part.read_part, lambda snapshot, part, name, start, stop: Read(name, stop - start, part, start)),
-            (reader.take, lambda snapshot, name, rows: Read(name, len(rows))),
+            (reader.take, lambda snapshot, name, rows, *_, **__: Read(name, len(rows))),
             (reader.take_padded, lambda snapshot, name, rows, *_, **__: Read(name, len(rows))),
         ):
             function = counted(original, describe)

@@ -45,6 +45,15 @@ class MemoryRows:
         flat = [x for c in chosen for x in c]
         return FieldData(np.array(flat, self.schema[name].dtype), (offsets,))
 
+    def is_stored(self, name):
+        return True
+
+    def take_many(self, names, rows):
+        return {name: self.take(name, rows) for name in names}
+
+    def release(self, names):
+        pass
+
     def counts(self, name, rows):
         return np.array([len(self.fields[name][r]) for r in rows], np.int64)
 

@@ -85,7 +85,8 @@ def test_a_dask_array_is_kept_per_part(path):
     assert made.count() == (MET > 30).sum()
     forget()
     with mt.count_reads() as reads:
-        again = mm.open(path).cut(da.zeros(N, dtype=bool), key="muon-v2")
+        with pytest.warns(UserWarning, match="'muon-v2' stood for another dask array"):
+            again = mm.open(path).cut(da.zeros(N, dtype=bool), key="muon-v2")
         np.testing.assert_array_equal(again.mask.compute(), MET > 30)
     assert not reads.n_rows, "the same key is the same cut"
     assert len(list((path / "cache").rglob("*.mask"))) == 3
@@ -209,10 +210,42 @@ def test_it_pickles_by_reference_once_it_is_kept(path):
 def test_clearing_a_key_renews_it(path):
     ds = mm.open(path)
     assert ds.cut(lambda b: b["met"] > 30, key="k", fields="met").count() == (MET > 30).sum()
-    combined = ds.cut(lambda b: b["met"] > 90, key="k", fields="met") & ds.cut("met < 95")
+    with pytest.warns(UserWarning, match=r"'k' stood for another function before.*ds.cuts.clear\('k'\)"):
+        combined = ds.cut(lambda b: b["met"] > 90, key="k", fields="met") & ds.cut("met < 95")
     assert combined.count() == ((MET > 30) & (MET < 95)).sum(), "what is kept under the key"
     ds.cuts.clear("k")
     assert combined.count() == ((MET > 90) & (MET < 95)).sum()
+
+
+def test_another_function_under_a_key_that_is_kept_is_pointed_out(path):
+    """Warnings are errors here, so what does not expect one sees that there is none."""
+    ds = mm.open(path)
+
+    def above(x):
+        return lambda block: block["met"] > x
+
+    ds.cut(above(10), key="k", fields="met")
+    ds.cut(above(30), key="k", fields="met").keep()  # the first was never computed
+    ds.cut(above(30), key="k", fields="met")  # a cell of a notebook, run again
+    for other in (above(40), lambda block: block["met"] >= 30, lambda block: block["met"] > 31):
+        with pytest.warns(UserWarning, match="'k' stood for another function") as caught:
+            assert ds.cut(other, key="k", fields="met").count() == (MET > 30).sum()
+        assert [w.filename for w in caught] == [__file__], "it points at the line of the user"
+    ds.cut(above(40), key="k", fields=["met", "opt"])  # its fields are part of what it is
+    ds.cuts.clear("k")
+    assert ds.cut(above(40), key="k", fields="met").count() == (MET > 40).sum()
+
+
+def test_another_array_under_a_key_that_is_kept_is_pointed_out(path):
+    ds = mm.open(path)
+    ds.cut(ds["met"] > 30, key="k").keep()
+    assert ds.cut(ds["met"] > 30, key="k").count() == (MET > 30).sum()
+    with pytest.warns(UserWarning, match="'k' stood for another dask array"):
+        ds.cut(ds["met"] > 40, key="k")
+    with mm.append(path) as w:
+        w.extend({"met": [99, 1], "opt": [1, 2], "jets": [[], []]})
+    new = ds.refresh()
+    assert new.cut(new["met"] > 30, key="k").count() == (MET > 30).sum() + 1
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads", "processes"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import pickle
 from pathlib import Path
@@ -262,3 +263,29 @@ def test_pandas(ds):
     assert split.loc[("ttH", "before conversion"), "cumulative_sum"] == sums("b")[1]
     assert split.loc[("ttH", "before conversion"), "cumulative_error"] == pytest.approx(sums("b")[2])
     assert isinstance(split, pd.DataFrame)
+
+
+def test_it_says_why_it_is_not_known(ds, sources, out, tmp_path):
+    def why(view, **options):
+        flow = view.cutflow(CUTS, **options)
+        assert flow.before is None
+        for text in (repr(flow), html.unescape(flow._repr_html_())):
+            assert (f"not known before conversion: {flow.why_not_before}" in text) == bool(flow.why_not_before)
+        return flow.why_not_before
+
+    whole = ds.cutflow(CUTS)
+    assert (whole.why_not_before, "not known" in repr(whole)) == ("", False)
+    assert why(ds[:3]) == "these are not all rows of some inputs"
+    assert why(ds[ds.cut("n > 4")]) == "n is no label of the inputs"
+    assert why(ds, by="m") == "m is no label of the inputs"
+    assert why(ds, weight="n") == "the conversion was not asked for the sum of this weight: weights='n'"
+    assert why(ds.assign(process="n > 4"), by="process") == "process is computed, and no label of the inputs"
+    mm.assign(out, progress=False, w="m * 2.0", replace=True)
+    assert why(ds.refresh(), weight="w") == "w was assigned after the conversion"
+    with mm.append(out, labels={"process": "ttbb", "year": 2016}) as w:
+        w.append({"n": 5, "m": 2})
+    assert why(ds.refresh()) == "there are also rows that were not converted"
+    uncut = mm.from_root(sources, tmp_path / "uncut.mm", progress=False)
+    assert why(uncut) == "", "nothing was cut, so nobody expects it"
+    assert why(uncut[:3]) == ""
+    assert why(mm.from_arrays({"m": [1], "n": [2]}, tmp_path / "arrays.mm")) == ""

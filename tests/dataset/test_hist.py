@@ -540,7 +540,7 @@ def test_in_the_shell(ds, data, capsys):
 def test_head(ds, data, capsys):
     assert main(["head", ds.path, "-n", "3"]) == 0
     out = capsys.readouterr().out
-    lines = {line.split()[0]: line for line in out.splitlines()[2:-1]}
+    lines = {line.split()[0]: line for line in out.splitlines()[2:-1] if line}
     assert set(lines) == set(data)
     assert lines["met"].split()[1] == "missing"
     assert out.splitlines()[-1] == f"3 rows of {N}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kinds import FIELDS, of, plain
 
 import mmdask as mm
-from mmdask.batches import loader as loader_module
+from mmdask.batches import epochs as loader_module
 from mmdask.rows import masks
 from mmdask.rows.rows import RESOLVED
 from mmdask.schema import Field, FieldData
@@ -172,7 +172,7 @@ def test_padding_of_shaped_rows_with_items_of_a_shape(folder):
     assert batch["colour"].shape == (2, 2, 3, 3)
     assert batch["colour_mask"].sum() == 2
     assert np.isfinite(batch["colour"]).sum() == 6
-    with pytest.raises(mm.OptionError, match=r"row 0 has the shape \(1, 2\), more than pad\(\(2, 1\), strict=True\)"):
+    with pytest.raises(mm.OptionError, match=r"row 1 has the shape \(0, 4\), more than pad\(\(2, 1\), strict=True\)"):
         ds.batches(2, shuffle=False, collate={"colour": mm.pad((2, 1), strict=True)})[0]
     for rank, world_size in ((0, 1), (1, 2)):
         step = {"colour": mm.pad((2, 3), strict=True)}
@@ -185,12 +185,11 @@ def test_padding_of_shaped_rows_with_items_of_a_shape(folder):
     ("name", "step", "words"),
     [
         ("image", mm.pad(3), r"say the length of each axis, as in mm\.pad\(\(64, 64\)\)"),
-        ("image", mm.pad("max"), "say the length of each axis"),
-        ("image", mm.pad((3,)), r"shaped fields of 1 axes, and 'image' is optional shaped"),
+        ("image", mm.pad((3,)), r"'image' is optional shaped .* say the length of each axis"),
         ("image", mm.packed(), r"packed\(\) is for ragged fields"),
         ("image", mm.pad((3, 3), value=1000), "cannot be held by uint8"),
         ("pt", mm.pad((3, 3)), "'pt' is optional ragged"),
-        ("words", mm.pad(3), "'words' is optional ragged string"),
+        ("words", mm.pad(3), r"'words' is optional ragged string .* and mm.pad\(3\) does not fit"),
     ],
 )
 def test_steps_that_do_not_fit(ds, name, step, words):
@@ -198,7 +197,7 @@ def test_steps_that_do_not_fit(ds, name, step, words):
         ds.batches(3, collate={name: step})
 
 
-@pytest.mark.parametrize("n", [(1, "max"), (-1, 2), (1.5,)])
+@pytest.mark.parametrize("n", [(1, "min"), (-1, 2), (1.5,)])
 def test_lengths_of_axes_that_are_none(n):
     with pytest.raises(mm.OptionError, match="pad"):
         mm.pad(n)

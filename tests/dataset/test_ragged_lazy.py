@@ -494,7 +494,7 @@ def test_a_cluster_agrees(ds, jets):
     x = (ds["pt"] * ds["met"] + 1)[ds["tight"]]
     expected = (DATA["pt"] * DATA["met"] + 1)[DATA["tight"]]
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=":0") as cluster,
         distributed.Client(cluster),
     ):
         found, sums, records = dask.compute(x, x.sum(), jets)

@@ -257,3 +257,22 @@ def test_names_that_are_near(name, known, near):
         assert said.count("'aaa") == 3
     else:
         assert said == (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+
+
+@pytest.mark.parametrize(
+    ("text", "constants", "proposed"),
+    [
+        ("met == nan", {}, "write 'isnan(met)'"),
+        ("a > 1 & nan != met", {}, "write 'not isnan(met)'"),
+        ("met != v", {"v": float("nan")}, "write 'not isnan(met)'"),
+        ("any(jet_pt == nan)", {}, "write 'isnan(jet_pt)'"),
+        ("0 < met == nan", {}, "write 'isnan(met)'"),
+        ("met in (1, nan)", {}, "leave it out of the list, and add 'or isnan(met)'"),
+        ("met not in v", {"v": [float("nan"), 2.0]}, "add 'or isnan(met)'"),
+        ("nan == nan", {}, "write 'isnan(nan)'"),
+    ],
+)
+def test_what_is_compared_with_nan(text, constants, proposed):
+    with pytest.raises(ExpressionError, match="nothing is equal to nan, nan itself neither") as caught:
+        check_cut(text, SCHEMA, constants)
+    assert proposed in str(caught.value)

@@ -200,8 +200,6 @@ def test_nan_is_ieee():
     assert run("x > 0", x=[nan]) == [False]
     assert run("!(x > 0)", x=[nan]) == [True]
     assert run("x != x", x=[nan]) == [True]
-    assert run("x == nan", x=[nan]) == [False]
-    assert run("x in (nan, 1)", x=[nan, 1.0]) == [False, True]
     assert run("1 < x < nan", x=[2.0]) == [False]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
 from mmdask.kernels import gather
-from mmdask.kernels.gather import Runs, pad_ragged, take_nested, take_ragged, take_rows
+from mmdask.kernels.dense import take_rows
+from mmdask.kernels.gather import Runs, pad_ragged, pad_runs, take_nested, take_ragged
 from mmdask.kernels.jit import Kernel
 
 FORMS = ["twin", "compiled"]
@@ -309,5 +310,24 @@ def test_twins_and_loops_give_equal_bytes(lengths, width, seed, length, left):
 
 def test_every_kernel_of_this_module_has_both_forms():
     kernels = [v for v in vars(gather).values() if isinstance(v, Kernel)]
-    assert len(kernels) == 5
+    assert len(kernels) == 3
     assert all(k.loop.startswith("loops.") for k in kernels)
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("length", [0, 2, 9])
+def test_runs_of_one_array_padded(form, left, length):
+    rng = np.random.default_rng(length)
+    (values,), (offsets,), rows = ragged_parts(rng, [30], shape=(2,))
+    out, mask = np.full((30, length, 2), 7, "<f4"), np.empty((30, length), bool)
+    expected = np.full((30, length, 2), 7, "<f4")
+    for i, row in enumerate(rows):
+        kept = row[:length]
+        expected[i, length - len(kept) if left else 0 :][: len(kept)] = kept
+    pad_runs(values, offsets, out, mask, left)
+    assert out.tobytes() == expected.tobytes()
+    assert mask.sum(1).tolist() == [min(len(row), length) for row in rows]
+    pad_runs(values[3:3], offsets[:1], out[:0])
+    for wrong in (offsets + 1, offsets[::-1].copy(), offsets - 1):
+        with pytest.raises(OptionError, match="offsets are ascending"):
+            pad_runs(values, wrong, out)

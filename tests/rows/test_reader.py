@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from many_parts import FIELDS, lists, many_parts, row
 
 import mmdask as mm
-from mmdask.kernels import gather
+from mmdask.kernels import dense
 from mmdask.rows import reader
 from mmdask.rows.rows import Rows
 from mmdask.schema import FieldData
@@ -97,8 +97,8 @@ def test_runs_over_many_parts_are_those_of_a_list(path, a, b):
 
 def test_only_the_parts_that_are_needed_are_opened_and_given_to_the_kernel(fresh, arrays, monkeypatch):
     given_parts = []
-    original = gather.take_rows
-    monkeypatch.setattr(gather, "take_rows", lambda s, *args: (given_parts.append(len(s)), original(s, *args))[1])
+    original = dense.take_rows
+    monkeypatch.setattr(dense, "take_rows", lambda s, *args: (given_parts.append(len(s)), original(s, *args))[1])
     rows = np.array([250, 3, 120])
     assert reader.take(fresh, "x", rows).values.tolist() == [250, 3, 120]
     assert len(arrays) == 3

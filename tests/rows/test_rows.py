@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.expr import check_cut
-from mmdask.rows import bits, masks, passes, selecting
+from mmdask.rows import bits, masks, passes, selecting, splits
 from mmdask.rows.bits import RowBits
 from mmdask.rows.rows import RESOLVED, Rows
 from mmdask.rows.splits import folds, hash_rows
@@ -158,14 +158,15 @@ def test_chains_of_steps_select_what_lists_would(store, chain):
 
 
 def _in_fold(fold, schema, data, i):
-    if fold.by is None:
+    by = fold.numbering.by
+    if not by:
         field, one = Field.dense("row", "i8"), FieldData(np.array([i]))
-    elif fold.by == "t":
+    elif by == ("t",):
         raw = np.frombuffer(data["t"][i].encode(), np.uint8)
         field, one = schema["t"], FieldData(raw, (np.array([0, len(raw)]),))
     else:
         field, one = schema["event"], FieldData(np.array([data["event"][i]]))
-    return bool(fold.holds(hash_rows(field, one, fold.seed))[0])
+    return bool(fold.holds(hash_rows(field, one, fold.numbering.seed))[0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -399,7 +400,7 @@ def test_equal_rows_have_equal_identities(store, monkeypatch):
     assert rows.identity != rows.sliced(slice(0, 60, 2)).identity
     before = [cut.identity, fold.identity]
     monkeypatch.setattr(selecting, "SEMANTICS", 10**6)
-    monkeypatch.setattr(selecting, "SPLIT_VERSION", 10**6)
+    monkeypatch.setattr(splits, "SPLIT_VERSION", 10**6)
     after = [Rows(snapshot, r.steps).identity for r in (cut, fold)]
     assert not set(before) & set(after), "another meaning of cuts or splits gives other rows"
     assert Rows(snapshot).identity == rows.identity

@@ -1,0 +1,253 @@
+"""`Mix`: batches of rows of several loaders, also of different stores, each with its share of every batch."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from mmdask.batches.balanced import checked_shares, rows_of_stream
+from mmdask.batches.batch import Batch
+from mmdask.batches.cutting import Even
+from mmdask.batches.epochs import Epochs, integer
+from mmdask.batches.fetching import Wanted
+from mmdask.batches.joining import joined
+from mmdask.batches.loader import Loader
+from mmdask.batches.quotas import QUOTAS_VERSION, Quotas
+from mmdask.batches.row_rng import streams_of
+from mmdask.errors import OptionError
+
+__all__ = ["Mix", "mix"]
+
+Stop = Literal["first", "all", "cycle"]
+#: the rows of a mixture without end, as far as positions go
+_ENDLESS = 1 << 60
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Mix(Epochs):
+    """Batches of the rows of several loaders; made by `mix`, which says how.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the loaders; ``batch.source`` holds the number of one for every row.
+    batch_size : int
+    """
+
+    def __init__(self, loaders: Mapping[str, Loader], shares: Mapping[str, float], batch_size: int, stop: Stop) -> None:
+        super().__init__()
+        self.names = tuple(loaders)
+        self.loaders = tuple(loaders.values())
+        self.shares = tuple([shares[name] for name in self.names])
+        self.batch_size = batch_size
+        self.stop: Stop = stop
+        self.last = self.loaders[0].last
+        self.rank, self.world_size = self.loaders[0].rank, self.loaders[0].world_size
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name!r}: {share:g}" for name, share in zip(self.names, self.shares, strict=True))
+        return f"<Mix of {{{shares}}} in batches of {self.batch_size}, epoch {self._epoch}>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("quotas", "n_rows", "cutting", "_reader")
+        state = {name: value for name, value in self.__dict__.items() if name not in made}
+        return state | {"_running": None, "loaders": tuple(map(copy.copy, self.loaders))}
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        if self.n_rows is None:
+            raise OptionError("a mixture with stop='cycle' has no end and no length; count the batches yourself")
+        return super().__len__()
+
+    def __getitem__(self, i: int) -> Batch:
+        """Batch number i of the current epoch; see `Loader`. One without end has no negative numbers."""
+        if self.n_rows is None and isinstance(i, int | np.integer) and i >= 0:
+            return self.batch(self._epoch, int(i) * self.batch_size)
+        return super().__getitem__(i)
+
+    @cached_property
+    def quotas(self) -> Quotas:
+        """Which loader gives each row."""
+        return Quotas(self.shares)
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Rows of an epoch of each loader."""
+        sizes = [loader.sequence.n for loader in self.loaders]
+        for name, n in zip(self.names, sizes, strict=True):
+            if not n:
+                raise OptionError(f"the loader {name!r} has no rows, so it has none to mix in; leave it out")
+        return sizes
+
+    @cached_property
+    def n_rows(self) -> int | None:
+        """Rows of an epoch; None if it has no end."""
+        sizes = enumerate(self._sizes)
+        if self.stop == "first":
+            return min(self.quotas.position_of(i, n) for i, n in sizes)
+        if self.stop == "all":
+            return max(self.quotas.position_of(i, n - 1) for i, n in sizes) + 1
+        return None
+
+    @cached_property
+    def cutting(self) -> Even:
+        """Where the batches of an epoch begin and end."""
+        return Even(_ENDLESS if self.n_rows is None else self.n_rows, self.batch_size, drop=self.last == "drop")
+
+    def run(self, epoch: int, start: int, n: int) -> Iterator[Batch]:
+        """Up to `n` batches from a position on, whose rows are read together, loader by loader."""
+        places, streams = [], []
+        for _ in range(max(min(n, self.cutting.left(epoch, start)), 1)):
+            stop = self.cutting.stop(epoch, start)
+            places.append((start, stop))
+            streams.append(self.quotas.streams(start, stop))
+            start = stop
+        parts = [self._of_loader(i, epoch, places, streams) for i in range(len(self.loaders))]
+        return self._joined(epoch, places, streams, parts)
+
+    def _joined(
+        self, epoch: int, places: list[tuple[int, int]], streams: list[Int64s], parts: list[Iterator[Batch]]
+    ) -> Iterator[Batch]:
+        """Batches of what each loader gives to them."""
+        for (begin, end), numbers in zip(places, streams, strict=True):
+            own = numbers[self._own(len(numbers))]
+            pieces = {i: next(parts[i]) for i in np.unique(own).tolist()}
+            batch = joined(pieces, own, self.names)
+            batch.epoch, batch.index, batch.position = epoch, self.cutting.number(epoch, begin), end
+            batch.source, batch.seed = own, self.loaders[0].seed
+            yield batch
+
+    def _own(self, n: int) -> slice:
+        """Which rows of a batch are those of this rank."""
+        return slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
+
+    def _of_loader(self, i: int, epoch: int, places: list[tuple[int, int]], streams: list[Int64s]) -> Iterator[Batch]:
+        """What one loader gives to the batches to which it gives anything on this rank."""
+        loader, wanted = self.loaders[i], []
+        done = epoch * self._each[i] + int(self.quotas.before(places[0][0])[i])
+        for (start, stop), numbers in zip(places, streams, strict=True):
+            mine = numbers == i
+            n, own = int(mine.sum()), self._own(len(numbers))
+            first, last = int(mine[: own.start].sum()), int(mine[: own.stop].sum())
+            if first < last:
+                everyone = rows_of_stream(loader.sequence, done, n)
+                index = self.cutting.number(epoch, start)
+                again = streams_of(everyone, start + np.flatnonzero(mine))
+                wanted.append(Wanted(everyone, first, last, n, False, epoch, index, stop, again))
+            done += n
+        return loader.fetching.batches(wanted) if wanted else iter(())
+
+    @cached_property
+    def _each(self) -> list[int]:
+        """Rows of each loader in an epoch."""
+        return [0] * len(self.loaders) if self.n_rows is None else self.quotas.before(self.n_rows).tolist()
+
+    def _about(self) -> dict[str, Any]:
+        each = [loader._about() for loader in self.loaders]
+        order = {"mix": QUOTAS_VERSION, "stop": self.stop, "shares": _hash([self.names, self.shares])}
+        return {
+            "data": _hash([about["data"] for about in each]),
+            "order": order | {"each": _hash([about["order"] for about in each])},
+            "seed": _hash([about["seed"] for about in each]),
+        }
+
+
+def _hash(value: object) -> str:
+    return str(xxhash.xxh3_128_hexdigest(json.dumps(value).encode()))
+
+
+def mix(
+    loaders: Mapping[str, Loader],
+    shares: Mapping[str, float],
+    /,
+    *,
+    batch_size: int | None = None,
+    stop: Stop = "first",
+) -> Mix:
+    """Mix the rows of several loaders, of one store or of different ones: each has its share of every batch.
+
+    Every batch has ``batch_size * share`` rows of each loader wherever these are whole numbers, and about as many else.
+    Each loader goes through its rows in its own order again and again, from one epoch of the mixture into the next, so
+    that none comes more than once more often than another of the same loader.
+
+    Parameters
+    ----------
+    loaders : mapping of Loader
+        By name. Their fields, steps, order and seed are used; entries of one name are joined, so they must be of one
+        kind, arrays of one shape but for the rows. They have the same `rank`, `world_size` and `last`.
+    shares : mapping
+        Positive numbers by name, of which only the proportions count.
+    batch_size : int, optional
+        Rows of a batch, of all ranks together; by default that of all loaders.
+    stop : {"first", "all", "cycle"}
+        Where an epoch ends: before a loader would begin anew, when all loaders have handed out all of their rows, or
+        never.
+
+    Returns
+    -------
+    Mix
+        It is used as a `Loader`: iterated, indexed, resumed, handed to torch. ``batch.source`` (int64) says for each
+        row which loader it is of, by its number in ``mix.names``, and ``batch.rows`` its row in the store of that one.
+
+    Raises
+    ------
+    OptionError
+        When loaders or shares do not fit together; when entries do not, once a batch is made.
+
+    Examples
+    --------
+    >>> import mmdask as mm
+    >>> signal = mm.from_arrays({"x": [1.0, 2.0]}, "signal.mm").batches(4)
+    >>> background = mm.from_arrays({"x": [-1.0, -2.0, -3.0, -4.0, -5.0, -6.0]}, "background.mm").batches(4)
+    >>> mixed = mm.mix({"sig": signal, "bkg": background}, {"sig": 1, "bkg": 3})
+    >>> [(int((batch["x"] > 0).sum()), batch.source.tolist()) for batch in mixed]
+    [(1, [0, 1, 1, 1]), (1, [0, 1, 1, 1])]
+    """
+    if not isinstance(loaders, Mapping) or not loaders or not isinstance(shares, Mapping):
+        raise OptionError("mm.mix takes loaders and shares by name, as mm.mix({'a': a, 'b': b}, {'a': 0.5, 'b': 0.5})")
+    for name, loader in loaders.items():
+        if not isinstance(loader, Loader):
+            raise OptionError(
+                f"{name!r} is {type(loader).__name__}, and loaders are mixed, as ds.batches(4096) makes them"
+            )
+    if set(loaders) != set(shares):
+        raise OptionError(f"loaders and shares have the same names, got {list(loaders)} and {list(shares)}")
+    if stop not in get_args(Stop):
+        raise OptionError(f"stop is 'first', 'all' or 'cycle', got {stop!r}")
+    for what in ("rank", "world_size", "last", *(("batch_size",) if batch_size is None else ())):
+        found = {name: getattr(loader, what) for name, loader in loaders.items()}
+        if len(set(found.values())) > 1:
+            hint = "; say it: mm.mix(..., batch_size=)" if what == "batch_size" else ""
+            raise OptionError(f"loaders that are mixed have the same {what}=, got {found}{hint}")
+    for name, loader in loaders.items():
+        if loader.bucket is not None:
+            raise OptionError(f"the loader {name!r} has bucket=, which makes batches of its own; leave it out")
+    first = next(iter(loaders.values()))
+    if first.last == "pad":
+        raise OptionError("a mixture has no last='pad'; make its loaders with last='keep' or last='drop'")
+    size = first.batch_size if batch_size is None else integer("batch_size", batch_size, 1)
+    _check_labels(loaders)
+    return Mix(loaders, checked_shares("mm.mix", shares), size, stop)
+
+
+def _check_labels(loaders: Mapping[str, Loader]) -> None:
+    """Raise where codes of labels would mean different labels in one array."""
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for name, loader in loaders.items():
+        for field in [loader.rows.schema[f] for f in loader.fields]:
+            if field.kind != "category":
+                continue
+            other, labels = known.setdefault(field.name, (name, field.labels))
+            if labels != field.labels:
+                raise OptionError(
+                    f"the codes of {field.name!r} mean other labels in {name!r} than in {other!r}: {field.labels} and "
+                    f"{labels}; leave it out of fields=, for batch.source says which loader a row is of"
+                )

@@ -1,0 +1,64 @@
+"""The training example learns, and goes on after it was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch is not installed; pip install 'mmdask[torch]'")
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "train_torch.py"
+
+
+def start(folder):
+    """The example in a process of its own, one core, a checkpoint every 3 steps."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(EXAMPLE), str(folder), "--epochs", "4", "--save-every", "3"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_it_learns_and_a_killed_run_has_the_losses_of_another(tmp_path, capsys):
+    example = runpy.run_path(str(EXAMPLE))
+    ds = example["make_store"](tmp_path, 30_000)
+
+    whole = start(tmp_path)
+    out, _ = whole.communicate(timeout=120)
+    assert whole.returncode == 0
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    train, test = example["loaders"](ds, 7)
+    assert len(losses) == 4 * len(train)
+    reached = [float(number) for number in re.findall(r"accuracy on test (0\.\d+)", out)]
+    assert len(reached) == 4
+    assert reached[-1] >= example["ACCURACY"]
+    rows = [sorted(r for b in loader for r in b.rows.tolist()) for loader in (train, test)]
+    assert not set(rows[0]) & set(rows[1])
+
+    for name in ("checkpoint.pt", "losses.json"):
+        (tmp_path / name).unlink()
+    killed = start(tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists():
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(60) == -signal.SIGKILL
+    killed.stdout.close()
+    assert not (tmp_path / "losses.json").exists()
+
+    resumed = start(tmp_path)
+    out, _ = resumed.communicate(timeout=120)
+    (step,) = re.findall(r"goes on after step (\d+), in epoch (\d)", out)
+    assert 0 < int(step[0]) < len(losses)
+    assert int(step[0]) % len(train) != 0  # in the middle of an epoch
+    assert json.loads((tmp_path / "losses.json").read_text()) == losses
