@@ -35,6 +35,7 @@ _ROWS = 1 << 22
 _MOST_CLASSES = 64
 _QUANTILES = 8
 _PIECE = 1 << 20
+_OFFSETS = 32
 _PAGE = 4096
 
 
@@ -127,13 +128,13 @@ def report(loader: Loader, field: str) -> Mixing:
         predicted = _predicted(rows, classes, loader.sequence, loader.batch_size)
     else:
         why = "rows come as they lie" if loader.shuffle is False else "rows are drawn by weights, classes or length"
-    measured, n = _measured(loader, classes)
+    measured, precision, n_classes = _measured(loader, classes)
     mixing = Mixing(
         field,
-        classes.n,
+        n_classes,
         predicted,
         measured,
-        math.sqrt(2 / max(n - 1, 1) / max(classes.n - 1, 1)),
+        precision,
         _amplification(loader),
         *_window(loader),
         3 * loader.budget.run(loader.shuffle is True and is_narrow(rows, loader.fields)),
@@ -150,16 +151,15 @@ class _Classes:
         self.rows, self.field = rows, field
         n = len(rows)
         sample = self._values(rows.numbers_of(np.unique(np.linspace(0, n - 1, min(n, 1 << 16)).astype(np.int64))))
-        found = np.unique(sample)
         if field.kind == "category":
-            self.n, self._edges = max(len(field.labels), 1) + 1, None  # one more, of what is missing
-        else:
-            if len(found) > _MOST_CLASSES:
-                found = np.unique(np.quantile(sample, np.arange(1, _QUANTILES) / _QUANTILES))
-                self._edges = found
-            else:
-                self._edges = found[1:]
-            self.n = len(self._edges) + 1
+            self._edges = None
+            self.n = max(len(field.labels), 1) + 1  # the last is of what is missing
+            return
+        found = np.unique(sample[~np.isnan(sample)])
+        if len(found) > _MOST_CLASSES:
+            found = np.unique(np.quantile(sample[~np.isnan(sample)], np.arange(_QUANTILES) / _QUANTILES))
+        self._edges = found[1:]
+        self.n = len(self._edges) + 2  # the last is of nan and what is missing
 
     def _values(self, numbers: Int64s) -> npt.NDArray[Any]:
         data = self.rows.take(self.field.name, numbers)
@@ -177,7 +177,9 @@ class _Classes:
         values = self._values(numbers)
         if self._edges is None:
             return values.astype(np.int64) % self.n
-        return np.searchsorted(self._edges, values, side="right").astype(np.int64)
+        found = np.searchsorted(self._edges, values, side="right").astype(np.int64)
+        found[np.isnan(values)] = self.n - 1
+        return found
 
 
 def _predicted(rows: Rows, classes: _Classes, sequence: WindowSequence, batch_size: int) -> float:
@@ -205,12 +207,22 @@ def _predicted(rows: Rows, classes: _Classes, sequence: WindowSequence, batch_si
     in_window = n / windows.n_windows
     mean = sums / blocks[:, None]
     between = (squares / blocks[:, None] - mean**2).sum(0) / in_window**2  # of the share of a class in a window
-    if batch_size < in_window:
-        within = (share * (1 - share) - between) * (in_window - batch_size) / max(in_window - 1, 1)
-        found = batch_size**2 * between + batch_size * within
-    else:
-        found = batch_size * in_window * between * (n - batch_size) / max(n - in_window, 1)
-    return float(found.sum() / expected.sum())
+    within = share * (1 - share) - between
+    found = np.zeros(classes.n)
+    for begin in (np.arange(_OFFSETS) + 0.5) / _OFFSETS * in_window:  # where in a window a batch begins
+        pieces = _pieces(begin, batch_size, in_window)
+        # Windows have all rows together, so that one has more of a class where the others have less.
+        square = (pieces**2).sum()
+        others = (batch_size**2 - square) / max(windows.n_windows - 1, 1)
+        found += (square - others) * between + (pieces * (in_window - pieces)).sum() / max(in_window - 1, 1) * within
+    return float(found.sum() / _OFFSETS / expected.sum())
+
+
+def _pieces(begin: float, size: int, in_window: float) -> npt.NDArray[np.float64]:
+    """How many rows of each window a batch has that begins so far from the begin of one."""
+    edges = np.arange(0, begin + size + in_window, in_window)
+    pieces: npt.NDArray[np.float64] = np.minimum(edges[1:], begin + size) - np.maximum(edges[:-1], begin)
+    return np.maximum(pieces, 0)
 
 
 def _block_counts(rows: Rows, classes: _Classes, block: int) -> Iterator[Int64s]:
@@ -230,8 +242,8 @@ def _block_counts(rows: Rows, classes: _Classes, block: int) -> Iterator[Int64s]
     yield open_counts
 
 
-def _measured(loader: Loader, classes: _Classes) -> tuple[float, int]:
-    """The variance of counts in batches, as times that of a true shuffle, and in how many batches."""
+def _measured(loader: Loader, classes: _Classes) -> tuple[float, float, int]:
+    """The variance of counts in batches, how precise it is, and of how many classes."""
     epoch, n = loader.epoch, loader.sequence.n
     size = loader.cutting.stop(epoch, 0)
     n_batches = max(n // size, 1)
@@ -252,11 +264,15 @@ def _measured(loader: Loader, classes: _Classes) -> tuple[float, int]:
             position, done = stop, k
     table, rows = np.array(counts, np.float64), np.array(sizes, np.float64)
     share = table.sum(0) / rows.sum()
-    expected = rows.sum() * (share * (1 - share)).sum() * max(1 - rows.mean() / n, 0)
-    if len(rows) < 2 or not expected > 0:
-        return math.nan if len(rows) < 2 else 1.0, len(rows)
-    squares = ((table - rows[:, None] * share) ** 2).sum()
-    return float(squares / expected * len(rows) / (len(rows) - 1)) * (1 - rows.sum() / n / len(rows)), len(rows)
+    filled = int((share > 0).sum())
+    if len(rows) < 2:
+        return math.nan, math.nan, filled
+    # That of a true shuffle, around the share that these batches have together.
+    expected = rows.mean() * (share * (1 - share)).sum() * n * (len(rows) - 1) / max(n - 1, 1)
+    if filled < 2:
+        return 1.0, 0.0, filled
+    precision = math.sqrt(2 / (len(rows) - 1) / (filled - 1))
+    return float(((table - rows[:, None] * share) ** 2).sum() / expected), precision, filled
 
 
 def _window(loader: Loader) -> tuple[int, int, int, int]:
@@ -302,7 +318,7 @@ def _advice(loader: Loader, mixing: Mixing) -> Iterator[str]:
             yield f"window={nbytes_text(factor * bytes_of)!r}, of which memory= must be twice as much, would do"
             smaller = int(mixing.block_rows / factor)
             if smaller:
-                yield f"or block={smaller}, which reads smaller pieces from a disk"
+                yield f"or block={smaller} with window={nbytes_text(bytes_of)!r}: smaller pieces, and more of them"
         yield f"or shuffle='exact', if the data are in memory or on a fast disk; or {saved}."
     if mixing.amplification > _MOST_READ and loader.shuffle is not False:
         yield (

@@ -168,16 +168,13 @@ class Uploads:
 def _mapped(batch: Batch, leaf: Callable[[Any], Any]) -> TorchBatch:
     """The batch with another value for each of its arrays."""
     new = TorchBatch()
-    new.__dict__ |= batch.__dict__
     for name, value in batch.items():
         try:
             new[name] = _replaced(value, leaf)
         except (OptionError, TypeError) as error:
             error.add_note(f"in batch[{name!r}]")
             raise
-    new.rows = leaf(batch.rows)
-    new.valid = None if batch.valid is None else leaf(batch.valid)
-    new.source = None if batch.source is None else leaf(batch.source)
+    new.__dict__ |= {name: leaf(value) for name, value in batch.__dict__.items()}  # its rows and marks
     return new
 
 

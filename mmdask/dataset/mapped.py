@@ -37,8 +37,9 @@ def memmap_of(rows: Rows, name: str, array: str, part: int | None, mode: Literal
             "store, or of a slice, is its file"
         )
     snapshot = rows.snapshot
-    number, here = _part(rows, part)
-    if isinstance(snapshot.source(number, name)[0], ByRows):
+    made = [isinstance(snapshot.source(p, name)[0], ByRows) for p in range(len(snapshot.parts))]
+    number, here = _part(rows, part) if not made or not all(made) else (0, range(0))
+    if made[number]:
         raise OptionError(
             f"a dataset of one row per item has no files of its own; ds[{name!r}].compute() is an array, ds.save(path) "
             "makes a store of it"

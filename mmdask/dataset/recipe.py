@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mmdask.dataset.layouts import masked, several
 from mmdask.dataset.lazy import LazyArray, row_chunks, row_edges, to_dask
 from mmdask.errors import OptionError
+from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData
 from mmdask.schema import empty as empty_data
@@ -458,7 +459,17 @@ def _mapped(
 
 
 def _dense_chunk(program: Program, field: Field, run: tuple[int, int], *inputs: Any) -> Any:
-    return several(field, program(*run, inputs))
+    start, stop = run
+    if stop - start <= BLOCK_ROWS or not all(isinstance(x, np.ndarray) for x in inputs):
+        return several(field, program(start, stop, inputs))
+    # In blocks, so that the items of a chunk are never in memory all at once.
+    pieces = []
+    for a in range(0, stop - start, BLOCK_ROWS):
+        b = min(a + BLOCK_ROWS, stop - start)
+        given = [x[a:b] if x.ndim else x for x in inputs]
+        pieces.append(several(field, program(start + a, start + b, given)))
+    joined: Any = np.ma.concatenate if any(isinstance(x, np.ma.MaskedArray) for x in pieces) else np.concatenate
+    return joined(pieces)
 
 
 def _chunk(program: Program, run: tuple[int, int], *inputs: Any) -> Any:

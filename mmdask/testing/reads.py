@@ -86,12 +86,12 @@ def count_reads() -> Iterator[Reads]:
     reads = Reads()
     inside = threading.local()  # one of these functions may use another
 
-    def counted(original: Callable[..., Any], describe: Callable[..., Read]) -> Callable[..., Any]:
+    def counted(original: Callable[..., Any], describe: Callable[..., list[Read]]) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
             if getattr(inside, "yes", False):
                 return original(*args, **kwargs)
-            reads.log.append(describe(*args, **kwargs))
+            reads.log.extend(describe(*args, **kwargs))
             inside.yes = True
             try:
                 return original(*args, **kwargs)
@@ -102,14 +102,15 @@ def count_reads() -> Iterator[Reads]:
 
     with ExitStack() as stack:
         for original, describe in (
-            (part.read_part, lambda snapshot, part, name, start, stop: Read(name, stop - start, part, start)),
-            (reader.take, lambda snapshot, name, rows, *_, **__: Read(name, len(rows))),
-            (reader.take_padded, lambda snapshot, name, rows, *_, **__: Read(name, len(rows))),
+            (part.read_part, lambda snapshot, part, name, start, stop: [Read(name, stop - start, part, start)]),
+            (reader.take, lambda snapshot, name, rows, *_, **__: [Read(name, len(rows))]),
+            (reader.take_many, lambda snapshot, names, rows, *_, **__: [Read(name, len(rows)) for name in names]),
+            (reader.take_padded, lambda snapshot, name, rows, *_, **__: [Read(name, len(rows))]),
         ):
             function = counted(original, describe)
             _replace(original, function)
             stack.callback(_replace, function, original)  # in modules that were imported meanwhile, too
-        row = counted(reader.Picker.__call__, lambda picker, row: Read(picker.name, 1))
+        row = counted(reader.Picker.__call__, lambda picker, row: [Read(picker.name, 1)])
         stack.enter_context(mock.patch.object(reader.Picker, "__call__", row))
         yield reads
 

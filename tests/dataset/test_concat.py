@@ -310,7 +310,9 @@ def test_mistakes(a, b, tmp_path):
         mm.concat([a[["x"]], b[["x", "pt"]]])
     with pytest.raises(mm.SchemaError, match=r"has no 'x'; did you mean 'X'.*rename"):
         mm.concat([a[["x"]], b[["x"]].rename(x="X")])
-    with pytest.raises(mm.SchemaError, match=r"'x' is int32 in the first dataset, and optional ragged float32 in number 1"):
+    with pytest.raises(
+        mm.SchemaError, match=r"'x' is int32 in the first dataset, and optional ragged float32 in number 1"
+    ):
         mm.concat([a[["x"]], b[["pt"]].rename(pt="x")])
     with mm.create(tmp_path / "c.mm", fields=[mm.Field.dense("x", "i4", unit="MeV")]):
         pass

@@ -720,3 +720,17 @@ def test_reductions_of_what_is_computed_are_those_of_what_is_stored(tmp_path_fac
                 found = getattr(computed, function)(**default)
                 assert found.dtype == stored.dtype
                 assert kinds.plain(found.compute(scheduler="sync")) == kinds.plain(stored.compute(scheduler="sync"))
+
+
+def test_chunks_with_dask_arrays_are_evaluated_in_blocks(tmp_path, monkeypatch):
+    rng = np.random.default_rng(5)
+    counts = rng.integers(0, 4, 1000)
+    jets = ak.unflatten(rng.normal(size=counts.sum()), counts)
+    ds = mm.from_arrays({"jets": jets, "scale": np.ma.array(rng.normal(size=1000), mask=counts == 2)}, tmp_path / "b.mm")
+    monkeypatch.setattr("mmdask.dataset.recipe.BLOCK_ROWS", 64)
+    lazy = (ds["jets"] * (ds["scale"] * 2) + np.float64(1)).sum()
+    wanted = np.ma.array(ak.sum(jets * (ds["scale"] * 2).compute().data + 1, axis=1).to_numpy(), mask=counts == 2)
+    got = lazy.compute(scheduler="sync")
+    np.testing.assert_array_equal(np.ma.getmaskarray(got), wanted.mask)
+    np.testing.assert_allclose(got.compressed(), wanted.compressed(), rtol=1e-12)
+    np.testing.assert_array_equal(lazy[100:500].compute(scheduler="sync"), got[100:500])

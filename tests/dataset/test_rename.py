@@ -53,7 +53,9 @@ def everything(ds, names=None):
     return {name: ak.to_list(ds[name].compute()) for name in names or ds.fields}
 
 
-@settings(max_examples=3, phases=[Phase.generate], deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=3, phases=[Phase.generate], deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(table=tables(SOME, max_rows=6), shift=st.integers(1, 7), cut=st.integers(0, 6))
 def test_every_kind_under_the_name_of_another(tmp_path_factory, table, shift, cut):
     if not table["pt"]:

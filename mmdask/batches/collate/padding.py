@@ -128,36 +128,33 @@ class Pad:
 
     def _lengths(self, items: Items, take: Take) -> tuple[int, ...]:
         """The length on every axis; the same on all ranks, because they all look at the rows of all."""
-        found = items.lengths(take)
-        if found.shape[1] > 1 or not in_lists(items.field) or len(self._every(items.field)) == 1:
-            longest = found.max(0, initial=0).tolist()
+        if in_lists(items.field) and axes_of(items.field) > 1:
+            found = [np.diff(o) for o in _lists_of_all(items, take).offsets]
         else:
-            longest = _longest_lists(items, take)
+            found = list(items.lengths(take).T)
         lengths = []
-        for axis, n in enumerate(self._every(items.field)):
+        for axis, n in enumerate(self.lengths * len(found) if self.every else self.lengths):
+            longest = int(found[axis].max(initial=0))
             if n == "max":
-                lengths.append(-(-longest[axis] // self.multiple) * self.multiple)
+                lengths.append(-(-longest // self.multiple) * self.multiple)
                 continue
             lengths.append(n)
-            if self.strict and longest[axis] > n:
-                raise self._too_long(items, take, found, axis, longest[axis])
+            if self.strict and longest > n:
+                raise self._too_long(items, take, axis, int(np.argmax(found[axis])))
         return tuple(lengths)
 
-    def _every(self, field: Field) -> tuple[Length, ...]:
-        return self.lengths * axes_of(field) if self.every else self.lengths
-
-    def _too_long(self, items: Items, take: Take, found: Int64s, axis: int, longest: int) -> OptionError:
-        name, what = items.field.name, f"{self}"[3:-1] + ", strict=True)"
-        if axis < found.shape[1]:
-            i = int(np.argmax(found[:, axis]))
-            has = shape_text(found[i])
-            return OptionError(
-                f"field {name!r}: row {take.everyone[i]} has {has}, more than {what} allows; pad to more, or let "
-                "strict=False cut"
-            )
+    def _too_long(self, items: Items, take: Take, axis: int, number: int) -> OptionError:
+        """The error for the row, or the list within a row, of this number that is too long on an axis."""
+        if in_lists(items.field) and axis:
+            offsets = _lists_of_all(items, take).offsets
+            has = f"a list of {int(np.diff(offsets[axis])[number])} items at level {axis + 1}"
+            for o in reversed(offsets[:axis]):
+                number = int(np.searchsorted(o, number, side="right")) - 1
+        else:
+            has = shape_text(items.lengths(take)[number])
         return OptionError(
-            f"field {name!r}: a list of level {axis + 1} has {longest} items, more than {what} allows; pad to more, or "
-            "let strict=False cut"
+            f"field {items.field.name!r}: row {take.everyone[number]} has {has}, more than {str(self)[3:-1]}, strict=True) "
+            "allows; pad to more, or let strict=False cut"
         )
 
 
@@ -205,12 +202,9 @@ def _pad_levels(
     return values, mask
 
 
-def _longest_lists(items: Items, take: Take) -> list[int]:
-    """The most items of a list of every level, in the rows of all ranks."""
-    data = items.data[take.rows]
-    if not take.alone:
-        data = items.again(items.fetch.of_everyone(take)).data
-    return [int(np.diff(o).max(initial=0)) for o in data.offsets]
+def _lists_of_all(items: Items, take: Take) -> FieldData:
+    """The rows of a batch on all ranks."""
+    return items.data[take.rows] if take.alone else items.again(items.fetch.of_everyone(take)).data
 
 
 def mask_of(place: Int64s, kept: Int64s, lengths: tuple[int, ...]) -> npt.NDArray[np.bool_]:
