@@ -94,7 +94,7 @@ def classes_of(rows: Rows, balance: object, run: Runner = run_serially) -> tuple
             cut = rows.check_cut(field if label else f"not {field}")
         else:
             cut = rows.check_cut(f"{field} == {constant}", {constant: label})
-        made.append(Class(label, share, cut))
+        made.append(Class(label if isinstance(label, str) else int(label), share, cut))
     return tuple(made)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple
@@ -9,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from mmdask.batches import order
@@ -202,10 +204,11 @@ class Loader(Epochs):
 
         One call of a kernel serves all of them, which for narrow fields and small batches is most of the time.
         """
-        wanted: list[Wanted] = []
-        while not wanted or (len(wanted) < n and not self.ends(epoch, start)):
-            wanted.append(self._wanted(epoch, start))
-            start = wanted[-1].position
+        edges = [start, self.cutting.stop(epoch, start)]
+        while len(edges) <= n and not self.ends(epoch, edges[-1]):
+            edges.append(self.cutting.stop(epoch, edges[-1]))
+        rows = self.sequence.rows_at(epoch, start, edges[-1])
+        wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
         if self.budget.bounded:
             self._release(sum(len(w.own) for w in wanted))
         return self.fetching.batches(wanted)
@@ -251,10 +254,8 @@ class Loader(Epochs):
             self.rows.release(self.fields)
             self._unreleased = n
 
-    def _wanted(self, epoch: int, start: int) -> Wanted:
-        """The batch that begins at a position."""
-        stop = self.cutting.stop(epoch, start)
-        everyone = self.sequence.rows_at(epoch, start, stop)
+    def _wanted(self, epoch: int, start: int, stop: int, everyone: npt.NDArray[np.int64]) -> Wanted:
+        """The batch of the rows at positions `start` to `stop`."""
         real, padded = len(everyone), self.last == "pad"
         if padded and 0 < real < self.batch_size:
             everyone = np.resize(everyone, self.batch_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["Parcel", "TorchBatch", "Uploads", "parcel", "pinned", "shared", "ten
 
 #: bytes to which arrays in a buffer are aligned: a cache line, and more than any instruction on a device asks for
 ALIGNMENT = 64
+#: kinds of numpy's dtypes that become tensors
+NUMBERS = "biufcmM"
 
 
 class TorchBatch(Batch):
@@ -43,7 +46,6 @@ class Place(NamedTuple):
     """Where an array lies in a buffer."""
 
     start: int
-    nbytes: int
     dtype: torch.dtype
     shape: tuple[int, ...]
 
@@ -79,31 +81,30 @@ def parcel(batches: Sequence[Batch], allocate: Callable[[int], torch.Tensor]) ->
 
     def place(value: Any) -> Any:
         nonlocal end
-        tensor = _tensor(value)
-        if not isinstance(value, np.ndarray) or not isinstance(tensor, torch.Tensor):
-            return tensor
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in NUMBERS:
+            return value
         start = -(-end // ALIGNMENT) * ALIGNMENT
         end = start + value.nbytes
         arrays.append((start, value))
-        return Place(start, value.nbytes, tensor.dtype, value.shape)
+        return Place(start, _dtype(value.dtype), value.shape)
 
     placed = [_mapped(batch, place) for batch in batches]
     buffer = allocate(end)
     memory = buffer.numpy()
     for start, array in arrays:
-        memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)[...] = array
+        np.ndarray(array.shape, array.dtype, memory, start)[...] = array
     return Parcel(buffer, placed)
 
 
 def unpack(parcel: Parcel) -> Iterator[TorchBatch]:
     """The batches, with tensors that are views of the buffer, on its device."""
-    buffer = parcel.buffer
+    device, storage = parcel.buffer.device, parcel.buffer.untyped_storage()
 
     def view(value: Any) -> Any:
         if isinstance(value, Place):
-            piece = buffer[value.start : value.start + value.nbytes]
-            return piece.view(value.dtype).view(value.shape)
-        return value.to(buffer.device) if isinstance(value, torch.Tensor) else value
+            empty = torch.empty(0, dtype=value.dtype, device=device)
+            return empty.set_(storage, value.start // value.dtype.itemsize, value.shape)
+        return value.to(device) if isinstance(value, torch.Tensor) else value
 
     for batch in parcel.batches:
         yield _mapped(batch, view)
@@ -218,10 +219,15 @@ def _nested(rows: Nested) -> torch.Tensor:
 
 def _tensor(value: Any) -> Any:
     """A tensor that shares the memory of an array, where torch can; other values as they are."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biufcmM":
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in NUMBERS:
         return value
     if value.dtype.kind in "Mm":
         value = value.view(np.int64)
     if not value.flags.writeable or min(value.strides, default=0) < 0:
         value = value.copy()  # a transform's doing; torch has neither
     return torch.from_numpy(value)
+
+
+@lru_cache
+def _dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return _tensor(np.empty(0, dtype)).dtype

@@ -21,6 +21,8 @@ __all__ = ["Workers"]
 PREFETCH = 2
 #: runs of an epoch per worker, or more, so that all workers end at about the same time
 LEAST_RUNS = 4
+#: batches of a run: with so many, what a message costs is nothing, and little is made in vain
+MOST_BATCHES = 64
 
 
 class Made(NamedTuple):
@@ -150,7 +152,7 @@ class Maker(Dataset):  # type: ignore[misc]
                     batches.append(batch)
             if not batches:
                 raise
-        return Made(parcel(batches, shared), len(batches) == n, run_length(batches[0], RUN_NBYTES))
+        return Made(parcel(batches, shared), len(batches) == n, min(run_length(batches[0], RUN_NBYTES), MOST_BATCHES))
 
     def _batches(self, epoch: int, start: int, n: int, together: int) -> Iterator[Batch]:
         while n:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,6 @@ __all__ = [
 
 Int64s = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
-#: makes an array of a shape and a dtype, as `numpy.empty`
-Empty = Callable[[tuple[int, ...], np.dtype[Any]], npt.NDArray[Any]]
 
 
 def runs(snapshot: Snapshot, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
@@ -245,15 +243,13 @@ def take(snapshot: Snapshot, name: str, rows: Int64s, items: tuple[Int64s, Int64
     return _gather(field, _sources(snapshot, field, rows), items)
 
 
-def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s, empty: Empty = np.empty) -> dict[str, FieldData]:
+def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s) -> dict[str, FieldData]:
     """Rows of several fields, each as by `take`; where the rows lie is found once for all dense ones.
 
     Parameters
     ----------
     snapshot, names, rows
         The store, the fields, and the row numbers.
-    empty : callable
-        Makes the arrays of dense fields, of a shape and a dtype.
     """
     taken: dict[str, FieldData] = {}
     located = None
@@ -266,7 +262,7 @@ def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s, empty: Emp
             starts, parts = _needed(snapshot, rows)
             located = dense.Located(starts, rows, len(parts), snapshot.manifest.block_rows // _NEAR or 1)
         sources = _part_sources(snapshot, field, starts, rows, parts)
-        taken[name] = FieldData(located.take(sources.values, empty((len(rows), *field.shape), field.dtype)))
+        taken[name] = FieldData(located.take(sources.values, np.empty((len(rows), *field.shape), field.dtype)))
     return taken
 
 
@@ -280,8 +276,8 @@ def release(snapshot: Snapshot, names: Iterable[str]) -> None:
                     snapshot.release(layer, number)
 
 
-#: of a block, what is copied whole where some of its rows are wanted: users may ask for smaller blocks than the store's
-_NEAR = 4
+#: of a block, what is copied whole where some of its rows are wanted: loaders may use so much smaller blocks
+_NEAR = 8
 
 
 def gather_rows(field: Field, data: FieldData, rows: Int64s) -> FieldData:

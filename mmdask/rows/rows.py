@@ -340,16 +340,11 @@ class Rows:
             return reader.take(self.snapshot, name, rows)
         return self.take_many([name], rows)[name]
 
-    def take_many(
-        self, names: Iterable[str], rows: npt.NDArray[np.int64], empty: reader.Empty = np.empty
-    ) -> dict[str, FieldData]:
-        """Rows of several fields, each as `take`; what several computed fields are computed from is read once.
-
-        `empty` makes the arrays of dense fields that are stored.
-        """
+    def take_many(self, names: Iterable[str], rows: npt.NDArray[np.int64]) -> dict[str, FieldData]:
+        """Rows of several fields, each as `take`; what several computed fields are computed from is read once."""
         wanted = list(names)
         stored = [name for name in wanted if name not in self.derived]
-        taken = reader.take_many(self.snapshot, stored, rows, empty)
+        taken = reader.take_many(self.snapshot, stored, rows)
         computed: dict[str, list[FieldData]] = {name: [] for name in wanted if name in self.derived}
         for a, b in self.blocks(len(rows)) if computed else ():
             read = {name: data if (a, b) == (0, len(rows)) else data[a:b] for name, data in taken.items()}

@@ -27,6 +27,7 @@ __all__ = ["SUM_ROWS", "Weighed", "weigh"]
 
 #: rows of the store of which one sum is kept
 SUM_ROWS = 64
+_SUM_BITS = 6
 #: blocks of them that are looked at together
 _TOGETHER = 1 << 12
 #: blocks of a task
@@ -125,9 +126,12 @@ def _weights(rows: Rows, expression: Expression, blocks: Int64s) -> Floats | tup
         missing = result.known is not None and not result.known[at]
         return int(numbers[at]), math.nan if missing or math.isnan(weights[at]) else float(weights[at])
     table = np.zeros((len(blocks), SUM_ROWS))
-    of = numbers // SUM_ROWS
-    together = len(blocks) and blocks[-1] - blocks[0] == len(blocks) - 1
-    table[of - blocks[0] if together else np.searchsorted(blocks, of), numbers % SUM_ROWS] = weights
+    of = numbers >> _SUM_BITS
+    if len(blocks) and blocks[-1] - blocks[0] == len(blocks) - 1:
+        of -= blocks[0]
+    else:  # each of them has rows
+        of = np.cumsum(np.diff(of, prepend=of[:1]) != 0)
+    table[of, numbers & (SUM_ROWS - 1)] = weights
     return table
 
 

@@ -39,7 +39,7 @@ class Slow(MemoryRows):
         super().__init__({"row": np.arange(n)})
         self.fails, self.delay, self.by = fails, delay, []
 
-    def take_many(self, names, rows, empty=np.empty):
+    def take_many(self, names, rows):
         self.by.append((len(rows), threading.current_thread().name))
         time.sleep(self.delay)
         if self.fails in rows:
@@ -215,10 +215,10 @@ def test_memory_makes_the_window_smaller_and_says_the_least_that_works():
     assert Loader(rows, 10).grain == Loader(rows, 10, memory="1GiB").grain == Loader(rows, 10, memory="9GiB").grain
     assert Loader(rows, 10, memory="64MiB").grain == Loader(rows, 10, window="16MiB").grain
     assert Loader(rows, 10, memory="64MiB", window="30MiB").grain == Loader(rows, 10, window="30MiB").grain
-    with pytest.raises(OptionError, match=r"a window of 1,024 rows takes .* ask for (\d+) bytes or more") as raised:
+    with pytest.raises(OptionError, match=r"a window of 512 rows takes .* ask for (\d+) bytes or more") as raised:
         Loader(rows, 10, memory="1kB")
     least = int(str(raised.value).split("ask for ")[1].split()[0])
-    assert least == 2 * 1024 * 264
+    assert least == 2 * 512 * 264
     assert Loader(rows, 10, memory=least)
     with pytest.raises(OptionError, match="smaller batch_size"):
         Loader(rows, 100_000, memory="4MB")

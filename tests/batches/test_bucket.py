@@ -255,3 +255,35 @@ def test_iterating_and_resuming_count_no_more_than_the_windows_they_are_in():
     assert resumed[0].rows.tolist() == make()[0].rows.tolist()  # which then is counted from the start
     assert len(resumed) == len(make())
     assert resumed[-1].rows.tolist() == make()[-1].rows.tolist()
+
+
+def test_workers_give_the_same_batches(tmp_path):
+    torch_data = pytest.importorskip("torch.utils.data")
+    counts = np.random.default_rng(0).integers(0, 30, 300).tolist()
+    ds = mm.from_arrays({"parts": [[1.0] * c for c in counts]}, tmp_path / "w.mm")
+
+    def make():
+        return ds.batches(20, bucket=mm.bucket("parts", window=4, tokens=128), collate={"parts": mm.pad("max")}, seed=2)
+
+    expected = [(b.index, b.position, b.rows.tolist()) for b in make()]
+    batches = make().to_torch()
+    loader = torch_data.DataLoader(batches, batch_size=None, num_workers=2)
+    received = []
+    for batch in loader:
+        received.append((batch.index, batch.position, batch.rows.tolist()))
+        if batch.index == 20:
+            state = batches.state_dict(after=batch)
+    assert received == expected
+    resumed = make()
+    resumed.load_state_dict(state)
+    assert [(b.index, b.position, b.rows.tolist()) for b in resumed] == expected[21:]
+
+
+def test_of_a_selection(tmp_path):
+    counts = np.random.default_rng(0).integers(0, 30, 300)
+    ds = mm.from_arrays({"parts": [[1.0] * c for c in counts], "n": counts}, tmp_path / "s.mm")
+    sel = ds[ds.cut("n % 3 == 0")]
+    for shuffle in (True, False, "exact"):
+        batches = list(sel.batches(10, shuffle=shuffle, bucket=mm.bucket("parts", window=3)))
+        assert sorted(r for b in batches for r in b.rows.tolist()) == np.flatnonzero(counts % 3 == 0).tolist()
+        assert np.mean([np.ptp(b["n"]) for b in batches]) < 15

@@ -597,3 +597,47 @@ def test_what_does_not_fit(ds, collate, message):
 def test_arguments(make, message):
     with pytest.raises(OptionError, match=message):
         make()
+
+
+def test_nothing_of_every_row(ds):
+    for step in (
+        mm.window(0),
+        mm.crop(0),
+        mm.pad(0),
+        [mm.crop(0), mm.pad(0, mode="wrap")],
+        [mm.window(0), mm.pad("max")],
+    ):
+        for b in batches(ds, {"pt": step, "vec": step, "twice": step, "word": step}):
+            n = len(b.rows)
+            assert [b[name].shape for name in ("pt", "vec", "twice", "word")] == [(n, 0), (n, 0, 2), (n, 0), (n, 0)]
+    b = batches(
+        ds, {"pt": [mm.window(0), mm.packed()], "sound": mm.crop((0, 2)), "image": [mm.crop((0, 0)), mm.pad(2 * (1,))]}
+    )[0]
+    assert b["pt"].values.shape == (0,)
+    assert b["sound"].shape == (16, 0, 2)
+    assert b["image"].tolist() == [[[0]]] * 16
+
+
+@pytest.mark.parametrize("optional", [(), (0, 1, 2, 3)])
+def test_three_levels(tmp_path, optional):
+    rows = [[[[1, 2], []], []], [], [[[3], [4, 5, 6], [7]]], [[], [[8]]]]
+    if optional:
+        rows = [[[[1, None], None], []], None, [None, [[3], [None, 5, 6], [7]]], [[], [[8]]]]
+    with mm.create(tmp_path / "3.mm", fields=[mm.Field.ragged("x", "i4", levels=3, optional=optional)]) as w:
+        w.extend({"x": rows})
+    ds = mm.open(tmp_path / "3.mm")
+
+    def array(x, lengths, leaf):
+        if not lengths:
+            return leaf(x)
+        x = [] if x is None else x[: lengths[0]]
+        return [array(v, lengths[1:], leaf) for v in x] + [array(None, lengths[1:], leaf)] * (lengths[0] - len(x))
+
+    for lengths in ((2, 2, 2), (1, 3, 1), (2, 3, 3), (0, 1, 1)):
+        b = ds.batches(4, shuffle=False, collate={"x": mm.pad(lengths, value=-1)})[0]
+        assert b["x"].tolist() == [array(r, lengths, lambda v: -1 if v is None else v) for r in rows]
+        assert b["x_mask"].tolist() == [array(r, lengths, lambda v: v is not None) for r in rows]
+        cut = ds.batches(4, shuffle=False, collate={"x": [mm.crop(lengths), mm.pad("max", value=-1)]})[0]["x"]
+        assert b["x"][tuple(map(slice, cut.shape))].tolist() == cut.tolist()
+        assert (b["x"] != -1).sum() == (cut != -1).sum()
+    assert ds.batches(4, collate={"x": mm.pad("max")})[0]["x"].shape == (4, 2, 3, 3)

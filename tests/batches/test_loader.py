@@ -436,7 +436,7 @@ N_MIXED = 400_000
 
 @pytest.fixture(scope="module")
 def sorted_store():
-    """Rows of 16 kB, so that a window is 256 blocks of 64 rows out of 6250."""
+    """Rows of 16 kB, of which a window is made of 256 blocks of 64 rows out of 6250."""
     return numbered(N_MIXED, block_rows=64, row_nbytes=16376.0)
 
 
@@ -444,7 +444,7 @@ def sorted_store():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_batches_of_sorted_data_vary_like_those_of_a_true_shuffle(sorted_store, classes, seed):
     label = np.arange(N_MIXED) * (classes + 1) // N_MIXED % 2
-    loader = Loader(sorted_store, 200, seed=seed, fields=[])
+    loader = Loader(sorted_store, 200, seed=seed, fields=[], block=64)
     assert loader.grain == order.Grain(64, 256)
     ratio = variance_ratio([b.rows for b in loader], label)
     assert 0.9 < ratio < 1.1, ratio
@@ -454,7 +454,7 @@ def test_classes_that_change_from_block_to_block_cost_what_the_blocks_of_a_windo
     # The worst case: a window of k blocks holds a fraction of each class that varies like k draws.
     label = np.arange(N_MIXED) // 64 % 2
     ratio = np.mean(
-        [variance_ratio([b.rows for b in Loader(sorted_store, 200, seed=s, fields=[])], label) for s in range(8)]
+        [variance_ratio([b.rows for b in Loader(sorted_store, 200, seed=s, fields=[], block=64)], label) for s in range(8)]
     )
     assert abs(ratio - (1 + 199 / 260)) < 5 * 0.1
 

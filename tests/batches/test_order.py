@@ -98,11 +98,13 @@ def test_the_default_window_is_bounded_in_bytes_and_rows():
     assert grain(10**9, 4.0, 64, window=2**30).blocks == 2**30 // 12 // 64
 
 
-def test_the_block_shrinks_twice_before_the_window_grows():
-    assert grain(10**9, 16376.0, 64) == order.Grain(64, 256)
-    assert grain(10**9, 32760.0, 64) == order.Grain(32, 256)
-    assert grain(10**9, 65528.0, 64) == order.Grain(16, 256)
-    assert grain(10**9, 10e6, 64) == order.Grain(16, 256)
+def test_the_block_shrinks_three_times_before_the_window_grows():
+    assert grain(10**9, 8184.0, 64) == order.Grain(64, 512)
+    assert grain(10**9, 16376.0, 64) == order.Grain(32, 512)
+    assert grain(10**9, 32760.0, 64) == order.Grain(16, 512)
+    assert grain(10**9, 65528.0, 64) == order.Grain(8, 512)
+    assert grain(10**9, 131064.0, 64) == order.Grain(8, 256)
+    assert grain(10**9, 10e6, 64) == order.Grain(8, 256)
     assert grain(10**9, 10e6, 64, block=64) == order.Grain(64, 256)
     assert grain(10**9, 10e6, 2).block == 1
     assert grain(10**9, 10e6, 1).block == 1

@@ -207,6 +207,11 @@ def mixed_apart(key, rows, n):
     return mix(r * U(GOLDEN) + U(key)) ^ mix(d + U(key))
 
 
+def mixed_and_added(key, rows, n):
+    r, d = rows_and_draws(rows, n)
+    return mix((r + U(1)) * U(GOLDEN) + U(key)) + mix(d * U(0xB504F333F9DE6485) + U(key))
+
+
 def one_multiplication(key, rows, n):
     x = no_mixing(key, rows, n)
     return (x ^ (x >> U(30))) * U(0xBF58476D1CE4E5B9)
@@ -228,6 +233,7 @@ def test_the_numbers_pass_and_bad_mixers_fail():
     assert shifted == set()
     assert {"bits", "upper pairs along rows"} & weaknesses(no_mixing)
     assert "rows and draws act alone" in weaknesses(mixed_apart)
+    assert "rows and draws act alone" in weaknesses(mixed_and_added)
     assert weaknesses(one_multiplication)
     assert "keys share numbers" in weaknesses(keys_added)
     assert "repeats" in weaknesses(rows_and_draws_on_one_line)

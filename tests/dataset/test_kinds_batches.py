@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kinds import FIELDS, of, plain
 
 import mmdask as mm
-from mmdask.batches import epochs as loader_module
+from mmdask.batches import budget
 from mmdask.rows import masks
 from mmdask.rows.rows import RESOLVED
 from mmdask.schema import Field, FieldData
@@ -218,7 +218,7 @@ def test_wide_lists_bound_what_is_read_together(folder, monkeypatch):
     n = 40
     rows = [np.zeros((30, 30), "u1") for _ in range(n)]
     ds = mm.open(kinds.write(folder(), {"image": rows, "name": ["x" * 900] * n}))
-    monkeypatch.setattr(loader_module, "RUN_NBYTES", 4_000)
+    monkeypatch.setattr(budget, "RUN_NBYTES", 4_000)
     for fields in ("image", "name"):
         taken = []
         loader = ds.batches(2, fields=fields, shuffle=False)

@@ -245,7 +245,7 @@ def test_negative_weights_may_leave_no_mean(tmp_path):
     np.testing.assert_allclose([n.mean["x"], n.std["x"]], by_hand([1, 2, 3], [2, -1, 2]))
     with pytest.raises(mm.OptionError, match=r"weight='1 / \(w - 1\)' is nan, infinite or missing in row 0"):
         ds.normalisation("x", weight="1 / (w - 1)")
-    assert ds.normalisation("x", weight="1 / (w - 1)", where="w < 1").mean["x"] == 2  # of the one row that has it
+    assert ds.normalisation("x", weight="1 / (1 - w)", where="w < 1").mean["x"] == 2  # of the one row that has it
     with pytest.raises(mm.OptionError, match="no finite value"):
         ds.normalisation("x", where="x > 5")
     constant = ds.normalisation("x", where="x == 2")

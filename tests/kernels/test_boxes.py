@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdask.errors import OptionError
-from mmdask.kernels.boxes import copy_boxes
+from mmdask.kernels.boxes import copy_boxes, repeat_boxes
 from mmdask.kernels.jit import Kernel
 
 
@@ -43,6 +43,36 @@ def test_boxes_are_slices(axes, dtype, shape):
         out = np.full((n, *lengths, *shape), 7).astype(dtype)
         assert copy_boxes(items, first, shapes, begin, kept, out, place) is out
         assert out.tobytes() == expected.tobytes()
+
+
+@pytest.mark.usefixtures("form")
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_repeats_are_those_of_numpy(mode, left, axes, monkeypatch):
+    monkeypatch.setattr("mmdask.kernels.boxes._TOGETHER", 100)
+    rng = np.random.default_rng(axes)
+    for n, dtype, shape in ((0, "u1", ()), (40, "<f4", (2,)), (40, "<f8", ())):
+        shapes = rng.integers(0, 6, (n, axes))
+        counts = shapes.prod(1)
+        first = np.cumsum(counts) - counts
+        items = rng.integers(0, 99, (int(counts.sum()), *shape)).astype(dtype)
+        lengths = rng.integers(1, 9, axes)
+        kept = rng.integers(0, shapes + 1)
+        begin = rng.integers(0, shapes - kept + 1)
+        expected = np.full((n, *lengths, *shape), 7).astype(dtype)
+        for i in range(n):
+            row = items[first[i] : first[i] + counts[i]].reshape(*shapes[i], *shape)
+            row = row[tuple(slice(b, b + min(k, m)) for b, k, m in zip(begin[i], kept[i], lengths, strict=True))]
+            missing = [m - k for m, k in zip(lengths, row.shape, strict=False)]
+            widths = [(m, 0) if left else (0, m) for m in missing] + [(0, 0)] * len(shape)
+            if row.size:
+                expected[i] = np.pad(row, widths, mode=mode)
+        out = np.full((n, *lengths, *shape), 7).astype(dtype)
+        assert repeat_boxes(items, first, shapes, begin, kept, out, mode, left) is out
+        assert out.tobytes() == expected.tobytes()
+        none = np.zeros((n, *lengths[:-1], 0, *shape), dtype)
+        assert repeat_boxes(items, first, shapes, begin, kept, none, mode, left).size == 0
 
 
 @settings(max_examples=60, deadline=None)

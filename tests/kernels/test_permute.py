@@ -201,8 +201,12 @@ def statistics(images):
     return scores
 
 
-@pytest.mark.parametrize("n", [65536, 65537, 100003, 262143, 262144, 262145])
-@pytest.mark.parametrize("key", [0, 1, 0xDEADBEEF])
+AWKWARD = [65536, 65537, 100003, 262143, 262144, 262145]
+#: powers of two and their neighbours, and primes
+MORE = [*(2**k + d for k in (12, 13, 14, 15, 17) for d in (-1, 0, 1)), 65535, 4099, 10007, 39989, 131101, 1048573]
+
+
+@pytest.mark.parametrize(("n", "key"), [*itertools.product(AWKWARD, [0, 1, 0xDEADBEEF]), *((n, 7) for n in MORE)])
 def test_permutations_show_no_pattern(n, key):
     scores = statistics(permutation(n, key))
     assert max(scores.values()) < 5, scores
@@ -215,7 +219,7 @@ def test_a_fisher_yates_shuffle_shows_no_pattern():
     assert max(scores.values()) < 5, scores
 
 
-@pytest.mark.parametrize("n", [65536, 65537, 262145])
+@pytest.mark.parametrize("n", [4096, 8191, 65536, 65537, 100003, 131101, 262143, 262145])
 def test_a_linear_round_function_is_found_out(n, monkeypatch):
     monkeypatch.setattr(permute, "mix", lambda x: x * np.uint64(0xD1342543DE82EF95) + np.uint64(1))
     use(monkeypatch, "twin")

@@ -22,9 +22,8 @@ from mmdask.batches.collate.base import (
     refuse,
     shape_text,
 )
-from mmdask.batches.collate.repeating import repeated
 from mmdask.errors import OptionError
-from mmdask.kernels.boxes import copy_boxes
+from mmdask.kernels.boxes import copy_boxes, repeat_boxes
 from mmdask.kernels.gather import pad_runs
 from mmdask.schema import Field, FieldData
 
@@ -113,18 +112,22 @@ class Pad:
     def _padded(
         self, items: Items, rows: slice, lengths: tuple[int, ...], fill: npt.NDArray[Any]
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        data = items.data[rows]
-        left = self.side == "left"
-        if self.mode != "constant":
-            return repeated(_filled(data, fill), *_boxes(items, rows, data), lengths, fill, left, self.mode)
-        if in_lists(items.field):
+        data, field, left = items.data[rows], items.field, self.side == "left"
+        if in_lists(field) and self.mode == "constant":
             return _pad_levels(data, lengths, fill, left)
         first, shapes, begin, kept = _boxes(items, rows, data)
-        kept = np.minimum(kept, np.array(lengths))
-        place = np.array(lengths) - kept if left else np.zeros_like(kept)
-        values = np.full((len(data), *lengths, *items.field.shape), fill, items.field.dtype)
-        copy_boxes(data.values, first, shapes, begin, kept, values, place)
-        return values, mask_of(place, kept, lengths)
+        there = data.valid_at(len(data.offsets))
+        values = np.full((len(data), *lengths, *field.shape), fill, field.dtype)
+        part = np.minimum(kept, np.array(lengths))
+        place = np.array(lengths) - part if left else np.zeros_like(part)
+        mask = mask_of(place, part, lengths)
+        if self.mode == "constant":
+            copy_boxes(data.values, first, shapes, begin, part, values, place)
+            return values, mask
+        repeat_boxes(_filled(data, fill).values, first, shapes, begin, kept, values, self.mode, left)
+        if there is not None:
+            mask = copy_boxes(there, first, shapes, begin, part, np.zeros_like(mask), place)
+        return values, mask
 
     def _lengths(self, items: Items, take: Take) -> tuple[int, ...]:
         """The length on every axis; the same on all ranks, because they all look at the rows of all."""
@@ -152,9 +155,9 @@ class Pad:
                 number = int(np.searchsorted(o, number, side="right")) - 1
         else:
             has = shape_text(items.lengths(take)[number])
+        name, row, asked = items.field.name, take.everyone[number], f"{str(self)[3:-1]}, strict=True)"
         return OptionError(
-            f"field {items.field.name!r}: row {take.everyone[number]} has {has}, more than {str(self)[3:-1]}, strict=True) "
-            "allows; pad to more, or let strict=False cut"
+            f"field {name!r}: row {row} has {has}, more than {asked} allows; pad to more, or let strict=False cut"
         )
 
 

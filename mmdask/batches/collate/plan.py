@@ -151,9 +151,9 @@ class Group:
         if any(f.optional for f in fields):
             mask: npt.NDArray[np.bool_] = np.logical_and.reduce(masks)
             return mask
-        for field, mask in zip(fields, masks, strict=True):
-            wrong = (mask != masks[0]).any(tuple(range(1, mask.ndim)))
-            if wrong.any():
+        for field, mask in zip(fields[1:], masks[1:], strict=True):
+            if not np.array_equal(mask, masks[0]):
+                wrong = (mask != masks[0]).any(tuple(range(1, mask.ndim)))
                 raise self._unequal(fields[0], field, int(fetch.numbers[take.start + int(np.argmax(wrong))]))
         return masks[0]
 
