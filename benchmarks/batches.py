@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.batch_peers import row_peers, window_peers
 from benchmarks.harness import Competitor, benchmark
+from mmdask.batches import order
+from mmdask.batches.sequence import ExactSequence, Span, WindowSequence
 
 BATCH = 4096
 WIDTH = 64  # int32: rows of 256 bytes
 _BLOCK = 1 << 18
+_LENGTH = 16
 _COPY_ROWS = 1 << 20  # 256 MiB: far larger than any cache
 
 
@@ -49,7 +53,6 @@ def dense_batches(n: int, folder: Path) -> Iterator[Competitor]:
     ds = mm.open(store) if store.exists() else mm.from_arrays({"x": data}, store)
     loader = ds.batches(BATCH, fields=["x"], shuffle=True, seed=1)
     buffer = np.zeros((min(n, _COPY_ROWS), WIDTH), np.int32)  # touched, so that no page fault is timed
-    epochs = np.random.default_rng(1)
 
     def ours() -> None:
         for batch in loader:
@@ -59,11 +62,6 @@ def dense_batches(n: int, folder: Path) -> Iterator[Competitor]:
         for start in range(0, n, len(buffer)):
             block = data[start : start + len(buffer)]
             np.copyto(buffer[: len(block)], block)
-
-    def index() -> None:
-        order = epochs.permutation(n)
-        for start in range(0, n, BATCH):
-            data[order[start : start + BATCH]]
 
     def every_row_once(_: None) -> None:
         rows, first = [], []
@@ -78,30 +76,193 @@ def dense_batches(n: int, folder: Path) -> Iterator[Competitor]:
 
     yield Competitor("mmdask", "ours", ours, check=every_row_once)
     yield Competitor("memcpy of the same bytes", "limit", copy)
-    yield Competitor("memmap[permutation]", "peer", index)
-    yield torch_loader(data)
+    yield from window_peers(data, folder, BATCH)
 
 
-def torch_loader(data: np.memmap[Any, np.dtype[np.int32]]) -> Competitor:
-    """torch's DataLoader with a batch sampler over the same file, in this process."""
-    name = "torch DataLoader, batch sampler"
-    if importlib.util.find_spec("torch") is None:
-        return Competitor(name, "peer", None, missing="torch is not installed")
-    import torch.utils.data as tud
+@benchmark(
+    f"shuffled dense batches of {BATCH} rows, 256 bytes each, against those that read row by row",
+    tiny=2_001,
+    laptop=200_000,
+    large=200_000,
+    row_nbytes=4 * WIDTH,
+)
+def dense_batches_by_row(n: int, folder: Path) -> Iterator[Competitor]:
+    """One epoch over few rows: these peers take microseconds for each."""
+    import mmdask as mm
 
-    class Rows(tud.Dataset):  # type: ignore[misc]
-        def __len__(self) -> int:
-            return len(data)
+    data = make_rows(folder / "rows.npy", n)
+    store = folder / "rows.mm"
+    ds = mm.open(store) if store.exists() else mm.from_arrays({"x": data}, store)
+    loader = ds.batches(BATCH, seed=1)
+    yield Competitor("mmdask", "ours", lambda: sum(len(b["x"]) for b in loader))
+    yield memcpy(data)
+    yield from row_peers(data, folder, BATCH)
 
-        def __getitem__(self, rows: list[int]) -> Any:
-            return data[rows]
 
-    rows = Rows()
-    sampler = tud.BatchSampler(tud.RandomSampler(rows), BATCH, drop_last=False)
-    loader = tud.DataLoader(rows, sampler=sampler, batch_size=None, collate_fn=np.asarray)
+@benchmark(
+    f"shuffled batches of {BATCH} rows of 64 float32 fields",
+    tiny=10_001,
+    laptop=4_000_000,
+    large=50_000_000,
+    row_nbytes=4 * WIDTH,
+)
+def narrow_batches(n: int, folder: Path) -> Iterator[Competitor]:
+    """The same bytes as one wide field, in 64 narrow ones."""
+    import mmdask as mm
 
-    def run() -> None:
-        for _ in loader:
-            pass
+    data = make_rows(folder / "rows.npy", n)
+    store = folder / "narrow.mm"
+    names = [f"f{i:02}" for i in range(WIDTH)]
+    if not store.exists():
+        mm.from_arrays({name: np.ascontiguousarray(data[:, i]) for i, name in enumerate(names)}, store)
+    ds = mm.open(store)
+    loader = ds.batches(BATCH, seed=1)
+    columns = [ds[name] for name in names]
+    arrays = [np.array(c.compute()) for c in columns[:4]]
 
-    return Competitor(name, "peer", run)
+    def ours() -> None:
+        for batch in loader:
+            batch[names[0]]
+
+    def take() -> None:
+        order = np.random.default_rng(1).permutation(n)
+        for start in range(0, n, BATCH):
+            rows = order[start : start + BATCH]
+            for i in range(WIDTH):
+                np.take(arrays[i % len(arrays)], rows, mode="clip")
+
+    yield Competitor("mmdask", "ours", ours)
+    yield memcpy(data)
+    yield Competitor("np.take of each field in memory, by a permutation", "peer", take)
+
+
+@benchmark(
+    f"shuffled batches of {BATCH} rows, lists of 8 float32 in the mean padded to 16",
+    tiny=5_001,
+    laptop=2_000_000,
+    large=50_000_000,
+    row_nbytes=4 * 16 + 16,
+    target=">= 5 x numpy, >= 15 x awkward",
+)
+def padded_batches(n: int, folder: Path) -> Iterator[Competitor]:
+    """One epoch; peers have everything in memory."""
+    import awkward as ak
+
+    import mmdask as mm
+
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(8, n)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    values = rng.random(int(offsets[-1]), np.float32)
+    lists = ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.NumpyArray(values)))
+    store = folder / "padded.mm"
+    ds = mm.open(store) if store.exists() else mm.from_arrays({"jet": lists}, store)
+    loader = ds.batches(BATCH, seed=1, collate={"jet": mm.pad(_LENGTH)})
+    padded = np.zeros((min(n, _COPY_ROWS), _LENGTH), np.float32)
+    source = np.ones_like(padded)
+
+    def by_numpy(rows: Any) -> Any:
+        kept = np.minimum(counts[rows], _LENGTH)
+        run = np.repeat(np.arange(len(rows)), kept)
+        place = np.arange(len(run)) - (np.cumsum(kept) - kept)[run]
+        out = np.zeros((len(rows), _LENGTH), np.float32)
+        mask = np.zeros(out.shape, np.bool_)
+        out[run, place] = np.take(values, offsets[rows][run] + place)
+        mask[run, place] = True
+        return out, mask
+
+    def by_awkward(rows: Any) -> Any:
+        found = ak.to_numpy(ak.pad_none(lists[rows], _LENGTH, clip=True))
+        return found.filled(0), ~np.ma.getmaskarray(found)
+
+    def ours() -> None:
+        for batch in loader:
+            batch["jet"]
+
+    def check(_: None) -> None:
+        for batch in itertools.islice(loader, 3):
+            for form in (by_numpy, by_awkward):
+                expected = form(batch.rows)
+                if not all(map(np.array_equal, expected, (batch["jet"], batch["jet_mask"]))):
+                    raise AssertionError(f"{form.__name__} pads otherwise")
+
+    def copy() -> None:
+        for start in range(0, n, len(padded)):
+            m = min(len(padded), n - start)
+            np.copyto(padded[:m], source[:m])
+
+    def peer(form: Callable[[Any], Any]) -> Callable[[], None]:
+        def run() -> None:
+            order = np.random.default_rng(1).permutation(n)
+            for start in range(0, n, BATCH):
+                form(order[start : start + BATCH])
+
+        return run
+
+    yield Competitor("mmdask", "ours", ours, check=check)
+    yield Competitor("memcpy of the padded values", "limit", copy)
+    yield Competitor("numpy, repeat and take, by a permutation", "peer", peer(by_numpy))
+    yield Competitor("awkward, pad_none and to_numpy, by a permutation", "peer", peer(by_awkward))
+
+
+@benchmark(
+    "the order of an epoch", tiny=100_001, laptop=20_000_000, large=200_000_000, row_nbytes=8, target="<= 5 ns/row"
+)
+def order_of_rows(n: int, folder: Path) -> Iterator[Competitor]:
+    """Row numbers alone."""
+    grain = order.Grain(256, 4096)
+    sequence = WindowSequence(Span(n), 1, grain)
+    exact = ExactSequence(Span(n), 1)
+    epochs = itertools.count()
+
+    def all_of(some: Any) -> None:
+        epoch = next(epochs)
+        for start in range(0, n, 8 * BATCH):
+            some.rows_at(epoch, start, min(start + 8 * BATCH, n))
+
+    yield Competitor("mmdask, windows", "ours", lambda: all_of(sequence))
+    yield Competitor("numpy.arange", "limit", lambda: np.arange(n))
+    yield Competitor("mmdask, shuffle='exact'", "peer", lambda: all_of(exact))
+    yield Competitor("numpy permutation", "peer", lambda: np.random.default_rng(1).permutation(n))
+
+
+@benchmark(
+    "the first batch of a billion rows, and of the rest of an epoch",
+    tiny=10**6,
+    laptop=10**9,
+    large=10**9,
+    row_nbytes=0,
+    target="< 50 ms",
+)
+def first_batch(n: int, folder: Path) -> Iterator[Competitor]:
+    """A store of two constant fields: no data, but all the rows."""
+    import mmdask as mm
+
+    store = folder / "large.mm"
+    if not store.exists():
+        mm.from_arrays({"x": np.broadcast_to(np.float32(1), n)}, store)
+
+    def at(position: int) -> Callable[[], None]:
+        def run() -> None:
+            loader = mm.open(store).batches(BATCH, seed=1)
+            if position:
+                loader.load_state_dict(loader.state_dict() | {"position": position})
+            next(iter(loader))
+
+        return run
+
+    yield Competitor("mmdask, open and first batch", "ours", at(0))
+    yield Competitor("opening the store", "limit", lambda: mm.open(store))
+    yield Competitor(f"mmdask, open and resume at row {n * 7 // 10:,}", "peer", at(n * 7 // 10))
+
+
+def memcpy(data: np.memmap[Any, np.dtype[np.int32]]) -> Competitor:
+    """The same bytes copied into one large buffer."""
+    buffer = np.zeros((min(len(data), _COPY_ROWS), WIDTH), np.int32)
+
+    def copy() -> None:
+        for start in range(0, len(data), len(buffer)):
+            block = data[start : start + len(buffer)]
+            np.copyto(buffer[: len(block)], block)
+
+    return Competitor("memcpy of the same bytes", "limit", copy)

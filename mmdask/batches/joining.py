@@ -18,7 +18,7 @@ __all__ = ["joined"]
 Int64s = npt.NDArray[np.int64]
 
 
-def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str]) -> Batch:
+def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str], flags: Sequence[str] = ()) -> Batch:
     """One batch of the rows of several.
 
     Parameters
@@ -29,6 +29,8 @@ def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str]) -
         int64 ``(rows,)``: of which source each row is the next.
     names : sequence of str
         Of the sources.
+    flags : sequence of str
+        Entries that say which rows are there, which some sources have, as those of others are never missing.
 
     Raises
     ------
@@ -42,7 +44,9 @@ def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str]) -
     batch = Batch()
     first = pieces[numbers[0]] if numbers else Batch()
     for i in numbers:
-        if list(pieces[i]) != list(first):
+        for flag in flags:
+            pieces[i].setdefault(flag, np.ones(len(pieces[i].rows), np.bool_))
+        if set(pieces[i]) != set(first):
             raise OptionError(
                 f"batches of {names[i]!r} have the entries {list(pieces[i])}, those of {names[numbers[0]]!r} "
                 f"{list(first)}; make the loaders with the same fields= and collate="

@@ -79,6 +79,11 @@ class Mix(Epochs):
         return Quotas(self.shares)
 
     @cached_property
+    def _flags(self) -> tuple[str, ...]:
+        """Entries that say which rows are missing, of fields that are optional in one store or another."""
+        return tuple(dict.fromkeys(name for loader in self.loaders for name in _flags(loader)))
+
+    @cached_property
     def _sizes(self) -> list[int]:
         """Rows of an epoch of each loader."""
         sizes = [loader.sequence.n for loader in self.loaders]
@@ -120,7 +125,7 @@ class Mix(Epochs):
         for (begin, end), numbers in zip(places, streams, strict=True):
             own = numbers[self._own(len(numbers))]
             pieces = {i: next(parts[i]) for i in np.unique(own).tolist()}
-            batch = joined(pieces, own, self.names)
+            batch = joined(pieces, own, self.names, self._flags)
             batch.epoch, batch.index, batch.position = epoch, self.cutting.number(epoch, begin), end
             batch.source, batch.seed = own, self.loaders[0].seed
             yield batch
@@ -235,7 +240,37 @@ def mix(
         raise OptionError("a mixture has no last='pad'; make its loaders with last='keep' or last='drop'")
     size = first.batch_size if batch_size is None else integer("batch_size", batch_size, 1)
     _check_labels(loaders)
+    _check_entries(loaders)
     return Mix(loaders, checked_shares("mm.mix", shares), size, stop)
+
+
+def _entries(loader: Loader) -> list[str]:
+    """Names of the entries of its batches, as far as no function changes them."""
+    return [name for group in loader.plan.groups for name in group.names]
+
+
+def _flags(loader: Loader) -> list[str]:
+    """Those that say which rows are missing."""
+    names = []
+    for group in loader.plan.groups:
+        fields = [chain.field for chain in group.chains]
+        own = {f"{name}_valid" for name in (group.name, *(f.name for f in fields if 0 in f.optional))}
+        names += [name for name in group.names if name in own and any(0 in f.optional for f in fields)]
+    return names
+
+
+def _check_entries(loaders: Mapping[str, Loader]) -> None:
+    """Raise where loaders have other entries, unless functions of theirs may add what others have."""
+    if any(loader.transform is not None for loader in loaders.values()):
+        return
+    found = {name: {*_entries(loader)} - {*_flags(loader)} for name, loader in loaders.items()}
+    first, expected = next(iter(found.items()))
+    for name, entries in found.items():
+        if entries != expected:
+            raise OptionError(
+                f"batches of {name!r} have the entries {sorted(entries)}, those of {first!r} {sorted(expected)}; make "
+                "the loaders with the same fields= and collate="
+            )
 
 
 def _check_labels(loaders: Mapping[str, Loader]) -> None:

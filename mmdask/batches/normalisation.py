@@ -192,7 +192,7 @@ def _wide(x: Any) -> Any:
 
 
 def _as(x: Any, dtype: np.dtype[Any]) -> Any:
-    if hasattr(x, "layout"):
+    if type(x).__module__.partition(".")[0] == "awkward":
         import awkward as ak
 
         return ak.values_astype(x, dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator, Iterator
 from contextlib import suppress
+from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from mmdask.batches.batch import Batch
 from mmdask.batches.budget import RUN_NBYTES
 from mmdask.batches.epochs import Epochs, run_length
 from mmdask.batches.torch_tensors import Parcel, parcel, shared
+from mmdask.errors import MmdaskError
 
 __all__ = ["Workers"]
 
@@ -67,14 +69,14 @@ class Workers:
         """Return the position of the batch that could not be made, None at the end of the epoch."""
         # One iteration has them to itself: another that begins meanwhile starts its own.
         workers, self._idle = self._idle, None
-        if workers is None:
+        if workers is None or not _alive(workers._iterator):
             workers = self._started()
         plan = workers.sampler
         plan.begin(epoch, start)
-        good, failed = False, None
         running = iter(workers)
+        good, failed = False, None
         try:
-            for made in running:
+            while (made := _next(running)) is not None:
                 plan.length = made.run_length
                 yield made.parcel
                 if not made.whole:
@@ -85,7 +87,7 @@ class Workers:
             good = True
             raise
         finally:
-            if good and self.persistent and self._idle is None:
+            if good and self.persistent and self._idle is None and _alive(running):
                 self._idle = workers
             else:
                 running._shutdown_workers()  # now, and not when an exception that refers to them is collected
@@ -159,6 +161,24 @@ class Maker(Dataset):  # type: ignore[misc]
             for batch in self.loader.run(epoch, start, min(n, together)):
                 yield batch
                 start, n = batch.position, n - 1
+
+
+def _alive(running: Any) -> bool:
+    return all(worker.is_alive() for worker in running._workers)
+
+
+def _next(running: Any) -> Made | None:
+    """What the workers made next; None if that was all."""
+    try:
+        return next(running, None)
+    except (EOFError, OSError) as error:
+        # A worker that is killed may have told of a parcel that it can hand over no more.
+        sentinels = {worker.sentinel: worker for worker in running._workers}
+        dead = [] if isinstance(error, MmdaskError) else wait(list(sentinels), timeout=1)
+        if not dead:
+            raise
+        pids = ", ".join(str(sentinels[s].pid) for s in dead)
+        raise RuntimeError(f"DataLoader worker (pid {pids}) exited unexpectedly, before its batches came") from error
 
 
 def _as_it_is(made: Made) -> Made:

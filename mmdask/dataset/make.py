@@ -198,7 +198,8 @@ def view(
     chunks : int or "auto"
         Rows of a chunk, as of `mmdask.open`.
     io : {"auto", "mmap", "pread"}
-        How files are read, as of `mmdask.open`.
+        How files are read. By default plainly: a file that has changed is an error then. "mmap" maps them, which is
+        quicker for rows in any order; whoever makes a file shorter that is mapped kills this process.
 
     Returns
     -------
@@ -218,8 +219,8 @@ def view(
 
     Notes
     -----
-    The arrays must not change while they are looked at. A store is what can grow meanwhile, is checked, and is read
-    quickly however it is stored: `from_arrays` makes one.
+    What is looked at must not change. Of a file that does, size and time of writing tell, before and after each read; of
+    arrays in memory nothing does. A store can grow meanwhile, is checked, and is always mapped: `from_arrays` makes one.
 
     Examples
     --------

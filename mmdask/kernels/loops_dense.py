@@ -36,6 +36,16 @@ def gather_at(addresses, strides, part, local, out, width):
             out += width
         return
     lines = min(_LINES, (width + 63) // 64)
+    if len(addresses) == 1:
+        base, stride = addresses[0], strides[0]
+        for i in range(n):
+            if i + AHEAD < n:
+                ahead = base + local[i + AHEAD] * stride
+                for k in range(lines):
+                    _prefetch(ahead + 64 * k)
+            _memcpy(out, base + local[i] * stride, width)
+            out += width
+        return
     for i in range(n):
         if i + AHEAD < n:
             p = part[i + AHEAD]

@@ -61,7 +61,10 @@ class Raw:
         SourceNotFoundError, SourceError
             When the file is missing, too short, or has no whole number of rows.
         """
-        dtype = np.dtype(self.dtype)
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError as error:
+            raise OptionError(f"mm.Raw: {self.dtype!r} is no dtype: {error}") from None
         shape = tuple(self.shape) if isinstance(self.shape, tuple | list) else (self.shape,)
         whole = all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in (*shape, self.offset))
         if not whole or not shape or shape[0] < -1 or min(shape[1:], default=0) < 0 or self.offset < 0:
@@ -155,7 +158,7 @@ def _npy(name: str, path: str) -> Column:
         raise SourceNotFoundError(f"field {name!r}: no file {path}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         raise SourceError(
             f"field {name!r}: {path} is no whole .npy file of numbers ({error}); a file without a header is "
             "mm.Raw(path, dtype, shape)"

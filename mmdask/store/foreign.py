@@ -5,6 +5,7 @@ Each array is a `Column`: in memory, a run of bytes of a file, or something that
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from mmdask.store.files import read_fully
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.manifest import Manifest, Part
 from mmdask.store.npy import ArraySpec
-from mmdask.store.place import IO, check_io, way_to_read
+from mmdask.store.place import IO, check_io
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Column", "Columns", "Foreign", "InFile", "InMemory", "Lazy", "Member", "columns_of"]
@@ -175,11 +176,11 @@ class InFile:
         return self.dtype == stored_dtype(self.dtype)
 
     def whole(self) -> Array:
+        self._check()
         return self._map
 
     @cached_property
     def _map(self) -> Array:
-        self._check()
         if self.end == self.offset:
             return np.empty(self.shape, self.dtype)
         return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape))
@@ -190,11 +191,9 @@ class InFile:
     def read(self, start: int, stop: int) -> Array:
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         self._check()
-        with open(self.path, "rb", buffering=0) as file:
-            try:
-                read_fully(file.fileno(), out.reshape(-1).view(np.uint8).data, self.offset + start * self._row_nbytes)
-            except EOFError as error:
-                raise SourceError(f"{self.path}: {error}; it became shorter while it was read") from None
+        with open(self.path, "rb", buffering=0) as file, contextlib.suppress(EOFError):  # of which the check tells
+            read_fully(file.fileno(), out.reshape(-1).view(np.uint8).data, self.offset + start * self._row_nbytes)
+        self._check()
         return out
 
     def _check(self) -> None:
@@ -250,7 +249,8 @@ class Foreign(Snapshot):
     identity : str
         What tells these rows from all others.
     io : {"auto", "mmap", "pread"}
-        How files are read.
+        How files are read; "auto" is "pread": whoever wrote a file may write it again, and a map of one that became
+        shorter kills the process.
     """
 
     def __init__(self, columns: Sequence[Columns], identity: str, io: IO = "auto") -> None:
@@ -300,8 +300,7 @@ class Foreign(Snapshot):
     @cached_property
     def _mapped(self) -> bool:
         held = [c.records if isinstance(c, Member) else c for c in self._held]
-        files = {os.path.dirname(c.path) for c in held if isinstance(c, InFile)}
-        return all((way_to_read(folder) if self.io == "auto" else self.io) == "mmap" for folder in files)
+        return self.io == "mmap" or not any(isinstance(c, InFile) for c in held)
 
     @property
     def addressable(self) -> bool:

@@ -300,6 +300,18 @@ def test_entries_are_those_of_their_rows(stores):
     assert batch["pt_mask"].sum(axis=1).tolist() == (batch.rows % 4).tolist()
 
 
+def test_what_is_missing_in_one_store_alone(stores, tmp_path):
+    with mm.create(tmp_path / "o.mm", fields=[mm.Field.dense("i", "i8", optional=(0,))]) as w:
+        w.extend({"i": [None, 7, None, 9]})
+    loaders = {"a": stores["a"].batches(4, fields=["i"]), "o": mm.open(tmp_path / "o.mm").batches(4)}
+    mixed = mm.mix(loaders, {"a": 1, "o": 1}, stop="all")
+    rare = mm.mix(loaders, {"a": 99, "o": 1}, stop="cycle")
+    for batch in [*mixed, rare[0]]:
+        assert batch["i_valid"].tolist() == [
+            s == 0 or r % 2 == 1 for s, r in zip(batch.source.tolist(), batch.rows.tolist(), strict=True)
+        ]
+
+
 def test_mixtures_resume_and_do_not_depend_on_the_world(stores):
     def mixed(size=12, **options):
         loaders = {k: ds.batches(5, seed=1, **options) for k, ds in stores.items()}
@@ -347,8 +359,11 @@ def test_what_does_not_fit_together_is_refused(stores, tmp_path):
     with pytest.raises(mm.OptionError, match=r"'pt' cannot be joined: float.* in 'a'.*mm.pad\(8\)"):
         mm.mix(widest, {"a": 1, "b": 1}, stop="all")[0]
     other = {"a": stores["a"].batches(4, fields=["i"]), "b": stores["b"].batches(4, fields=["x"])}
+    with pytest.raises(mm.OptionError, match=r"'b' have the entries \['x'\], those of 'a' \['i'\].*same fields="):
+        mm.mix(other, {"a": 1, "b": 1})
+    made = {k: ds.batches(4, fields=["i"], transform=lambda b, k=k: {k: b["i"]}) for k, ds in stores.items()}
     with pytest.raises(mm.OptionError, match="same fields="):
-        mm.mix(other, {"a": 1, "b": 1})[0]
+        mm.mix(made, {"a": 1, "b": 1})[0]
     empty = {"a": a, "b": stores["b"][:0].batches(4)}
     with pytest.raises(mm.OptionError, match="'b' has no rows"):
         len(mm.mix(empty, {"a": 1, "b": 1}))

@@ -247,6 +247,31 @@ def test_a_killed_worker_is_told_and_nothing_hangs(workers, close):
     assert [b.index for b in itertools.islice(batches, 3)] == [0, 1, 2]
 
 
+def test_workers_that_died_between_epochs_are_replaced(close):
+    batches = close(make().to_torch(num_workers=2))
+    assert len(list(batches)) == 25
+    for worker in batches.workers._idle._iterator._workers:
+        worker.kill()
+        worker.join()
+    assert [b.epoch for b in batches] == [1] * 25
+
+
+def test_a_parcel_that_its_worker_took_along(monkeypatch, close):
+    """A message of a worker that is killed may be there, and what it tells of not."""
+    batches = close(Loader(Slow({"x": np.arange(N)}), 2).to_torch(num_workers=1))
+    received = iter(batches)
+    next(received)
+
+    def lost(running):
+        (worker,) = running._workers
+        os.kill(worker.pid, signal.SIGKILL)
+        raise EOFError
+
+    monkeypatch.setattr(torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "__next__", lost)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) (exited unexpectedly|is killed)"):
+        next(received)
+
+
 def test_a_fork_while_another_thread_reads(close):
     loader = make()
     stop = threading.Event()

@@ -55,6 +55,7 @@ HOWS = [
     {"by": "event", "how": "mod"},
     {"how": "mod"},
     {"how": "permutation", "seed": 5},
+    {"by": "event", "stratify": "process"},
     {"how": "permutation", "stratify": "process"},
     {"how": "permutation", "stratify": "year", "seed": 1},
 ]

@@ -269,6 +269,8 @@ def test_a_normalisation_is_a_value(ds):
     np.testing.assert_allclose(up["met"], arrays["met"], rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(ak.flatten(up["pt"]), ak.flatten(arrays["pt"]), rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(n.apply({"met": ds["met"]})["met"].compute(), down["met"])
+    lazy = n.apply({"pt": ds["pt"]})["pt"].compute()
+    np.testing.assert_allclose(ak.flatten(lazy), ak.flatten(down["pt"]), rtol=1e-6, atol=1e-7)
     batch = ds.batches(20, fields=["met", "pt"], shuffle=False)[0]
     normal = ds.batches(20, fields=["met", "pt"], shuffle=False, normalise=n)[0]
     applied = n.apply(batch)
