@@ -154,16 +154,20 @@ class Ahead(Generic[T]):
 
     def close(self) -> bool:
         """End the thread, waiting for a piece of work that is under way; whether nobody is at work any more."""
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is None:
             return True
-        if self._pid != os.getpid():
-            return False
-        self._jobs.put(None)
-        if thread is threading.current_thread():  # which gave up the last that knew of this object
-            return False
-        thread.join()
-        return True
+        ended = self._pid == os.getpid()
+        if ended:
+            self._jobs.put(None)
+            try:
+                thread.join()
+            except RuntimeError:
+                # It is this thread, which gave up the last that knew of this object; or an interrupt came while it was
+                # started: then it ends by itself, if it runs.
+                ended = False
+        self._thread = None
+        return ended
 
     def __del__(self) -> None:
         self.close()

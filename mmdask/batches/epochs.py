@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -245,8 +246,13 @@ class _Iteration(Iterator[Batch]):
         self._running = loader._running
         self._source = source
         self._batches: Iterator[Batch] | None = None
+        self._lock = threading.RLock()  # several threads may share it
 
     def __next__(self) -> Batch:
+        with self._lock:
+            return self._next()
+
+    def _next(self) -> Batch:
         loader = self.loader
         if self._batches is None:
             self._batches = self._source(self.epoch, self.position)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +26,7 @@ _MASSES = {"mass", "m", "M", "e", "E", "energy"}
 _PLANE = ({"pt", "phi"}, {"px", "py"}, {"x", "y"}, {"rho", "phi"})
 _ALONG = {"eta", "theta", "pz", "z"}
 _TIMES = {*_MASSES, "t", "tau"}
+_CALLED_FIRST = "map calls the function with arrays of no rows first, to find out what it gives"
 
 
 class Records(Collection):
@@ -93,7 +95,13 @@ class Records(Collection):
         return list(self.fields)
 
     def _hint(self, name: str) -> str:
-        return did_you_mean(name, self.fields) or f"; the members are: {', '.join(self.fields)}"
+        found = did_you_mean(name, self.fields) or f"; the members are: {', '.join(self.fields)}"
+        made = self._zip
+        if name == "counts" and self._in_lists:
+            return f"{found}; .map(ak.num) is the number of records in each row"
+        if made is not None and made.name is not None:
+            return f"{found}; what vector computes of momenta is had by .map, as .map(lambda v: v.{name})"
+        return found
 
     def __getitem__(self, index: Any) -> Any:
         """A member by name; rows by a slice; items by ``[:, :3]`` or a `Ragged` of booleans. Lazy.
@@ -115,19 +123,30 @@ class Records(Collection):
             self._frame.rows.number(int(index))  # there is one
             row = int(index) % len(self)
             return next(iter(self._sliced(slice(row, row + 1))))
-        made = self._zip
-        if made is None or not (isinstance(index, Ragged) or (isinstance(index, tuple) and index)):
+        if not (isinstance(index, Ragged) or (isinstance(index, tuple) and index)):
             raise OptionError(
                 "records take a member by name, a row number, a slice of rows, items as [:, :3], or a ragged field of "
                 f"booleans; got {type(index).__name__}; .map(f) calls f with awkward arrays"
             )
-        if not made.fields[0].levels:
+        if not self._in_lists:
             raise OptionError("each row is one record, without items to choose; rows are selected by ds[ds.cut(...)]")
         if isinstance(index, tuple) and not all(isinstance(i, slice) for i in index):
             raise OptionError("one record of each row is taken by .map, as in .map(lambda jets: ak.firsts(jets))")
+        made = self._zip
+        if made is None and isinstance(index, tuple):
+            rows, *inner = index
+            return self._sliced(rows).map(_Items(tuple(inner))) if inner else self._sliced(rows)
+        if made is None:
+            return self.map(_Chosen(), index)
         members = {m: self._member(m)[index] for m in made.members}
         rows = next(iter(members.values()))  # all of these are lists
         return _records(members, made.name, rows._frame)
+
+    @cached_property
+    def _in_lists(self) -> bool:
+        """Whether each row is a list of records."""
+        made = self._zip
+        return made.fields[0].levels > 0 if made is not None else self._recipe.empty().ndim > 1
 
     def __iter__(self) -> Iterator[Any]:
         for records in self._pieces():
@@ -178,6 +197,27 @@ class Records(Collection):
         return html_table(rows, [(made.name if made is not None else None) or "records", ""])
 
 
+@dataclass(frozen=True)
+class _Items:
+    """A function that takes some records of each row."""
+
+    inner: tuple[slice, ...]
+
+    def __call__(self, records: Any) -> Any:
+        return records[(slice(None), *self.inner)]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A function that takes the records for which a condition holds; a list is missing where it is for one of them."""
+
+    def __call__(self, records: Any, mask: Any) -> Any:
+        import awkward as ak
+
+        there = ak.all(~ak.is_none(mask, axis=1), axis=1)
+        return ak.mask(records, there)[ak.fill_none(mask, False, axis=1)] if "?" in str(mask.type) else records[mask]
+
+
 class _Member:
     """A function that takes a member of records."""
 
@@ -201,10 +241,17 @@ def zipped(schema: Schema, what: str, names: Sequence[str], field: Callable[[str
     OptionError
         When some of them are shaped.
     """
+    if not isinstance(what, str):
+        raise OptionError(
+            f"zip takes the name of a record, or what names of fields begin with, as in ds.zip('jet'); got {what!r}; "
+            "ds[['jet_pt', 'jet_eta']].zip('jet') has only some of the members"
+        )
     found = {n: schema[n].member for n in names if schema[n].record == what}
     found = found or {n: n[len(what) + 1 :] for n in names if n.startswith(f"{what}_") and n != f"{what}_"}
     lists = {n: m for n, m in found.items() if schema[n].kind in ("ragged", "string") and schema[n].levels}
     found = lists or found
+    if not found and what in names:
+        raise FieldNotFoundError(f"no fields {what}_...: {what!r} is one field, and ds[{what!r}] is that")
     if not found:
         raise FieldNotFoundError(f"no fields {what}_...{did_you_mean(what, {n.partition('_')[0] for n in names})}")
     for name in found:
@@ -270,14 +317,25 @@ def _field_of(step: Map, recipes: Sequence[Recipe]) -> Field | None:
 
     name = getattr(step.function, "__name__", "map")
     name = name if name.isidentifier() else "map"
-    value = step.call(*[recipe.empty() for recipe in recipes])
+    try:
+        value = step.call(*[recipe.empty() for recipe in recipes])
+    except Exception as error:
+        error.add_note(_CALLED_FIRST)
+        raise
     if not hasattr(value, "__len__") or len(value):
         raise OptionError(f"map: {name} gives one entry for each row; of no rows it made {type(value).__name__}")
+    if isinstance(value, list | tuple):
+        raise OptionError(
+            f"map: {name} gives a {type(value).__name__}, which does not say what it holds when there are no rows; "
+            "give an array that does, as np.array([...], dtype=bool), or one of awkward's"
+        )
+    if isinstance(value, ak.Array) and ak.fields(value):
+        return None
     try:
         field, _ = to_field_data(name, value)
     except SchemaError as error:
         if isinstance(value, ak.Array) and not value.layout.is_unknown:
             return None
-        error.add_note("map calls the function with no rows, to find out what it gives; it must say its type then, too")
+        error.add_note(f"{_CALLED_FIRST}; it must say its type then, too")
         raise
     return field

@@ -270,11 +270,26 @@ class Map:
             raise OptionError(f"map: a function gives one entry for each row; of {n:,} rows it made {got}")
         if self.field is None:
             return value
+        self._check_kind(value)
         try:
             return to_field_data(self.field.name, value, self.field)[1]
         except SchemaError as error:
             error.add_note(f"of no rows the function made {self.field.describe()}, and of a chunk something else")
             raise
+
+    def _check_kind(self, value: Any) -> None:
+        """Raise where numbers are of another kind than those of no rows: an array made of nothing is of float64."""
+        assert self.field is not None
+        dtype = getattr(getattr(value, "layout", value), "dtype", None)
+        if self.field.kind != "dense" or not len(value) or dtype is None or dtype.kind not in "biufc":
+            return
+        integers = {dtype.kind, self.field.dtype.kind} == {"i", "u"}
+        if dtype.kind != self.field.dtype.kind and not integers:
+            raise OptionError(
+                f"map: of no rows {getattr(self.function, '__name__', 'the function')} made {self.field.dtype}, and of "
+                f"{len(value):,} rows {dtype}; np.array([]) of nothing is of float64, so say the dtype, as in "
+                f"np.array([...], dtype={str(dtype)!r})"
+            )
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,16 @@ def test_a_state_after_what_was_received_from_workers():
 def test_it_works_in_spawned_workers():
     received = list(data_loader(to_torch(make()), num_workers=1, multiprocessing_context="spawn"))
     assert [b.rows.tolist() for b in received] == [b.rows.tolist() for b in make()]
+
+
+def test_after_its_last_batch_an_epoch_is_over():
+    """Also if nobody asks for one beyond it, as trainers that count batches."""
+    for batches in (make(), *([make().to_torch()] if torch else [])):
+        for epoch in range(3):
+            assert [b.epoch for b in itertools.islice(batches, len(batches))] == [epoch] * 5
+        batches.set_epoch(2)
+        assert [b.epoch for b in itertools.islice(batches, 4)] == [2] * 4
+        assert [b.epoch for b in batches] == [2] * 5
+    empty = Loader(MemoryRows({"x": np.arange(0.0)}), 4)
+    assert list(empty) == list(empty) == []
+    assert empty.epoch == 2

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kinds import FIELDS, of, plain
 
 import mmdask as mm
-from mmdask.dataset import layouts, ragged
+from mmdask.dataset import collection, layouts
 from mmdask.rows import reader
 from mmdask.schema import Field, FieldData
 from mmdask.store import snapshot as snapshot_module
@@ -449,7 +449,7 @@ def test_iteration_over_wide_rows_reads_little_at_a_time(images, monkeypatch):
     pieces = []
     original = reader.read
     monkeypatch.setattr(reader, "read", lambda *args: (pieces.append(args[3] - args[2]), original(*args))[1])
-    monkeypatch.setattr(ragged, "_PIECE_NBYTES", 2 * ds._rows.row_nbytes)
+    monkeypatch.setattr(collection, "_PIECE_NBYTES", 2 * ds._rows.row_nbytes)
     assert plain(list(ds["image"])) == plain(table["image"])
     assert max(pieces) == 2
 

@@ -191,6 +191,8 @@ def test_sums_are_kept_and_only_new_rows_are_looked_at(ds, monkeypatch):
     # A damaged file is computed anew, and what describe keeps is another thing.
     for folder, _, files in os.walk(os.path.join(ds.path, "cache", "summaries")):
         for name in files:
+            # What vacuum goes by: the layers that it is of, all of them there.
+            assert describing.summary_layers(os.path.join(folder, name)) <= set(os.listdir(f"{ds.path}/parts"))
             with open(os.path.join(folder, name), "r+b") as file:
                 file.seek(60)
                 file.write(b"#")

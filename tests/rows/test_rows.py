@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.expr import check_cut
+from mmdask.kernels import permute
+from mmdask.kernels.hashing import hash_key
 from mmdask.rows import bits, masks, passes, selecting, splits
 from mmdask.rows.bits import RowBits
+from mmdask.rows.dealing import Deal, quotas
 from mmdask.rows.rows import RESOLVED, Rows
-from mmdask.rows.splits import folds, hash_rows
+from mmdask.rows.splits import folds, hash_rows, modulo_folds
 from mmdask.schema import Field, FieldData
 from mmdask.store.snapshot import open_snapshot
 from mmdask.testing import count_reads
@@ -111,6 +115,8 @@ steps = st.lists(
         st.tuples(st.just("slice"), st.integers(-70, 70), st.integers(-70, 70), st.integers(1, 4)),
         st.tuples(st.just("cut"), st.sampled_from(["x > 4", "p == 'a'", "len(r) > 1 and x < 8", "sum(r) < event"])),
         st.tuples(st.just("fold"), st.sampled_from([None, "event", "t"]), st.integers(0, 3)),
+        st.tuples(st.just("mod"), st.integers(1, 4), st.booleans()),
+        st.tuples(st.just("deal"), st.sampled_from([None, "p", "x"]), st.integers(0, 3), st.booleans()),
     ),
     max_size=4,
 )
@@ -122,6 +128,7 @@ PASSES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::mmdask.UnevenFoldsWarning")
 @settings(max_examples=150, deadline=None)
 @given(steps)
 def test_chains_of_steps_select_what_lists_would(store, chain):
@@ -135,6 +142,14 @@ def test_chains_of_steps_select_what_lists_would(store, chain):
         elif step[0] == "cut":
             rows = rows.cut(check_cut(step[1], snapshot.schema))
             kept = [i for i in kept if PASSES[step[1]](data, i)]
+        elif step[0] == "mod":
+            fold = replace(modulo_folds({"a": 1, "b": step[1]}, "event")["a"], inside=step[2])
+            rows = rows.fold(fold)
+            kept = [i for i in kept if (data["event"][i] % (1 + step[1]) == 0) == step[2]]
+        elif step[0] == "deal":
+            deal = Deal((0.5, 0.2, 0.3), step[2], step[1])
+            rows = rows.dealt(deal, 1, inside=step[3])
+            kept = [i for i in kept if (_fold_of(deal, data, kept, i) == 1) == step[3]]
         else:
             fold = folds({"a": 0.5, "b": 0.5}, step[1], step[2])["a"]
             rows = rows.fold(fold)
@@ -155,6 +170,16 @@ def test_chains_of_steps_select_what_lists_would(store, chain):
     got = rows.read("p", a, b)
     assert [got.labels[c] for c in got.values] == [data["p"][i] for i in kept[a:b]]
     assert rows.read("f", a, b).values.tolist() == [data["f"][i] for i in kept[a:b]]
+
+
+def _fold_of(deal, data, kept, i):
+    """The fold of one row, by its rank among the rows of its class."""
+    value = None if deal.by is None else data[deal.by][i]
+    alike = [j for j in kept if deal.by is None or data[deal.by][j] == value]
+    label = "missing" if value is None else f"label {value}" if deal.by == "p" else int(value)
+    key = np.array([hash_key("mmdask.deal", 1, deal.seed, label)], "u8")
+    place = permute.forward(np.array([alike.index(i)]), np.array([len(alike)]), key)[0]
+    return next(fold for fold, end in enumerate(np.cumsum(quotas(len(alike), deal.shares))) if place < end)
 
 
 def _in_fold(fold, schema, data, i):

@@ -207,6 +207,8 @@ def stacked(values: list[Any], dtype: np.dtype[Any]) -> Any:
         valid = [v.valid for v in values if v.valid is not None]
         together = np.logical_and.reduce(valid) if valid else None
         return Packed(stacked([v.values for v in values], dtype), first.offsets, together)
+    if any(value.shape != values[0].shape for value in values):
+        raise OptionError(f"a stack takes arrays of one shape, and these have {[v.shape[1:] for v in values]} in a row")
     out = np.empty((*values[0].shape, len(values)), dtype)
     for i, value in enumerate(values):
         out[..., i] = value
