@@ -46,7 +46,7 @@ def window_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
 
     yield peer("memmap[permutation]", lambda: memmap)
     yield peer("torch DataLoader, batch sampler", lambda: _torch_batches(data, batch), "torch")
-    yield peer("memmpy, its own shuffle", lambda: _memmpy(data, folder, batch), "memmpy")
+    yield peer("memmpy, its own shuffle", lambda: _memmpy(data, batch), "memmpy")
     yield peer("h5py, sorted rows of each batch", lambda: _h5py(data, folder, batch), "h5py")
     yield peer("pyarrow, 64 row groups mixed (worse mixing)", lambda: _parquet(data, folder, batch), "pyarrow")
 
@@ -89,19 +89,11 @@ def _torch_rows(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
     return lambda: iter(loader)
 
 
-def _memmpy(data: Rows, folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
-    from memmpy import WriteVector, unsorted_loader  # type: ignore[import-not-found]
+def _memmpy(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
+    from memmpy import shuffle_fast  # type: ignore[import-not-found]
 
-    path = folder / "memmpy"
-    if not path.exists():
-        with WriteVector(path, "x") as vector:
-            vector.append_extend(np.array(data))
-
-    def epoch() -> Iterator[Any]:
-        for found in unsorted_loader(path, ["x"], batch, shuffle=True):
-            yield found["x"] if isinstance(found, dict) else found[0]
-
-    return epoch
+    order = shuffle_fast(len(data))
+    return lambda: (data[order(np.arange(a, min(a + batch, len(data))))] for a in range(0, len(data), batch))
 
 
 def _h5py(data: Rows, folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
@@ -188,4 +180,5 @@ def _grain(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
         def __getitem__(self, row: int) -> Any:
             return data[row]
 
-    return lambda: iter(grain.MapDataset.source(Source()).shuffle(seed=1).batch(batch))
+    made = grain.MapDataset.source(Source()).shuffle(seed=1).batch(batch)
+    return lambda: (made[i] for i in range(len(made)))

@@ -64,8 +64,11 @@ def classes_of(rows: Rows, balance: object, run: Runner = run_serially) -> tuple
         When there is no such field or no row of a class, or shares are no positive numbers.
     """
     name, wanted = _what(rows, balance)
-    check_by(name, rows.schema)
-    counted = count_passing(rows, (), by=name, run=run)
+    try:
+        check_by(name, rows.schema)
+        counted = count_passing(rows, (), by=name, run=run)
+    except OptionError as error:
+        raise OptionError(f"balance: {error}") from None
     labels = rows.schema[name].labels if rows.schema[name].kind == "category" else None
     found: dict[Any, int] = {}
     for group, n in zip(counted.groups, counted.tally.together.n[:, 0].tolist(), strict=True):

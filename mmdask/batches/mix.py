@@ -124,7 +124,7 @@ class Mix(Epochs):
         """Batches of what each loader gives to them."""
         for (begin, end), numbers in zip(places, streams, strict=True):
             own = numbers[self._own(len(numbers))]
-            pieces = {i: next(parts[i]) for i in np.unique(own).tolist()}
+            pieces = {i: next(parts[i]) for i in self._makers(numbers)}
             batch = joined(pieces, own, self.names, self._flags)
             batch.epoch, batch.index, batch.position = epoch, self.cutting.number(epoch, begin), end
             batch.source, batch.seed = own, self.loaders[0].seed
@@ -134,15 +134,21 @@ class Mix(Epochs):
         """Which rows of a batch are those of this rank."""
         return slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
 
+    def _makers(self, numbers: Int64s) -> list[int]:
+        """The loaders that make entries of a batch on this rank; also if it has no row, then empty ones."""
+        own = numbers[self._own(len(numbers))]
+        found: list[int] = np.unique(own if len(own) else numbers[:1]).tolist()
+        return found
+
     def _of_loader(self, i: int, epoch: int, places: list[tuple[int, int]], streams: list[Int64s]) -> Iterator[Batch]:
-        """What one loader gives to the batches to which it gives anything on this rank."""
+        """What one loader gives to the batches of which it makes anything on this rank."""
         loader, wanted = self.loaders[i], []
         done = epoch * self._each[i] + int(self.quotas.before(places[0][0])[i])
         for (start, stop), numbers in zip(places, streams, strict=True):
             mine = numbers == i
             n, own = int(mine.sum()), self._own(len(numbers))
             first, last = int(mine[: own.start].sum()), int(mine[: own.stop].sum())
-            if first < last:
+            if i in self._makers(numbers):
                 everyone = rows_of_stream(loader.sequence, done, n)
                 index = self.cutting.number(epoch, start)
                 again = streams_of(everyone, start + np.flatnonzero(mine))

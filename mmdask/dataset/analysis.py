@@ -18,6 +18,7 @@ from mmdask.dataset.hist import Bins, histograms, texts_of
 from mmdask.dataset.kept import KeptCuts, cuts_of
 from mmdask.dataset.keyed import keyed_cut
 from mmdask.dataset.normalisation import normalisation_of
+from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.view import View
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
@@ -96,9 +97,14 @@ class Analysis(View):
             elif hasattr(value, "__dask_graph__") and hasattr(value, "map_blocks"):
                 given[name] = Given.checked(name, self._resolved(), value)
             else:
+                hint = (
+                    "; what is computed item by item is written as text, as in 'jet_pt * 2'"
+                    if isinstance(value, Ragged)
+                    else f"; values in memory are stored by mm.assign(path, {name}=...)"
+                )
                 raise OptionError(
                     f"field {name!r} is text, as 'sum(jet_pt)', a cut, or a dask array with an entry for each row; got "
-                    f"{type(value).__name__}; values in memory are stored by mm.assign(path, {name}=...)"
+                    f"{type(value).__name__}{hint}"
                 )
         names = list(dict.fromkeys([*self._names, *wanted]))
         return type(self)(self._rows.assign(texts), names, self._chunk_rows, given)
@@ -381,7 +387,7 @@ class Analysis(View):
         named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
         expressions = [self.cut(cut)._expression for _, cut in named]
         names = [name_of(label, cut) for label, cut in named]
-        self._readable("a cut flow reads", [by or ""], [weight or ""])
+        self._readable("a cut flow reads", [by], [weight])
         return cut_flow(self._rows, names, expressions, weight, by)
 
     def hist(
@@ -551,7 +557,7 @@ class Analysis(View):
         """
         names = self.schema.match(fields)
         rows = self._resolved() if where is None else self[self.cut(where)]._resolved()
-        self._readable("what is normalised are", names, [weight or ""])
+        self._readable("what is normalised are", names, [weight])
         return normalisation_of(rows, names, weight, dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ from dask.sizeof import sizeof
 from dask.threaded import get as threaded_get
 
 from mmdask.dataset.recipe import Frame, Held, Recipe, chunk_array
-from mmdask.dataset.steps import register_vector
+from mmdask.dataset.steps import register_vector, that_pickles
 from mmdask.errors import OptionError, RowNotFoundError, SchemaError
 from mmdask.rows.reader import concatenate
 from mmdask.schema import Field, FieldData
@@ -196,26 +196,7 @@ def join_rows(field: Field, chunks: list[FieldData]) -> Any:
     """Chunks of one field as one awkward array."""
     from mmdask.dataset.layouts import to_awkward
 
-    array = to_awkward(field, chunks[0] if len(chunks) == 1 else concatenate(field, chunks))
-    if field.dtype.kind in "mM":
-        array.__class__ = _array_of_times()  # its own constructor would choose another class
-    return array
-
-
-@cache
-def _array_of_times() -> Any:
-    import awkward as ak
-
-    class Array(ak.Array):  # type: ignore[misc]
-        """An awkward array that pickles, so that it comes back from another process.
-
-        From protocol 5 on awkward puts its arrays into memory views, which cannot be of times.
-        """
-
-        def __reduce_ex__(self, protocol: Any) -> Any:
-            return super().__reduce_ex__(min(protocol, 4))
-
-    return Array
+    return that_pickles(to_awkward(field, chunks[0] if len(chunks) == 1 else concatenate(field, chunks)))
 
 
 def join_records(chunks: list[Any]) -> Any:
@@ -223,4 +204,4 @@ def join_records(chunks: list[Any]) -> Any:
     import awkward as ak
 
     register_vector()
-    return chunks[0] if len(chunks) == 1 else ak.concatenate(chunks)
+    return that_pickles(chunks[0] if len(chunks) == 1 else ak.concatenate(chunks))

@@ -102,6 +102,9 @@ class Cut:
             raise OptionError("the two cuts are of different rows; make both from the same dataset")
         return Cut(self._dataset, combine(how, self._expression, other._expression))
 
+    def __len__(self) -> NoReturn:
+        raise OptionError("cut.count() is the number of rows that pass, and computes it; len(ds) are all rows")
+
     def __bool__(self) -> NoReturn:
         raise OptionError("a cut is neither true nor false: combine cuts by & | ~, not by and, or, not")
 

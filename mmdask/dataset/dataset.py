@@ -117,7 +117,7 @@ class Dataset(Shaping):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("batches hold", names)
-        self._readable("weights and classes are", [_field_of(balance)], [weights or ""])
+        self._readable("weights and classes are", [_field_of(balance)], [weights] if isinstance(weights, str) else [])
         rows = self._resolved()
         weight = None if weights is None else check_weight(weights, rows)
         classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))

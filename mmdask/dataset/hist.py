@@ -178,6 +178,8 @@ def _axis_asked(rows: Rows, text: str, bins: Bins) -> Asked:
 def _by(rows: Rows, by: str) -> Asked:
     if not isinstance(by, str):
         raise OptionError(f"by= is a field or an expression, as text; got {type(by).__name__}")
+    if by in rows.schema:
+        check_no_text(by, rows.schema[by])
     asked = _axis_asked(rows, by, None)
     e = asked.coordinate
     if isinstance(e, Expression) and (e.depth or e.dtype.kind not in "biu"):

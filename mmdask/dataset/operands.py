@@ -70,6 +70,11 @@ def in_frame(source: Recipe, what: str, chunks: tuple[int, ...], frame: Frame) -
 
 
 def _of_array(x: Any, frame: Frame) -> tuple[Operand, Recipe]:
+    if x.dtype.kind in "UO":
+        raise OptionError(
+            "text and labels cannot be combined with ragged fields; compare them first, as in ds['process'] == 'ttH', "
+            "which is one boolean per row"
+        )
     dtype = stored_dtype(x.dtype, name=str(x.name))
     if not x.ndim:
         return Single(dtype), Recipe.of(Lazy(x, Field.dense("value", dtype), single=True))

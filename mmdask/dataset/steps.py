@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,18 @@ from mmdask.rows.virtual import data_of
 from mmdask.schema import Field, FieldData, stored_dtype
 from mmdask.sources.coerce import to_field_data
 
-__all__ = ["Constant", "Elementwise", "Evaluated", "Map", "Zip", "as_awkward", "astype", "with_counts_of"]
+__all__ = [
+    "Constant",
+    "Elementwise",
+    "Evaluated",
+    "Map",
+    "Zip",
+    "as_awkward",
+    "astype",
+    "register_vector",
+    "that_pickles",
+    "with_counts_of",
+]
 
 
 @dataclass(frozen=True)
@@ -269,7 +281,7 @@ class Map:
             got = f"{len(value):,}" if hasattr(value, "__len__") else type(value).__name__
             raise OptionError(f"map: a function gives one entry for each row; of {n:,} rows it made {got}")
         if self.field is None:
-            return value
+            return that_pickles(value)
         self._check_kind(value)
         try:
             return to_field_data(self.field.name, value, self.field)[1]
@@ -310,7 +322,7 @@ class Zip:
         arrays = {m: to_awkward(f, data) for m, f, data in zip(self.members, self.fields, args, strict=True)}
         if self.name is not None:
             register_vector()
-        return ak.zip(arrays, depth_limit=2 if lists else 1, with_name=self.name)
+        return that_pickles(ak.zip(arrays, depth_limit=2 if lists else 1, with_name=self.name))
 
 
 def _lists(field: Field, data: FieldData) -> Value:
@@ -318,6 +330,29 @@ def _lists(field: Field, data: FieldData) -> Value:
     offsets, there = data.offsets[0], data.valid_at(0)
     items = np.broadcast_to(np.zeros((), np.int8), int(offsets[-1]))
     return Value(items, (offsets,), None, field.name, there=() if there is None else (there,))
+
+
+def that_pickles(array: Any) -> Any:
+    """The same awkward array; if it holds times, of a class that comes back from another process."""
+    import awkward as ak
+
+    text = str(array.type)
+    if "datetime64" not in text and "timedelta64" not in text:
+        return array
+    array = ak.Array(array)
+    array.__class__ = _class_that_pickles(type(array))  # its own constructor would choose another class
+    return array
+
+
+@cache
+def _class_that_pickles(base: type[Any]) -> type[Any]:
+    class Array(base):
+        """An awkward array that pickles: from protocol 5 on they are memory views, which cannot be of times."""
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            return super().__reduce_ex__(min(protocol, 4))
+
+    return Array
 
 
 def register_vector() -> bool:

@@ -12,6 +12,7 @@ from mmdask import display
 from mmdask.dataset.auxiliary import Aux
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.given import Given
+from mmdask.dataset.hints import no_attribute
 from mmdask.dataset.layouts import row, several
 from mmdask.dataset.lazy import FieldArray, row_chunks, to_dask
 from mmdask.dataset.listing import History, Sources
@@ -19,6 +20,7 @@ from mmdask.dataset.ragged import Ragged
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.expr import Expression
+from mmdask.rows.exploded import Exploded
 from mmdask.rows.keyed import again_on
 from mmdask.rows.rows import Rows
 from mmdask.rows.views import SnapshotView, one_store
@@ -212,6 +214,13 @@ class View(Mapping[str, Any]):
             "a dataset is not an array; its fields are: ds['met'] is a lazy one, ds['met'].compute() all of it"
         )
 
+    def __arrow_array__(self, *_: Any, **__: Any) -> NoReturn:
+        # What awkward and arrow ask for; without it they take the names for the rows.
+        raise OptionError("a dataset is not an array; ds.to_awkward() reads its fields into one of awkward's")
+
+    def __getattr__(self, name: str) -> Any:
+        return no_attribute(self, name, self.__dict__.get("_names", ()))
+
     def __eq__(self, other: object) -> bool:
         return self is other
 
@@ -247,6 +256,11 @@ class View(Mapping[str, Any]):
             return self._row(int(key))
         if isinstance(key, list | tuple) and key and all(isinstance(k, str) for k in key):
             return self._with(self._rows, self.schema.match(key))
+        if isinstance(key, tuple) and not (key and all(isinstance(k, int | np.integer) for k in key)):
+            raise OptionError(
+                "a dataset takes one thing at a time: ds[cut]['met'] is a field of the rows that pass, ds['met'][:3] "
+                f"are some rows of a field, ds[['met', 'ht']] several fields; got {len(key)} together"
+            )
         if isinstance(key, list | tuple | np.ndarray):
             return self._take(key)
         hint = "; rows are cut by ds[ds.cut('met > 30')]" if hasattr(key, "dtype") else ""
@@ -307,6 +321,13 @@ class View(Mapping[str, Any]):
     def _own(self, cut: Cut) -> Expression:
         theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
         if theirs.manifest.uuid != ours.manifest.uuid:
+            for one, what in ((ours, "this dataset"), (theirs, "the dataset that the cut was made from")):
+                if isinstance(one, Exploded):
+                    raise OptionError(
+                        f"{what} has one row per item of {', '.join(one.items)}, and so the cut is of other rows: "
+                        "select before explode, as in ds[cut].explode('jet'), or make the cut from the dataset that it "
+                        "selects, by .cut(...)"
+                    )
             hint = (
                 "; what rename, concat and explode give has fields of its own: make the cut from that, by .cut(...)"
                 if isinstance(theirs, SnapshotView) or isinstance(ours, SnapshotView)

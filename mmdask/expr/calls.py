@@ -113,18 +113,20 @@ def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
     if name == "sum":
         return _sum(x, tree)
     if name == "mean":
-        return Typed("mean", (_sum(x, tree), length), "float", FLOAT64, depth, True, tree)
+        return Typed("mean", (_sum(x, tree, mean=True), length), "float", FLOAT64, depth, True, tree)
     if name in ("argmin", "argmax"):
         return Typed(name, (x,), "int", INT64, depth, True, tree, (0, MOST_ITEMS))
     return Typed(name, (x,), x.kind, x.dtype, depth, True, tree, x.range)
 
 
-def _sum(x: Typed, tree: Node) -> Typed:
+def _sum(x: Typed, tree: Node, *, mean: bool = False) -> Typed:
     missing, depth = _unsure(x), x.depth - 1
     if x.kind == "float":
         return Typed("sum", (x,), "float", FLOAT64, depth, missing, tree)
     dtype = UINT64 if x.dtype == UINT64 else INT64
     narrow = x.dtype.itemsize < 8
+    if mean and not narrow:
+        return Typed("sum", (x,), "float", FLOAT64, depth, missing, tree, value="rounded")
     values = range_of(dtype)
     if narrow:
         values = (-_FAR_SUM if x.range[0] < 0 else 0, _FAR_SUM)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,16 +39,25 @@ def _sum(block: Block, node: Typed, args: list[Value]) -> Value:
     x = args[0]
     found = _reduced(x, segments.segment_sum(x.array, x.offsets[-1]), _complete(x))
     if node.value == "checked":
-        _check_sum(block, node, x, found)
+        for place, exact in _wrapped(x, found):
+            raise ExpressionError(
+                f"{canonical(node.tree)} does not fit {node.dtype.name} in row "
+                f"{block.row_of(place, found.offsets)}: it is {exact}"
+            )
+    if node.value == "rounded":
+        totals = found.array.astype(np.float64)
+        for place, exact in _wrapped(x, found):
+            totals[place] = exact
+        return found._replace(array=totals)
     return found
 
 
-def _check_sum(block: Block, node: Typed, x: Value, found: Value) -> None:
-    """Raise if a sum of 64-bit integers does not fit; the kernel's sums wrap."""
+def _wrapped(x: Value, found: Value) -> Iterator[tuple[int, int]]:
+    """Places of the sums of 64-bit integers that do not fit, for the kernel's sums wrap, and what they are."""
     values, offsets, known = x.array, x.offsets[-1], found.known
     if not len(values):
         return
-    low, high = range_of(node.dtype)
+    low, high = range_of(found.array.dtype)
     counts = np.diff(offsets)
     largest = max(-int(values.min()), int(values.max()))
     if largest * int(counts.max()) <= high:
@@ -58,10 +67,7 @@ def _check_sum(block: Block, node: Typed, x: Value, found: Value) -> None:
     for place in np.flatnonzero(sizes > high / 2):
         exact = sum(values[offsets[place] : offsets[place + 1]].tolist())
         if not low <= exact <= high and (known is None or known[place]):
-            raise ExpressionError(
-                f"{canonical(node.tree)} does not fit {node.dtype.name} in row "
-                f"{block.row_of(int(place), found.offsets)}: it is {exact}"
-            )
+            yield int(place), exact
 
 
 def _mean(block: Block, node: Typed, args: list[Value]) -> Value:

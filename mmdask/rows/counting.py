@@ -21,10 +21,10 @@ from mmdask.rows.passes import Runner, Task, kept_each, run_serially
 from mmdask.rows.reducing import Block, Run, add_in_order, bits_between, runs_of_part, together
 from mmdask.rows.rows import Rows
 from mmdask.rows.virtual import Derived, values_of
-from mmdask.schema import FieldData, Schema
+from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["MAX_GROUPS", "check_by", "check_number", "check_weight", "count_passing"]
+__all__ = ["MAX_GROUPS", "check_by", "check_no_text", "check_number", "check_weight", "count_passing"]
 
 #: groups of a cut flow; more are a field that was not meant
 MAX_GROUPS = 1000
@@ -67,10 +67,22 @@ def check_by(name: str, schema: Schema) -> None:
     FieldNotFoundError, OptionError
         When there is no such field, or it is of another kind.
     """
+    if not isinstance(name, str):
+        raise OptionError(f"by= is the name of a field; got {type(name).__name__}")
     field = schema[name]
+    check_no_text(name, field)
     if field.kind != "category" and not (field.kind == "dense" and not field.shape and field.dtype.kind in "biu"):
         raise OptionError(
-            f"by={name!r} is {field.describe()}; a cut flow is split by a category, or by booleans or integers"
+            f"by={name!r} is {field.describe()}; rows are grouped by a category, or by booleans or integers"
+        )
+
+
+def check_no_text(by: str, field: Field) -> None:
+    """Raise `OptionError` if rows are to be split by text, with how to make a category of it."""
+    if field.kind == "string":
+        raise OptionError(
+            f"by={by!r} is text, and rows are split by a category: text becomes one where rows are written, by "
+            f"fields=[mm.Field.category({by!r})]"
         )
 
 
@@ -237,5 +249,5 @@ def _missing_weight(snapshot: Snapshot, weight: Expression | None, row: int) -> 
 
 def _too_many(by: str | None) -> OptionError:
     return OptionError(
-        f"by={by!r} has more than {MAX_GROUPS:,} different values; a cut flow is split by a field that has few"
+        f"by={by!r} has more than {MAX_GROUPS:,} different values; rows are grouped by a field that has few"
     )

@@ -57,6 +57,7 @@ def before_conversion(
         was kept. Otherwise the reason: empty if nothing was cut in a conversion.
     """
     found: dict[int | None, Before] = {}
+    number = -1
     for number, piece in enumerate(_pieces(snapshot)):
         if not number and (piece is None or not piece.source.cut):
             return ""
@@ -75,7 +76,7 @@ def before_conversion(
             return of_piece
         group = 0 if by is None else _code(snapshot.schema[by], piece.labels[by])
         found[group] = found.get(group, Before()) + of_piece
-    return found or "no input has these labels"
+    return found or ("no input has these labels" if number >= 0 else "")
 
 
 @dataclass(frozen=True)

@@ -647,3 +647,17 @@ def test_three_levels(tmp_path, optional):
         assert b["x"][tuple(map(slice, cut.shape))].tolist() == cut.tolist()
         assert (b["x"] != -1).sum() == (cut != -1).sum()
     assert ds.batches(4, collate={"x": mm.pad("max")})[0]["x"].shape == (4, 2, 3, 3)
+
+
+def test_without_maps(ds, tmp_path):
+    path = tmp_path / "p.mm"
+    with mm.create(path, fields=FIELDS) as w:
+        w.extend({name: values[:40] for name, values in DATA.items()})
+    with mm.append(path) as w:
+        w.extend({name: values[40:] for name, values in DATA.items()})
+    plain = mm.open(path, io="pread").assign(twice="pt * 2")
+    for i in range(max(map(len, ANY.values()))):
+        steps = {name: found[i % len(found)] for name, found in ANY.items() if name != "pt"}
+        for a, b in zip(batches(ds, steps, block=8), batches(plain, steps, block=8), strict=True):
+            assert a.rows.tolist() == b.rows.tolist()
+            assert str(list(a.values())) == str(list(b.values()))

@@ -19,7 +19,10 @@ try:
 except ImportError:
     torch = None
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*os.fork.. was called:RuntimeWarning"),  # by jax, if another test took it
+]
 needs_torch = pytest.mark.skipif(torch is None, reason="torch is not installed")
 
 

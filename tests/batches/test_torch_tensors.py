@@ -20,7 +20,10 @@ torch = pytest.importorskip("torch", reason="torch is not installed; pip install
 
 from mmdask.batches.torch_tensors import parcel, shared, tensors, unpack  # noqa: E402  it imports torch
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*os.fork.. was called:RuntimeWarning"),  # by jax, if another test took it
+]
 
 
 @pytest.fixture

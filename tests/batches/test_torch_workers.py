@@ -30,6 +30,7 @@ from mmdask.batches.torch_workers import Plan  # noqa: E402  it imports torch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*os.fork.. was called:RuntimeWarning"),  # by jax, if another test took it
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),  # more workers than there are cores
 ]
 
