@@ -47,14 +47,14 @@ def window_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
     yield peer("memmap[permutation]", lambda: memmap)
     yield peer("torch DataLoader, batch sampler", lambda: _torch_batches(data, batch), "torch")
     yield peer("memmpy, its own shuffle", lambda: _memmpy(data, batch), "memmpy")
-    yield peer("h5py, sorted rows of each batch", lambda: _h5py(data, folder, batch), "h5py")
+    yield peer("mmap_ninja, batches of a permutation", lambda: _mmap_ninja(data, folder, batch), "mmap_ninja")
     yield peer("pyarrow, 64 row groups mixed (worse mixing)", lambda: _parquet(data, folder, batch), "pyarrow")
 
 
 def row_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
-    """Those that read row by row."""
+    """Those that take microseconds for each row."""
+    yield peer("h5py, sorted rows of each batch", lambda: _h5py(data, folder, batch), "h5py")
     yield peer("torch DataLoader, per row", lambda: _torch_rows(data, batch), "torch")
-    yield peer("mmap_ninja, batches of a permutation", lambda: _mmap_ninja(data, folder, batch), "mmap_ninja")
     yield peer("HF datasets, shuffle and iter", lambda: _datasets(data, folder, batch), "datasets")
     yield peer("grain, MapDataset shuffle and batch", lambda: _grain(data, batch), "grain")
 

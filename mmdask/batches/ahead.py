@@ -23,6 +23,8 @@ T = TypeVar("T")
 #: batches of a run at most, and of the next one as many times those of the last
 RUN_BATCHES = 512
 _GROWTH = 8
+#: seconds that closing waits for a run that is being read
+_PATIENCE = 5.0
 
 
 class Run(NamedTuple):
@@ -134,6 +136,7 @@ class Ahead(Generic[T]):
                 target=_work, args=(self._jobs, self._results), name="mmdask-ahead", daemon=True
             )
             _LIVE.add(self)
+            _THREADS.add(self._thread)
             self._thread.start()
 
     def result(self) -> T:
@@ -153,18 +156,23 @@ class Ahead(Generic[T]):
         return result  # type: ignore[return-value]
 
     def close(self) -> bool:
-        """End the thread, waiting for a piece of work that is under way; whether nobody is at work any more."""
+        """End the thread, waiting for a piece of work that is under way; whether nobody is at work any more.
+
+        It waits some seconds and no longer, because garbage is collected anywhere, also where a lock is held that the
+        work needs.
+        """
         thread = self._thread
         if thread is None:
             return True
         ended = self._pid == os.getpid()
         if ended:
-            self._jobs.put(None)
+            self._jobs.put(None)  # it ends by itself, whatever becomes of waiting for it
             try:
-                thread.join()
+                thread.join(_PATIENCE)
+                ended = not thread.is_alive()
             except RuntimeError:
                 # It is this thread, which gave up the last that knew of this object; or an interrupt came while it was
-                # started: then it ends by itself, if it runs.
+                # started.
                 ended = False
         self._thread = None
         return ended
@@ -185,6 +193,7 @@ def _work(jobs: queue.SimpleQueue[Any], results: queue.SimpleQueue[Any]) -> None
 
 
 _LIVE: weakref.WeakSet[Ahead[Any]] = weakref.WeakSet()
+_THREADS: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 @atexit.register
@@ -192,3 +201,6 @@ def _close_all() -> None:
     """No thread may read maps while the interpreter takes them down."""
     for ahead in list(_LIVE):
         ahead.close()
+    for thread in list(_THREADS):
+        if thread.is_alive():
+            thread.join()

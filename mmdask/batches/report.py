@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.batches.budget import is_narrow
+from mmdask.batches.budget import batch_row_nbytes, is_narrow
 from mmdask.batches.sequence import WindowSequence
 from mmdask.display import html_block, html_table, nbytes_text, text_table
 from mmdask.errors import OptionError
@@ -84,27 +84,30 @@ class Mixing:
     advice: tuple[str, ...]
 
     def _lines(self) -> list[tuple[str, str]]:
-        predicted = f"{self.predicted:.2f}" if not self.why else f"none: {self.why}"
+        predicted = f"none: {self.why}" if self.why else f"{self.predicted:.2f}"
         lines = [
-            (f"classes of {self.field}", str(self.classes)),
-            ("variance of their counts, predicted", predicted),
+            ("classes", str(self.classes)),
+            ("variance in batches / that of a true shuffle, predicted", predicted),
             ("measured", f"{self.measured:.2f} +- {self.precision:.2f}"),
-            ("bytes read cold for each wanted", f"{self.amplification:.2f}"),
+            ("bytes read cold / bytes wanted", f"{self.amplification:.2f}"),
         ]
         if self.window_rows:
             window = f"{self.window_rows:,} rows in {self.window_blocks:,} blocks of {self.block_rows:,}"
             lines.append(("window", f"{window}, {nbytes_text(self.window_nbytes)}"))
-        lines.append(("batches read together or ahead", f"up to {nbytes_text(self.ahead_nbytes)}"))
+        lines.append(("batches read together and ahead", f"up to {nbytes_text(self.ahead_nbytes)}"))
         return lines
 
+    def _headers(self) -> tuple[str, str]:
+        return f"mixing of {self.field}", ""
+
     def __str__(self) -> str:
-        return "\n".join([text_table(self._lines(), ("mixing", "times that of a true shuffle")), *self.advice])
+        return "\n".join([text_table(self._lines(), self._headers()), *self.advice])
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        table = html_table(self._lines(), ("mixing", "times that of a true shuffle"))
+        table = html_table(self._lines(), self._headers())
         return html_block(table, *(html_table([(line,)], ("",)) for line in self.advice))
 
 
@@ -137,7 +140,7 @@ def report(loader: Loader, field: str) -> Mixing:
         precision,
         _amplification(loader),
         *_window(loader),
-        3 * loader.budget.run(loader.shuffle is True and is_narrow(rows, loader.fields)),
+        _ahead(loader),
         why,
         (),
     )
@@ -282,6 +285,12 @@ def _window(loader: Loader) -> tuple[int, int, int, int]:
         return 0, 0, 0, 0
     n = -(-sequence.n // max(sequence.windows.n_windows, 1))
     return n, sequence.windows.n_strata, sequence.grain.block, int(n * rows.row_nbytes)
+
+
+def _ahead(loader: Loader) -> int:
+    """Bytes of three runs, or of all rows."""
+    run = loader.budget.run(loader.shuffle is True and is_narrow(loader.rows, loader.fields))
+    return int(min(3 * run, len(loader.rows) * (batch_row_nbytes(loader.rows, loader.fields) + 8)))
 
 
 def _amplification(loader: Loader) -> float:

@@ -6,6 +6,7 @@ its rows each block holds.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,9 +124,14 @@ class WindowSequence:
         self._dtype = np.dtype(np.int32 if rows.n_store < 2**31 else np.int64)
         self._window: tuple[int, int, npt.NDArray[Any]] | None = None
         self._settled = 0  # rows of the window that are in their place
+        self._lock = threading.Lock()  # any thread may ask for a batch by its number
         self._scratch = np.empty(0, self._dtype)  # of the window's rows: fresh memory costs more than filling it
 
     def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        with self._lock:
+            return self._rows_at(epoch, start, stop)
+
+    def _rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
         starts = self._starts(epoch)[1]
         window = int(np.searchsorted(starts, start, side="right")) - 1
         rows = np.empty(max(stop - start, 0), np.int64)
@@ -168,6 +174,7 @@ class WindowSequence:
         Kept, because the next batch most often needs them too, and shuffled no further than they are needed.
         """
         if self._window is None or self._window[:2] != (epoch, window):
+            self._window = None  # until it is whole: an interrupt may come anywhere
             key, starts = self._starts(epoch)
             blocks = self.windows.blocks(key, window)
             n = int(starts[window + 1] - starts[window])
@@ -178,13 +185,17 @@ class WindowSequence:
                 rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
                 _check(len(rows), n)
                 rows = rows.astype(self._dtype)
-            self._window, self._settled = (epoch, window, rows), 0
-        rows = self._window[2]
+            self._settled = 0
+            self._window = (epoch, window, rows)
+        kept = self._window
+        rows = kept[2]
         if self._settled < stop:
             # Ever further: the first batch waits for little, and all the rest is few steps, each good to the cache.
             stop = min(len(rows), max(stop, 8 * self._settled))
+            self._window = None
             permute.shuffle(rows, order.window_key(self.seed, epoch, window), self._settled, stop)
             self._settled = stop
+            self._window = kept
         return rows
 
     def _meaning(self, epoch: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -117,7 +117,7 @@ class Dataset(Shaping):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("batches hold", names)
-        self._readable("weights and classes are", [_field_of(balance)], [weights] if isinstance(weights, str) else [])
+        self._readable("weights and classes are", [_field_of(balance)], [weights])
         rows = self._resolved()
         weight = None if weights is None else check_weight(weights, rows)
         classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))
@@ -203,9 +203,7 @@ class Dataset(Shaping):
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("a store holds", names)
         rows = self._resolved()
-        save_rows(
-            rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mixed(rows, order, seed)
-        )
+        save_rows(rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mixed(rows, order, seed))
         return open_dataset(path)
 
     def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
@@ -291,7 +289,7 @@ class Dataset(Shaping):
         Raises
         ------
         OptionError
-            When a field that is named has lists or text.
+            When a field that is named has lists or text, or when all have.
         MissingDependencyError
             When xarray is not installed.
 
@@ -303,7 +301,9 @@ class Dataset(Shaping):
         24.25
         """
         dense = [name for name, f in self.schema.items() if f.kind in ("dense", "category")]
-        return xarray_of(self.schema, dense if fields is None else self.schema.match(fields), self._field, self.attrs)
+        # If there are none of these, the error says of the first one what it is.
+        names = (dense or self._names) if fields is None else self.schema.match(fields)
+        return xarray_of(self.schema, names, self._field, self.attrs)
 
     def zip(self, record: str, /) -> Records:
         """Fields that belong together as one lazy collection of awkward records. Of a cut, only its rows are found.

@@ -34,8 +34,8 @@ _DATASET = {
 }
 
 _IN_DASK = (
-    "functions of dask.array take dask arrays: .values has all items, .sum(), .pad(4) and others are one entry per row; "
-    "np.where and ufuncs of numpy go item by item"
+    "functions of dask.array take dask arrays: .values has all items, .sum(), .pad(4) and others are one entry per "
+    "row; np.where and ufuncs of numpy go item by item"
 )
 _LENGTHS = "rows differ in length: len(x) is their number, .counts that of items in each, .shapes of shaped rows"
 
@@ -56,9 +56,7 @@ RAGGED = {
 }
 
 
-def no_attribute(
-    of: object, name: str, fields: Collection[str] = (), hints: Mapping[str, str] = _DATASET
-) -> NoReturn:
+def no_attribute(of: object, name: str, fields: Collection[str] = (), hints: Mapping[str, str] = _DATASET) -> NoReturn:
     """Raise the `AttributeError` of an object that has no such attribute, with where that is to be found."""
     if hasattr(type(of), name):
         object.__getattribute__(of, name)  # a property that failed by an error of its own

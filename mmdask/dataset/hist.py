@@ -16,6 +16,7 @@ from mmdask.dataset.run import dask_runner
 from mmdask.errors import MissingDependencyError, OptionError
 from mmdask.expr import Expression, spelled_name
 from mmdask.rows.binning import Axis, Edges, Flags, Labels, Listed, Regular, Whole, fitting
+from mmdask.rows.counting import check_no_text
 from mmdask.rows.filling import MAX_LISTED, NO_ENDS, Coordinate, Ends, Filled, Histogram, ends, fill
 from mmdask.rows.passes import Runner
 from mmdask.rows.rows import Rows

@@ -16,6 +16,7 @@ from mmdask.schema import Field, FieldData, Schema
 
 __all__ = ["fill_missing", "masked", "records", "row", "rows_of", "several", "to_awkward"]
 
+
 def masked(values: npt.NDArray[Any], valid: npt.NDArray[np.bool_] | None) -> np.ma.MaskedArray[Any, Any]:
     """Values over the same memory as a masked array, in which those that are not valid are masked.
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.dataset.collection import Collection, join_rows
+from mmdask.dataset.hints import RAGGED, no_attribute
 from mmdask.dataset.items import Choose, Counts, Item, Items, Pad, PadMask, Valid
 from mmdask.dataset.layouts import row, rows_of
 from mmdask.dataset.lazy import (
@@ -436,6 +437,9 @@ class Ragged(Reductions, Operators, Collection):
         """Rows as Python lists, or text as str, at once; None where something is missing."""
         result: list[Any] = self.compute().to_list()
         return result
+
+    def __getattr__(self, name: str) -> Any:
+        return no_attribute(self, name, hints=RAGGED)
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise OptionError(

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from mmdask.display import progress
+from mmdask.rows.blocks import unless
 from mmdask.rows.passes import Done, Runner, Task, run_serially
 
 __all__ = ["dask_runner"]
@@ -67,17 +69,19 @@ def _on_threads(n: int, tasks: Sequence[Task], finished: Done) -> None:
     """Run tasks on threads of our own: those of dask's wait for its main loop between two tasks of a millisecond."""
     pool = ThreadPoolExecutor(n, "mmdask")
     ended: SimpleQueue[tuple[int, Future[Any]]] = SimpleQueue()  # in the order in which they end
+    given_up = Event()
 
     def end(number: int, future: Future[Any]) -> None:
         ended.put((number, future))
 
     try:
         for i, (function, args) in enumerate(tasks):
-            pool.submit(function, *args).add_done_callback(partial(end, i))
+            pool.submit(unless, given_up, function, *args).add_done_callback(partial(end, i))
         for _ in tasks:
             number, future = ended.get()
             finished(number, future.result())
     finally:
+        given_up.set()  # after an error or Ctrl-C, what still runs ends with the blocks that it is at
         pool.shutdown(cancel_futures=True)
 
 

@@ -340,19 +340,25 @@ def that_pickles(array: Any) -> Any:
     if "datetime64" not in text and "timedelta64" not in text:
         return array
     array = ak.Array(array)
-    array.__class__ = _class_that_pickles(type(array))  # its own constructor would choose another class
+    base: Any = type(array)
+    array.__class__ = _class_that_pickles(base)  # its own constructor would choose another class
     return array
 
 
 @cache
-def _class_that_pickles(base: type[Any]) -> type[Any]:
-    class Array(base):
+def _class_that_pickles(base: Any) -> Any:
+    class Array(base):  # type: ignore[misc]
         """An awkward array that pickles: from protocol 5 on they are memory views, which cannot be of times."""
 
         def __reduce_ex__(self, protocol: Any) -> Any:
-            return super().__reduce_ex__(min(protocol, 4))
+            make, args, *_ = super().__reduce_ex__(min(protocol, 4))
+            return _unpickled, (make, args)
 
     return Array
+
+
+def _unpickled(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return that_pickles(make(*args))  # dask may send it on
 
 
 def register_vector() -> bool:

@@ -211,12 +211,12 @@ class View(Mapping[str, Any]):
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise OptionError(
-            "a dataset is not an array; its fields are: ds['met'] is a lazy one, ds['met'].compute() all of it"
+            "a dataset is not an array; its fields are: ds['met'] is a lazy one, ds['met'].compute() all of it; "
+            "ds.to_awkward() reads them into one array of records"
         )
 
-    def __arrow_array__(self, *_: Any, **__: Any) -> NoReturn:
-        # What awkward and arrow ask for; without it they take the names for the rows.
-        raise OptionError("a dataset is not an array; ds.to_awkward() reads its fields into one of awkward's")
+    # Without these, awkward takes the names for the rows.
+    __dlpack__ = __dlpack_device__ = __array__
 
     def __getattr__(self, name: str) -> Any:
         return no_attribute(self, name, self.__dict__.get("_names", ()))
@@ -303,13 +303,14 @@ class View(Mapping[str, Any]):
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
         return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
 
-    def _readable(self, what: str, names: Iterable[str] = (), texts: Iterable[str] = ()) -> None:
+    def _readable(self, what: str, names: Iterable[object] = (), texts: Iterable[object] = ()) -> None:
         """Raise for fields that are dask arrays, by name or in texts, where nothing is computed by dask."""
         if not self._given:
             return
         # The text of a weight may be a name that no expression has as it is.
         known = {*self._names, *self._rows.schema}
-        named = set(names).union(*[{t} if t in known else names_in_text(t) for t in texts])
+        some = [t for t in texts if isinstance(t, str)]  # what is none is refused by what needs it
+        named = {n for n in names if isinstance(n, str)}.union(*[{t} if t in known else names_in_text(t) for t in some])
         for name in self._given:
             if name in named:
                 raise OptionError(
@@ -324,7 +325,7 @@ class View(Mapping[str, Any]):
             for one, what in ((ours, "this dataset"), (theirs, "the dataset that the cut was made from")):
                 if isinstance(one, Exploded):
                     raise OptionError(
-                        f"{what} has one row per item of {', '.join(one.items)}, and so the cut is of other rows: "
+                        f"{what} has one row per item of {', '.join(sorted(one.items))}, so the cut is of other rows: "
                         "select before explode, as in ds[cut].explode('jet'), or make the cut from the dataset that it "
                         "selects, by .cut(...)"
                     )

@@ -17,7 +17,6 @@ from mmdask.rows.compact import constant_of, used_labels
 from mmdask.rows.derived import reads
 from mmdask.rows.reader import read_aux
 from mmdask.rows.rows import Rows
-from mmdask.rows.views import check_apart
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.folder import check_free, make_folder, remove_folder
@@ -62,8 +61,7 @@ def save_rows(
     target = display.parse_nbytes(part_nbytes)
     if target < 1:
         raise OptionError(f"part_nbytes is a number of bytes, 1 or more, got {part_nbytes!r}")
-    root, snapshot = store_root(path), rows.snapshot
-    check_apart(root, snapshot)
+    root = store_root(path)
     check_free(root)
     schema = _schema(rows, names)
     ordered: _Ordered = _Stored(rows) if order is None else _Mixed(rows, order)

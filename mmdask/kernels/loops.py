@@ -138,7 +138,9 @@ def copy_runs(addresses, part, first, count, out, width):
     n = len(part)
     for i in range(n):
         if i + AHEAD < n:
-            _prefetch(addresses[part[i + AHEAD]] + width * first[i + AHEAD])
+            ahead = addresses[part[i + AHEAD]] + width * first[i + AHEAD]
+            _prefetch(ahead)
+            _prefetch(ahead + width * count[i + AHEAD])  # a run of few bytes often lies in two lines
         nbytes = count[i] * width
         if nbytes > 0:
             if addresses[part[i]] != 0:
@@ -151,7 +153,9 @@ def pad_runs(addresses, part, first, count, out, width, mask, left):
     n, length = mask.shape
     for i in range(n):
         if i + AHEAD < n:
-            _prefetch(addresses[part[i + AHEAD]] + width * first[i + AHEAD])
+            ahead = addresses[part[i + AHEAD]] + width * first[i + AHEAD]
+            _prefetch(ahead)
+            _prefetch(ahead + width * min(count[i + AHEAD], length))
         kept = min(count[i], length)
         begin = length - kept if left else np.int64(0)
         if kept * width > 0 and addresses[part[i]] != 0:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +16,22 @@ from mmdask.rows.part import read_part
 from mmdask.schema import FieldData
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["BLOCK_ROWS", "evaluate_rows", "row_blocks"]
+__all__ = ["BLOCK_ROWS", "evaluate_rows", "row_blocks", "unless"]
 
 Bits = npt.NDArray[np.uint8]
+T = TypeVar("T")
+#: of each thread, whether what it computes is still wanted
+_THREAD = threading.local()
 #: rows of a block at most; a multiple of 64
 BLOCK_ROWS = 1 << 18
 #: bytes of the fields that are read for a block; what is made of one of them fits a cache
 BLOCK_NBYTES = 16 << 20
+
+
+def unless(given_up: threading.Event, function: Callable[..., T], *args: Any) -> T:
+    """Call a function in a thread of ours; once the event is set, it ends with its block, by `CancelledError`."""
+    _THREAD.given_up = given_up
+    return function(*args)
 
 
 def row_blocks(
@@ -47,7 +59,10 @@ def row_blocks(
     rows = snapshot.parts[part].rows
     step = _step(sum(snapshot.stored(part, name)[0].field_nbytes(name) for name in names) / max(rows, 1))
     stop = rows if stop is None else stop
+    given_up = getattr(_THREAD, "given_up", None)
     for a in range(start, stop, step):
+        if given_up is not None and given_up.is_set():
+            raise CancelledError("nobody waits for this any more")
         yield a, min(a + step, stop)
 
 

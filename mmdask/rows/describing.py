@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import json
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import xxhash
 
 from mmdask.errors import OptionError
 from mmdask.expr import SEMANTICS, Expression, evaluate
-from mmdask.rows.masks import cache_folder, make_folder
+from mmdask.rows.masks import cache_folder, make_folder, warn_not_kept
 from mmdask.rows.moments import Moments, moments
 from mmdask.rows.passes import Runner, Task, run_serially
 from mmdask.rows.reducing import Block, Run, add_in_order, runs_of
@@ -337,5 +336,4 @@ class _Kept:
             write_atomically(path, _MAGIC + checksum(body).encode() + b"\n" + body, durable=False)
         except OSError as error:
             self._broken = True
-            message = f"a computed summary could not be kept in {self.folder}: {error}"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn_not_kept(self.above, error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import xxhash
 
 from mmdask.errors import OptionError
 from mmdask.kernels.hashing import GOLDEN, mix
-from mmdask.rows.masks import cache_folder, make_folder
+from mmdask.rows.masks import cache_folder, make_folder, warn_not_kept
 from mmdask.rows.part import read_part
 from mmdask.rows.passes import Runner, Task, run_serially
 from mmdask.schema import Field, FieldData
@@ -203,7 +202,7 @@ class _Files:
             write_atomically(path, [_MAGIC + hashed.hexdigest().encode() + b"\n", *body], durable=False)
         except OSError as error:
             self._broken = True
-            warnings.warn(f"an index could not be kept in {above}: {error}", RuntimeWarning, stacklevel=2)
+            warn_not_kept(above, error)
 
 
 def _read(above: str, folder: str, name: str, text: str, rows: int) -> Index | None:

@@ -36,7 +36,7 @@ from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder", "read_kept"]
+__all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder", "read_kept", "warn_not_kept"]
 
 _MASK = b"mmdask-mask 2\n"
 _WHOLE = b"mmdask-rows 1\n"
@@ -50,6 +50,8 @@ _WHOLE_NBYTES, _PART_NBYTES = 32 << 20, 64 << 10
 _MOST_GRAINS = 1 << 22
 #: from so many files on, those that are there are listed before they are looked for
 _MANY = 256
+#: cache folders of which it was said that they take nothing
+_TOLD: set[str] = set()
 #: masks that were read, by path: each chunk of a cut needs a piece of one
 LOADED: Cache[Mask] = Cache(128 << 20)
 
@@ -284,9 +286,7 @@ class MaskFiles:
             # What a power loss makes of it is found by its checksum, and computed again.
             write_atomically(path, [magic + hashed.hexdigest().encode() + b"\n", *rest], durable=False)
         except OSError as error:
-            if not self._broken:
-                message = f"a computed cut could not be kept in {folder}: {error}"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn_not_kept(os.path.dirname(folder), error)
             self._broken = True
 
 
@@ -347,6 +347,14 @@ def _joined(text: str) -> tuple[str, ...]:
     if isinstance(tree, Logic) and tree.op == "and":
         return tuple(sorted(map(canonical, tree.args)))
     return (text,)
+
+
+def warn_not_kept(above: str, error: OSError) -> None:
+    """Say, once for a cache folder, that nothing can be kept there."""
+    if above not in _TOLD:
+        _TOLD.add(above)
+        message = f"what was computed could not be kept in {above}, and will be computed again: {error}"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def cache_folder(snapshot: Snapshot) -> str:

@@ -8,7 +8,6 @@ where the fields in that layer are the same under the same names; everywhere els
 from __future__ import annotations
 
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -24,7 +23,7 @@ from mmdask.store.layer import Layer, StoredField
 from mmdask.store.manifest import Manifest
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["TAG", "LayerOf", "SnapshotView", "check_apart", "hashed", "layer_of", "one_store", "stored_id", "view_of"]
+__all__ = ["TAG", "LayerOf", "SnapshotView", "hashed", "layer_of", "one_store", "stored_id", "view_of"]
 
 #: between the id of a layer of a store, and what a view makes of it
 TAG = "~"
@@ -168,10 +167,3 @@ def one_store(snapshot: Snapshot, what: str) -> Snapshot:
         paths = ", ".join([first.path, *(store.path for store in others)])
         raise OptionError(f"each store has {what} of its own, and this dataset is made of several: {paths}")
     return first
-
-
-def check_apart(root: str, snapshot: Snapshot) -> None:
-    """Raise `OptionError` if a path lies in one of the stores that a snapshot is made of."""
-    for store in snapshot.stores:
-        if store.on_disk and os.path.realpath(root).startswith(os.path.realpath(store.path) + os.sep):
-            raise OptionError(f"{root} lies in the store {store.path} itself; choose another path")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmdask.errors import SchemaError
-from mmdask.schema import Field, FieldData
+from mmdask.schema import CODE_DTYPE, Field, FieldData
 from mmdask.sources.awkward_data import from_awkward
 from mmdask.sources.fit import as_one_row, fit, found_in, infer
 from mmdask.sources.found import Found
@@ -86,11 +86,12 @@ def to_field_data(name: str, value: Any, field: Field | None = None) -> tuple[Fi
         The field's name.
     value : array-like
         One entry per row: a numpy array ``(rows, ...)``, masked or not, an awkward array, a dask array or `Ragged`,
-        which is computed, or a list of numbers, texts, lists or arrays, and of None where one is missing.
+        which is computed, a Categorical of pandas, or a list of numbers, texts, lists or arrays, and of None where one
+        is missing.
     field : Field, optional
-        What it must become; by default what it looks like: text is a string field, equal rows of an array are dense,
-        lists and awkward lists are ragged, arrays of two axes or more and of differing shape are shaped. Where a value
-        is missing, or may be by the type of the array, the field is optional.
+        What it must become; by default what it looks like: text is a string field, a Categorical of texts a category,
+        equal rows of an array are dense, lists and awkward lists are ragged, arrays of two axes or more and of
+        differing shape are shaped. Where a value is missing, or may be by the type of the array, the field is optional.
 
     Returns
     -------
@@ -116,6 +117,14 @@ def to_field_data(name: str, value: Any, field: Field | None = None) -> tuple[Fi
         return field, FieldData(value)
     found = _find(name, value, field)
     return infer(found) if field is None else (field, fit(field, found))
+
+
+def _from_categorical(name: str, value: Any, labels: tuple[str, ...]) -> Found:
+    """A Categorical of pandas, or a series of one, as codes of its labels; a code below 0 is a missing one."""
+    codes = np.array(getattr(value, "cat", value).codes, CODE_DTYPE)
+    there = codes >= 0
+    codes[~there] = 0
+    return found_in(name, FieldData(codes, labels=labels, valid=() if there.all() else (there,)), False)
 
 
 def _is_as_stored(value: Any, field: Field) -> bool:
@@ -181,6 +190,9 @@ def _find(name: str, value: Any, field: Field | None) -> Found:
         return from_awkward(name, value)
     if isinstance(value, np.ndarray):
         return from_numpy(name, value, field)
+    labels = getattr(getattr(value, "dtype", None), "categories", ())
+    if len(labels) and all(isinstance(label, str) for label in labels):
+        return _from_categorical(name, value, tuple(map(str, labels)))
     if hasattr(value, "__array__"):
         return from_numpy(name, np.asarray(value), field)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

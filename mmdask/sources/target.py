@@ -9,6 +9,7 @@ from typing import Any
 
 from mmdask.errors import CorruptStoreError, OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
 from mmdask.store import document
+from mmdask.store.folder import check_outside
 from mmdask.store.manifest import CONVERSION, Manifest, read_manifest, store_root
 from mmdask.store.system import SYSTEM, write_atomically
 
@@ -44,6 +45,7 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
         # A conversion that died before its first file was in place left an empty folder, or a file that is none yet.
         if os.path.lexists(root) and not _is_begun(root):
             raise StoreExistsError(f"{root} exists and is not a store; choose another path") from None
+        check_outside(root)
         return Target(root, None, None)
     if options is None:
         raise StoreExistsError(

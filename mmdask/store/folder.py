@@ -9,11 +9,12 @@ from mmdask.errors import OptionError, StoreExistsError
 from mmdask.store.manifest import CONVERSION, MANIFEST, generations, repair
 from mmdask.store.system import SYSTEM
 
-__all__ = ["check_free", "make_folder", "remove_folder"]
+__all__ = ["check_free", "check_outside", "make_folder", "remove_folder"]
 
 
 def check_free(root: str) -> None:
     """Raise `StoreExistsError` unless a path is free, or a folder with only what a dead writer left of a store."""
+    check_outside(root)
     if not os.path.lexists(root):
         return
     if not os.path.isdir(root):
@@ -29,6 +30,15 @@ def check_free(root: str) -> None:
     # The first commit writes history before it is one, so a first generation alone may be that of a dead writer.
     if (last := max(generations(root, 1 << 63), default=0)) > 1:
         raise StoreExistsError(f"{root} exists: a store without its {MANIFEST}; {repair(root, last)}")
+
+
+def check_outside(root: str) -> None:
+    """Raise `OptionError` if a path lies in a store."""
+    above = os.path.dirname(os.path.realpath(root))
+    while above != os.path.dirname(above):
+        if all(os.path.lexists(os.path.join(above, name)) for name in (MANIFEST, "history")):
+            raise OptionError(f"{root} lies in the store {above}; choose another path")
+        above = os.path.dirname(above)
 
 
 def make_folder(root: str) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
-import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import awkward as ak
 import numpy as np
 import pytest
 
 import mmdask as mm
+from mmdask.batches import ahead
+from mmdask.kernels import permute
 
 try:
     import torch
@@ -31,7 +33,7 @@ def ds(tmp_path_factory):
     data = {
         "x": np.arange(N, dtype="f4"),
         "image": np.arange(16 * N, dtype="u4").reshape(N, 16),
-        "jets": ak.unflatten(np.arange(3 * N), np.arange(N) % 7) if False else [list(range(i % 7)) for i in range(N)],
+        "jets": [list(range(i % 7)) for i in range(N)],
     }
     return mm.from_arrays(data, tmp_path_factory.mktemp("hard") / "rows.mm")
 
@@ -45,15 +47,15 @@ def no_thread_is_left():
 
 def holders(array):
     """Ways to keep an array alive, of which its count of references tells little; each gives its values again."""
-    flags = ctypes.c_char * array.nbytes
-    outside = flags.from_buffer(array)
+    outside = (ctypes.c_char * array.nbytes).from_buffer(array)
+    dtype = array.dtype
     view = memoryview(array)
-    other = np.frombuffer(array, array.dtype)
+    other = np.frombuffer(array, dtype)
     buffers = []
     pickled = pickle.dumps(array, protocol=5, buffer_callback=buffers.append)
     nested = ak.from_numpy(array)
     yield lambda v=array[1:][::2][::-1]: v[::-1]
-    yield lambda: np.frombuffer(outside, array_dtype)[1::2]
+    yield lambda: np.frombuffer(outside, dtype)[1::2]
     yield lambda: np.asarray(view)[1::2]
     yield lambda: other[1::2]
     yield lambda: pickle.loads(pickled, buffers=buffers)[1::2]
@@ -61,9 +63,6 @@ def holders(array):
     if torch is not None:
         tensor = torch.from_numpy(array)[1::2]
         yield lambda: tensor.numpy()
-
-
-array_dtype = np.dtype("f4")
 
 
 @pytest.mark.parametrize("shuffle", [True, "exact", False])
@@ -99,8 +98,7 @@ def test_threads_that_share_an_iterator_get_every_batch_once(ds):
 
     def use():
         try:
-            for batch in it:
-                found.append(batch.index)
+            found.extend(batch.index for batch in it)
         except BaseException as error:
             errors.append(error)
 
@@ -158,14 +156,150 @@ print("done", flush=True)
 
 
 def test_interrupts_at_any_time(ds):
-    for delay in (0.002, 0.01, 0.03):
+    for delay in (0.002, 0.03):
         process = subprocess.Popen(
             [sys.executable, "-c", WORK, ds.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stdout.readline() == "ready\n"
-        while process.poll() is None:
-            threading.Event().wait(delay)
-            os.kill(process.pid, signal.SIGINT)
-            break
+        threading.Event().wait(delay)
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (0, "done\n"), err
+
+
+def test_a_rank_of_a_mixture_without_rows_gets_empty_entries(ds):
+    """As that of a loader does: code that looks at entries must not fail at the last batch of some ranks."""
+
+    def mixed(rank, world_size):
+        options = {"collate": {"jets": mm.pad(4)}, "last": "keep", "rank": rank, "world_size": world_size}
+        return mm.mix({"a": ds[:5].batches(4, **options), "b": ds[5:10].batches(4, **options)}, {"a": 1, "b": 1})
+
+    whole = list(mixed(0, 1))
+    ranks = [list(mixed(r, 3)) for r in range(3)]
+    assert [len(b.rows) for b in whole] == [4, 4, 2]
+    for batch, *parts in zip(whole, *ranks, strict=True):
+        assert all(set(part) == set(batch) for part in parts)
+        for name in ("x", "image", "jets", "jets_mask"):
+            assert np.concatenate([part[name] for part in parts]).tolist() == batch[name].tolist()
+        assert np.concatenate([part.source for part in parts]).tolist() == batch.source.tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": "exact"}, {"bucket": mm.bucket("jets", tokens=300)}])
+def test_an_error_of_a_transform_comes_at_its_batch_and_the_loop_can_go_on(ds, options):
+    """Also from an iterator that is asked again, and whatever is read ahead."""
+    fails = [0, 1, 37, 38]
+
+    def transform(batch):
+        if batch.index in fails:
+            fails.remove(batch.index)
+            raise ValueError(f"batch {batch.index}")
+        return batch
+
+    expected = [b.rows.tolist() for b in ds.batches(100, fields=["x"], seed=3, **options)]
+    loader = ds.batches(100, fields=["x"], seed=3, transform=transform, **options)
+    it = iter(loader)
+    found, errors = [], []
+    while True:
+        try:
+            found.append(next(it).rows.tolist())
+        except StopIteration:
+            break
+        except ValueError as error:
+            errors.append((len(found), str(error)))
+            assert loader.state_dict()["position"] == sum(map(len, found))
+    assert found == expected
+    assert errors == [(i, f"batch {i}") for i in (0, 1, 37, 38)]
+
+
+SEQUENCES = [
+    {"block": 1, "window": 1},
+    {"shuffle": "exact"},
+    {"bucket": mm.bucket("jets", window=8, tokens=500)},
+    {"weights": "x + 1", "block": 4, "window": 1},
+]
+
+
+@pytest.mark.parametrize("options", SEQUENCES)
+def test_batches_by_number_from_several_threads(ds, options):
+    interval = sys.getswitchinterval()
+    some = ds[:6000]
+    expected = [b.rows.tolist() for b in some.batches(50, fields=["x"], **options)]
+    loader = some.batches(50, fields=["x"], **options)
+    numbers = np.random.default_rng(0).permutation(len(expected)).tolist()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: loader[i].rows.tolist(), numbers))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == [expected[i] for i in numbers]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_while_a_window_is_shuffled_changes_no_order(ds, monkeypatch, after):
+    """It would be kept with rows that were shuffled once too often, or in part."""
+    options = {"fields": ["x"], "block": 1, "window": 1, "seed": 5}
+    expected = [b.rows.tolist() for b in ds.batches(300, **options)]
+    shuffle, calls = permute.shuffle, []
+
+    def interrupted(rows, key, start, stop):
+        calls.append(start)
+        if len(calls) % 3 == 1 and len(calls) < 30:
+            shuffle(rows, key, start, stop if after else (start + stop) // 2)
+            raise KeyboardInterrupt
+        shuffle(rows, key, start, stop)
+
+    def patiently(work):
+        while True:
+            try:
+                return work()
+            except KeyboardInterrupt:
+                continue
+
+    loader = ds.batches(300, **options)
+    monkeypatch.setattr(permute, "shuffle", interrupted)
+    for i in (0, 1, 0, 2, 40, 3):
+        assert patiently(lambda i=i: loader[i].rows.tolist()) == expected[i]
+    for _ in range(2):
+        loader.set_epoch(0)
+        assert patiently(lambda: [b.rows.tolist() for b in loader]) == expected
+    assert len(calls) > 30
+
+
+def test_closing_where_a_lock_is_held_that_the_thread_needs(monkeypatch):
+    """Garbage is collected anywhere, so that closing must not wait for ever."""
+    monkeypatch.setattr(ahead, "_PATIENCE", 0.05)
+    lock, begun = threading.Lock(), threading.Event()
+
+    def work():
+        begun.set()
+        with lock:
+            return 1
+
+    reading = ahead.Ahead(in_thread=True)
+    with lock:
+        reading.start(work)
+        begun.wait()
+        cycle = [reading]
+        cycle.append(cycle)
+        del reading, cycle
+        gc.collect()
+    for thread in list(ahead._THREADS):
+        thread.join()
+
+
+LEFT = """
+import sys, time
+from mmdask.batches import ahead
+
+ahead._PATIENCE = 0.01
+reading = ahead.Ahead(in_thread=True)
+reading.start(lambda: (time.sleep(0.3), print("done", flush=True)))
+assert not reading.close()
+del reading
+"""
+
+
+def test_a_thread_that_nobody_waited_for_is_waited_for_at_exit():
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

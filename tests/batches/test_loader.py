@@ -453,9 +453,8 @@ def test_batches_of_sorted_data_vary_like_those_of_a_true_shuffle(sorted_store, 
 def test_classes_that_change_from_block_to_block_cost_what_the_blocks_of_a_window_say(sorted_store):
     # The worst case: a window of k blocks holds a fraction of each class that varies like k draws.
     label = np.arange(N_MIXED) // 64 % 2
-    ratio = np.mean(
-        [variance_ratio([b.rows for b in Loader(sorted_store, 200, seed=s, fields=[], block=64)], label) for s in range(8)]
-    )
+    loaders = [Loader(sorted_store, 200, seed=s, fields=[], block=64) for s in range(8)]
+    ratio = np.mean([variance_ratio([b.rows for b in loader], label) for loader in loaders])
     assert abs(ratio - (1 + 199 / 260)) < 5 * 0.1
 
 

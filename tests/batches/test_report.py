@@ -101,7 +101,7 @@ def test_kinds_of_fields_and_what_is_said_of_them(tmp_path):
         mixing = loader.report(f)
         assert mixing.predicted == pytest.approx(1, abs=0.1)
         assert not mixing.advice
-        assert f"classes of {f}" in str(mixing) == repr(mixing)
+        assert f"mixing of {f}" in str(mixing) == repr(mixing)
         assert "<table" in mixing._repr_html_()
     with pytest.raises(OptionError, match="one number or label per row"):
         loader.report("jet")

@@ -122,6 +122,8 @@ def test_a_state_after_what_was_received_from_workers():
         batches.state_dict()
     state = batches.state_dict(after=received[-1])
     assert (state["epoch"], state["position"]) == (2, 12)
+    assert next(iter(batches)).index == 0  # without workers it is known again
+    assert batches.state_dict()["position"] == 4
     other = to_torch(make(3))
     other.load_state_dict(state)
     rest = list(data_loader(other, num_workers=2))

@@ -188,7 +188,8 @@ DATASET = {
     "to_xarray": [later(lambda e: e.ds[10:20].to_xarray("x"), {"x": 10})],
     "values": [later(lambda e: next(iter(e.ds.values())), ALL)],
     "zip": [later(lambda e: e.ds.zip("jet"), {"jet_pt": N, "jet_ok": N})],
-    "__array__": [],  # an error
+    **{name: [] for name in ("__array__", "__dlpack__", "__dlpack_device__")},  # errors
+    "__getattr__": [now(lambda e: hasattr(e.ds, "shape"))],
     "__contains__": [now(lambda e: "x" in e.ds)],
     "__eq__": [now(lambda e: [e.ds == e.ds, e.ds == e.sel])],
     "__getitem__": [
@@ -245,6 +246,7 @@ RAGGED = {
     "visualize": [],  # dask's; it draws the graph
     "__contains__": [],  # an error
     "__array__": [],
+    "__getattr__": [now(lambda e: [hasattr(e.pt, "shape"), hasattr(e.twice, "ndim")])],
     "__array_function__": [],
     "__bool__": [],
     "__array_ufunc__": [later(lambda e: np.sqrt(e.pt), JETS), later(lambda e: e.pt * e.ds["x"], JETS | ALL)],
@@ -328,7 +330,7 @@ RECORDS = {
 }
 
 CUT = {
-    **{name: [] for name in ("__array__", "__bool__", "__ge__", "__gt__", "__le__", "__lt__")},
+    **{name: [] for name in ("__array__", "__bool__", "__len__", "__ge__", "__gt__", "__le__", "__lt__")},
     "count": [
         now(lambda e: e.cut.count(), ALL, 1),
         now(lambda e: [e.cut.count(), e.ds.cut("x >= 900").count()], ALL, 1),

@@ -644,10 +644,6 @@ def reduce(rng, lazy, model, pool):
         return default if known is None else known
 
     found = getattr(lazy, function)(**given)
-    if function in ("mean", "std") and model.dtype.kind in "iu":
-        reduced_sum = reduced("sum", model.dtype)[0]
-        inner = f
-        f = lambda items: (reduced_sum(items), inner(items))[1]  # noqa: E731  which sum in integers
     try:
         rows = [mapped(one, r, model.levels - 1) for r in model.rows]
     except OverflowError:

@@ -6,9 +6,12 @@ import threading
 import time
 
 import dask
+import numpy as np
 import pytest
 
+import mmdask as mm
 from mmdask.dataset.run import dask_runner
+from mmdask.rows import blocks
 
 
 def tasks_of(function, n):
@@ -64,3 +67,32 @@ def test_an_error_where_a_result_is_taken_ends_the_rest():
     with dask.config.set(scheduler="threads", num_workers=1), pytest.raises(KeyboardInterrupt):
         dask_runner("test")(tasks_of(lambda i: [begun.append(i), time.sleep(0.002)], 1000), done)
     assert len(begun) < 1000
+
+
+def test_what_still_runs_ends_with_its_block(tmp_path, monkeypatch):
+    ds = mm.from_arrays({"x": np.arange(64.0)}, tmp_path / "s.mm")
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
+    begun, ended = threading.Event(), threading.Event()
+    seen = []
+
+    def work(i):
+        if not i:
+            begun.wait(30)
+            return i
+        try:
+            for a, _ in blocks.row_blocks(ds._rows.snapshot, 0, ["x"]):
+                seen.append(a)
+                begun.set()
+                time.sleep(0.2)
+        finally:
+            ended.set()
+        return i
+
+    def done(number, _):
+        raise KeyboardInterrupt
+
+    with dask.config.set(scheduler="threads", num_workers=2), pytest.raises(KeyboardInterrupt):
+        dask_runner("test")(tasks_of(work, 2), done)
+    assert ended.is_set()
+    assert 0 < len(seen) < 8
+    assert [a for a, _ in blocks.row_blocks(ds._rows.snapshot, 0, ["x"])] == list(range(0, 64, 8))

@@ -298,8 +298,6 @@ class Reference:
                 total += v
             if name == "sum":
                 return float(total) if self.type(node) == "f" else self.fit(total, node)
-            if not isinstance(total, float):
-                self.fit(total, ("call", "sum", node[2]))
             return float(total) / len(items) if items else None
         if not items:
             return None
