@@ -97,8 +97,8 @@ class Loader(Epochs):
     memory : int or str, optional
         Bytes that the loader may take, "1GiB" by default: a quarter for the window, unless `window` says otherwise, and
         an eighth for each of three runs of batches that are read together, one of them ahead. With less than 1 GiB the
-        default window is smaller, which is another order. If it is given, pages of windows that are done with are
-        given back, so that the resident memory of the process stays within it, too.
+        default window is smaller, which is another order. If it is given, mapped pages of windows that are done with
+        are given back; the system maps more of a file around what is read, which is not counted.
 
     Raises
     ------

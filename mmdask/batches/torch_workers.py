@@ -174,7 +174,7 @@ def _next(running: Any) -> Made | None:
     except (EOFError, OSError) as error:
         # A worker that is killed may have told of a parcel that it can hand over no more.
         sentinels = {worker.sentinel: worker for worker in running._workers}
-        dead = [] if isinstance(error, MmdaskError) else wait(list(sentinels), timeout=1)
+        dead = [] if isinstance(error, MmdaskError) else wait(list(sentinels), timeout=5)
         if not dead:
             raise
         pids = ", ".join(str(sentinels[s].pid) for s in dead)

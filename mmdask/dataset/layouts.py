@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.rows.awkward_rows import to_awkward
-from mmdask.rows.reader import as_labels, as_text
 from mmdask.rows.shapes import shaped_rows
+from mmdask.rows.text import as_labels, as_text
 from mmdask.schema import Field, FieldData, Schema
 
 __all__ = ["fill_missing", "masked", "records", "row", "rows_of", "several", "to_awkward"]

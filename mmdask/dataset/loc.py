@@ -14,9 +14,9 @@ from mmdask.dataset.layouts import row, several
 from mmdask.dataset.run import dask_runner
 from mmdask.errors import OptionError, RowNotFoundError, did_you_mean
 from mmdask.expr import spelled_name
-from mmdask.rows import reader
 from mmdask.rows.lookup import Index, check_keys_of, hashes_of, indexes
 from mmdask.rows.rows import Rows
+from mmdask.rows.text import as_text
 from mmdask.schema import OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class _Table:
                 known = field.labels
             elif field.kind == "string":
                 data = self.rows.stored.read(field.name, 0, min(len(self.rows), _NEAR_ROWS))
-                known = [text for text in reader.as_text(data) if text is not None]
+                known = [text for text in as_text(data) if text is not None]
             if known and value not in known and (hint := did_you_mean(str(value), known)):
                 return hint
         return ""
@@ -200,7 +200,7 @@ class _Column:
             same = data.values == self.data.values[which]
         else:
             labels = data.labels
-            texts = reader.as_text(data) if data.offsets else [labels[code] for code in data.values.tolist()]
+            texts = as_text(data) if data.offsets else [labels[code] for code in data.values.tolist()]
             same = np.array([text == self.texts[i] for text, i in zip(texts, which.tolist(), strict=True)], np.bool_)
         return np.asarray(same if valid is None else same & valid)
 

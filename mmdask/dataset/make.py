@@ -219,8 +219,8 @@ def view(
 
     Notes
     -----
-    What is looked at must not change. Of a file that does, size and time of writing tell, before and after each read; of
-    arrays in memory nothing does. A store can grow meanwhile, is checked, and is always mapped: `from_arrays` makes one.
+    What is looked at must not change. Of a file that does, size and time of writing tell, before and after each read;
+    of arrays in memory nothing does. A store can grow meanwhile, is checked and mapped: `from_arrays` makes one.
 
     Examples
     --------

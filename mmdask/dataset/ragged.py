@@ -29,8 +29,9 @@ from mmdask.dataset.reductions import Reductions
 from mmdask.dataset.steps import Constant, Elementwise, astype, with_counts_of
 from mmdask.display import html_table
 from mmdask.errors import OptionError
-from mmdask.rows.reader import Picker, decode
+from mmdask.rows.reader import Picker
 from mmdask.rows.rows import Rows
+from mmdask.rows.text import decode
 from mmdask.schema import Field
 
 __all__ = ["Ragged"]

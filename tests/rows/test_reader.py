@@ -21,6 +21,7 @@ import mmdask as mm
 from mmdask.kernels import dense
 from mmdask.rows import reader
 from mmdask.rows.rows import Rows
+from mmdask.rows.text import as_text
 from mmdask.schema import FieldData
 from mmdask.store import arrays as arrays_module
 from mmdask.store import document
@@ -200,7 +201,7 @@ def test_constants_that_their_fields_cannot_have_are_damage(tmp_path, name, cons
 
 
 def test_text_that_is_not_utf_8_is_damage():
-    assert reader.as_text(FieldData(np.frombuffer("aéb".encode(), "u1"), (np.array([0, 1, 3, 3, 4]),))) == [
+    assert as_text(FieldData(np.frombuffer("aéb".encode(), "u1"), (np.array([0, 1, 3, 3, 4]),))) == [
         "a",
         "é",
         "",
@@ -208,9 +209,9 @@ def test_text_that_is_not_utf_8_is_damage():
     ]
     broken = FieldData(np.array([97, 0xC3, 97], "u1"), (np.array([0, 1, 3]),))
     with pytest.raises(mm.CorruptStoreError, match="UTF-8"):
-        reader.as_text(broken)
+        as_text(broken)
     nested = FieldData(np.frombuffer(b"abc", "u1"), (np.array([0, 2, 2, 3]), np.array([0, 1, 2, 3])))
-    assert reader.as_text(nested) == [["a", "b"], [], ["c"]]
+    assert as_text(nested) == [["a", "b"], [], ["c"]]
 
 
 @pytest.mark.parametrize("wrong", [-5, 10**6])

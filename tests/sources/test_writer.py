@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.rows.reader import as_text, read
+from mmdask.rows.reader import read
+from mmdask.rows.text import as_text
 from mmdask.schema import FieldData
 from mmdask.sources import writer as writer_module
 from mmdask.store import layer_writer as layer_module
