@@ -68,7 +68,8 @@ def classes_of(rows: Rows, balance: object, run: Runner = run_serially) -> tuple
         check_by(name, rows.schema)
         counted = count_passing(rows, (), by=name, run=run)
     except OptionError as error:
-        raise OptionError(f"balance: {error}") from None
+        text = str(error)
+        raise OptionError(f"balance{text.removeprefix('by') if text.startswith('by=') else f': {text}'}") from None
     labels = rows.schema[name].labels if rows.schema[name].kind == "category" else None
     found: dict[Any, int] = {}
     for group, n in zip(counted.groups, counted.tally.together.n[:, 0].tolist(), strict=True):
@@ -108,7 +109,7 @@ def _what(rows: Rows, balance: object) -> tuple[str, dict[Any, float] | None]:
     if not isinstance(balance, Mapping) or not balance:
         raise OptionError(
             "balance is a field, as 'process', or the shares of its values, as {'ttH': 0.5, 'ttbb': 0.5}; got "
-            f"{balance!r}"
+            f"{balance if isinstance(balance, Mapping) else type(balance).__name__}"
         )
     if len(balance) == 1 and isinstance(next(iter(balance.values())), Mapping):
         [(name, shares)] = balance.items()

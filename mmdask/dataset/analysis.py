@@ -249,8 +249,9 @@ class Analysis(View):
             remainders. "permutation" gives exact sizes, of single rows; it depends on how many rows there are, so
             appending rows or cutting before moves rows from one split to another.
         stratify : str, optional
-            A category, or a field of booleans or integers: for a permutation each split gets its fraction of each class
-            exactly, to one row. By keys every class is split by the same fractions anyway, within the root of its rows.
+            With ``how="permutation"``: a category, or a field of booleans or integers, of which each split gets its
+            fraction of each class exactly, to one row. By keys every class is split by the same fractions anyway, within
+            the root of its rows.
 
         Returns
         -------

@@ -119,7 +119,7 @@ class Dataset(Shaping):
         self._readable("batches hold", names)
         self._readable("weights and classes are", [_field_of(balance)], [weights])
         rows = self._resolved()
-        weight = None if weights is None else check_weight(weights, rows)
+        weight = None if weights is None else check_weight(weights, rows, "weights")
         classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))
         for some in [rows.cut(c.cut) for c in classes] if classes else [rows]:
             if classes:

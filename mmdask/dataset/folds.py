@@ -71,6 +71,11 @@ def _check(rows: Rows, how: How, by: Any, seed: int, stratify: str | None) -> No
     for name in names:
         check_key(rows.schema[name], Modulo(names, 1) if how == "mod" else None)
     if stratify is not None:
+        if how != "permutation":
+            raise OptionError(
+                f"stratify={stratify!r} is for how='permutation', and how is {how!r}, by which every class is split by "
+                "about the same fractions; leave it out, or split by how='permutation'"
+            )
         check_strata(rows.schema[stratify])
 
 
@@ -185,7 +190,8 @@ class Folds:
         """The fold of each row of a dataset, also of another store with the same keys. Lazy.
 
         So the model that was not trained on a row is found for every row: of data, of other selections, of stores that
-        came later. ``ds.assign(fold=folds.of(ds))`` makes it a field.
+        came later. ``ds.assign(fold=folds.of(ds))`` makes it a field to compute with; ``mm.assign(path, fold=...)`` stores
+        it, for cuts and batches. To train there are `train` and `test`.
 
         Parameters
         ----------
@@ -267,7 +273,8 @@ class Folds:
             raise OptionError(f"not what Folds.to_dict of this version gives: {saved!r:.200}") from None
         origin = {key: saved[key] for key in ("store", "rows") if key in saved}
         if ds is not None:
-            _check(ds._rows, plan.how, list(plan.by) or None, plan.seed, plan.stratify)
+            stratify = plan.stratify if plan.how == "permutation" else None
+            _check(ds._rows, plan.how, list(plan.by) or None, plan.seed, stratify)
             here = _origin_of(plan, ds._rows)
             if here != origin:
                 what = (

@@ -313,10 +313,15 @@ class View(Mapping[str, Any]):
         named = {n for n in names if isinstance(n, str)}.union(*[{t} if t in known else names_in_text(t) for t in some])
         for name in self._given:
             if name in named:
+                fold = str(self._given[name].array.name).startswith("fold-")
+                advice = (
+                    "rows of a fold are folds.train(i) and folds.test(i)"
+                    if fold
+                    else f"assign it as text, as in ds.assign({name}='a / b')"
+                )
                 raise OptionError(
                     f"{what} fields of the store and what is computed from them by expressions, and {name!r} is a dask "
-                    f"array; assign it as text, as in ds.assign({name}='a / b'), or store it by mm.assign(path, "
-                    f"{name}=ds[{name!r}])"
+                    f"array; {advice}, or store it by mm.assign(path, {name}=ds[{name!r}])"
                 )
 
     def _own(self, cut: Cut) -> Expression:

@@ -35,27 +35,34 @@ _ROWS = 1 << 28
 Bools = npt.NDArray[np.bool_]
 
 
-def check_weight(text: str, rows: Rows) -> Expression:
+def check_weight(text: str, rows: Rows, option: str = "weight") -> Expression:
     """The expression of a weight: the name of a field, or an expression with one number per row.
+
+    `option` is what the caller named it.
 
     Raises
     ------
     ExpressionError
         When it cannot be read.
     OptionError
-        When it has one value per item, or a boolean.
+        When it is no text or empty, or has one value per item, or a boolean.
     """
     if not isinstance(text, str):
-        raise OptionError(f"a weight is a field name or an expression, as text; got {type(text).__name__}")
-    return check_number(text, rows.check(spelled_name(text) if text in rows.schema else text))
+        raise OptionError(
+            f"{option}= is text, the name of a field or an expression, as 'where(nJets >= 6, 5, 1)'; got "
+            f"{type(text).__name__}"
+        )
+    if not text.strip():
+        raise OptionError(f"{option}={text!r} is empty; name a field or write an expression, or leave it out")
+    return check_number(text, rows.check(spelled_name(text) if text in rows.schema else text), option)
 
 
-def check_number(text: str, expression: Expression) -> Expression:
+def check_number(text: str, expression: Expression, option: str = "weight") -> Expression:
     """The expression of a weight, if it has one number per row; else raise `OptionError`."""
     if expression.depth:
-        raise OptionError(f"weight={text!r} has one value per item, and rows are weighted; write sum({text}), say")
+        raise OptionError(f"{option}={text!r} has one value per item, and rows are weighted; write sum({text}), say")
     if expression.dtype.kind not in "iuf":
-        raise OptionError(f"weight={text!r} is a boolean, and a weight is a number; write where({text}, 1, 0)")
+        raise OptionError(f"{option}={text!r} is a boolean, and a weight is a number; write where({text}, 1, 0)")
     return expression
 
 
@@ -72,8 +79,10 @@ def check_by(name: str, schema: Schema) -> None:
     field = schema[name]
     check_no_text(name, field)
     if field.kind != "category" and not (field.kind == "dense" and not field.shape and field.dtype.kind in "biu"):
+        wide = field.kind == "dense" and not field.shape and field.dtype.kind == "f"
+        hint = f"; make one of it, as in ds.assign(high={f'{spelled_name(name)} > 100'!r})" if wide else ""
         raise OptionError(
-            f"by={name!r} is {field.describe()}; rows are grouped by a category, or by booleans or integers"
+            f"by={name!r} is {field.describe()}; rows are grouped by a category, or by booleans or integers{hint}"
         )
 
 

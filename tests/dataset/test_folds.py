@@ -55,7 +55,6 @@ HOWS = [
     {"by": "event", "how": "mod"},
     {"how": "mod"},
     {"how": "permutation", "seed": 5},
-    {"by": "event", "stratify": "process"},
     {"how": "permutation", "stratify": "process"},
     {"how": "permutation", "stratify": "year", "seed": 1},
 ]
@@ -331,7 +330,9 @@ def test_wrong_options_are_refused(ds):
         ({"by": ["run", "run"]}, "twice"),
         ({"by": 3}, "name of a field"),
         ({"seed": -1}, "seed is an integer"),
-        ({"stratify": "half"}, "category, or a field of booleans or integers"),
+        ({"stratify": "process"}, "is for how='permutation', and how is 'hash'"),
+        ({"stratify": "process", "how": "mod", "by": "event"}, "is for how='permutation', and how is 'mod'"),
+        ({"stratify": "half", "how": "permutation"}, "category, or a field of booleans or integers"),
     ]:
         with pytest.raises(mm.OptionError, match=words):
             ds.assign(half="event / 2").split(half, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 import warnings
+from types import SimpleNamespace
 
 import awkward as ak
 import numpy as np
@@ -12,7 +13,7 @@ import uproot
 from root_tools import assert_same_bits, events, part_layers, read_store, write_tree
 
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SkippedFieldsWarning, SourceError
-from mmdask.sources import rootfile
+from mmdask.sources import conversion, rootfile
 from mmdask.sources.root import convert_root
 
 NUMBERS = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -282,8 +283,16 @@ def test_nothing_is_printed(tmp_path, capfd):
     convert_root(path, tmp_path / "p.mm")
     out, err = capfd.readouterr()
     assert out == ""
-    assert "a.root" in err
+    assert "convert" in err
     assert "100%" in err
+
+
+def test_a_bar_names_the_file_that_is_read(capfd):
+    table = SimpleNamespace(source=SimpleNamespace(path="/data/a_long_name_of_a_file.root"))
+    with conversion._Progress(10, show=True) as bar:
+        bar.describe(table)
+        bar._bar.refresh()
+        assert "...ame_of_a_file.root" in capfd.readouterr().err
 
 
 def test_a_field_that_was_named_has_the_wrong_type(tmp_path, monkeypatch):

@@ -31,6 +31,12 @@ class Crop:
         if not axes:
             raise refuse(field, "mm.crop()", "is for lists and arrays")
         if not self.every and len(self.lengths) != axes:
+            if field.kind == "string" and axes > 1 and len(self.lengths) == axes - 1:
+                kept = ", ".join(map(str, (*self.lengths, None)))
+                raise OptionError(
+                    f"field {field.name!r} is {field.describe()}, and bytes of its text are an axis as well: to crop "
+                    f"the lists alone write [mm.crop(({kept})), mm.packed()]"
+                )
             raise refuse(field, str(self), f"crops {len(self.lengths)} axes, one number for each")
         if in_lists(field) and axes > 1 and "min" in self.lengths:
             raise refuse(field, "mm.crop('min')", "is for lists of one level; give a number for each level")

@@ -296,7 +296,14 @@ def _record(key: str, steps: Any, schema: Schema, own: list[str]) -> Group:
     found = [f for f in schema.values() if f.record and f.record == key]
     found = found or [f for f in schema.values() if f.name.startswith(f"{key}_") and f.name != f"{key}_"]
     lists = [f for f in found if f.levels]
-    found = [f for f in lists or found if f.name not in own]
+    every = lists or found
+    found = [f for f in every if f.name not in own]
+    if every and not found:
+        both = " and ".join(repr(f.name) for f in every)
+        raise OptionError(
+            f"collate has two steps for {both}: by {'its name' if len(every) == 1 else 'their names'}, and by {key!r}, "
+            f"which has no other fields among fields={list(schema)}; leave out one"
+        )
     if not found:
         names = list(schema)
         raise OptionError(
