@@ -292,7 +292,7 @@ def test_a_bar_names_the_file_that_is_read(capfd):
     with conversion._Progress(10, show=True) as bar:
         bar.describe(table)
         bar._bar.refresh()
-        assert "...ame_of_a_file.root" in capfd.readouterr().err
+        assert "...me_of_a_file.root" in capfd.readouterr().err
 
 
 def test_a_field_that_was_named_has_the_wrong_type(tmp_path, monkeypatch):
