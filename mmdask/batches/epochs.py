@@ -43,6 +43,15 @@ class Epochs(ABC):
         self._last: tuple[int, int, int] | None = None  # epoch, position, and how many batches were before it
         self._running: object = None  # what the iteration that moves this on has in hand
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """Options stay as they are, because orders and plans were made of them."""
+        if not name.startswith("_") and name in self.__dict__:
+            raise OptionError(
+                f"{name} of a {type(self).__name__} cannot be changed, for batches and states were made with it; make "
+                "another one"
+            )
+        super().__setattr__(name, value)
+
     @property
     @abstractmethod
     def n_rows(self) -> int | None:
@@ -92,14 +101,16 @@ class Epochs(ABC):
 
         After the last batch of an epoch that is the next one, also if nobody asked for a batch beyond it.
         """
-        if self._position and not self._resume and self.ends(self._epoch, self._position):
-            self._epoch += 1
+        self._epoch = self.epoch
         start = self._position if self._resume else 0
         self._resume, self._position = False, start
         return self._epoch, start
 
     def __getitem__(self, i: int) -> Batch:
         """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
+
+        A loop is in its epoch until it asks for more than the last batch, though `epoch` says the next from there on.
+        A DataLoader that is given a loader asks for these, of the same epoch every time: give it `to_torch()`.
 
         Raises
         ------
@@ -132,8 +143,9 @@ class Epochs(ABC):
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration runs, or the one now running."""
-        return self._epoch
+        """The epoch that the next iteration runs: the one now running, and from its last batch on the next."""
+        over = self._position and not self._resume and self.ends(self._epoch, self._position)
+        return self._epoch + bool(over)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration run an epoch, from its start.

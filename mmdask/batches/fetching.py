@@ -110,19 +110,39 @@ def transformed(batch: Batch, transform: Transform) -> Batch:
     Raises
     ------
     OptionError
-        When the function returns no mapping. Its own errors are noted with the batch.
+        When the function returns no mapping, or an entry with other rows than the batch has. Its own errors are noted
+        with the batch.
     """
     about = {name: getattr(batch, name) for name in ("rows", "valid", "epoch", "index", "position", "seed", "streams")}
+    n, where = len(batch.rows), f"transform= of batch {about['index']} of epoch {about['epoch']}"
+    of_rows = [name for name, value in batch.items() if _length(value) == n]
     try:
         made = transform(batch)
+    except StopIteration as error:  # which would end the iteration, or lose its note on the way
+        failed = RuntimeError("transform= raised StopIteration")
+        failed.add_note(f"in {where}")
+        raise failed from error
     except Exception as error:
-        error.add_note(f"in transform= of batch {about['index']} of epoch {about['epoch']}")
+        error.add_note(f"in {where}")
         raise
     if not isinstance(made, Mapping):
         raise OptionError(
             f"transform= returns a batch, or a dict of entries, and of batch {about['index']} it returned {made!r:.80}"
         )
+    for name in of_rows:
+        found = _length(made.get(name))
+        if found not in (None, n):
+            raise OptionError(
+                f"{where} returned {name!r} of {found} rows, and the batch has {n}: leave rows out by a cut before "
+                "ds.batches, and give other things a name of their own"
+            )
     if not isinstance(made, Batch):
         made = Batch(made)
     made.__dict__.update(about)
     return made
+
+
+def _length(value: Any) -> int | None:
+    """The first axis of an array or tensor; None for anything else."""
+    shape = getattr(value, "shape", None)
+    return int(shape[0]) if shape else None

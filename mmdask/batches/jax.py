@@ -80,7 +80,7 @@ class JaxBatches:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration runs, or the one now running."""
+        """The epoch that the next iteration runs; see `Loader.epoch`."""
         return self.loader.epoch
 
     def set_epoch(self, epoch: int) -> None:

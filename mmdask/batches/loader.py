@@ -164,12 +164,13 @@ class Loader(Epochs):
         self.rank, self.world_size = ranks(rank, world_size)
         if last is not None and last not in get_args(Last):
             raise OptionError(f"last is 'keep', 'drop' or 'pad', got {last!r}")
-        self.last: Last = last or ("drop" if self.world_size > 1 else "keep")
         self.bucket = bucket
+        kept: Last | None = None
         if bucket is not None:
             if self.classes:
                 raise OptionError("bucket= makes batches of its own, in which classes have no shares; leave out one")
-            self.last = _check_bucket(bucket, rows, last) or self.last
+            kept = _check_bucket(bucket, rows, last)
+        self.last: Last = kept or last or ("drop" if self.world_size > 1 else "keep")
         if self.shuffle is not True and (window is not None or block is not None):
             raise OptionError(f"window= and block= are for shuffle=True, and shuffle is {shuffle!r}; leave them out")
         self.budget = budget_of(memory)

@@ -14,6 +14,8 @@ import xxhash
 
 from mmdask.batches.balanced import checked_shares, rows_of_stream
 from mmdask.batches.batch import Batch
+from mmdask.batches.collate.forms import Equal
+from mmdask.batches.collate.padding import Pad
 from mmdask.batches.cutting import Even
 from mmdask.batches.epochs import Epochs, integer
 from mmdask.batches.fetching import Wanted
@@ -247,6 +249,7 @@ def mix(
     size = first.batch_size if batch_size is None else integer("batch_size", batch_size, 1)
     _check_labels(loaders)
     _check_entries(loaders)
+    _check_lengths(loaders)
     return Mix(loaders, checked_shares("mm.mix", shares), size, stop)
 
 
@@ -277,6 +280,21 @@ def _check_entries(loaders: Mapping[str, Loader]) -> None:
                 f"batches of {name!r} have the entries {sorted(entries)}, those of {first!r} {sorted(expected)}; make "
                 "the loaders with the same fields= and collate="
             )
+
+
+def _check_lengths(loaders: Mapping[str, Loader]) -> None:
+    """Raise where each loader makes rows as long as its own rows ask for, unless functions may change them."""
+    if len(loaders) == 1 or any(loader.transform is not None for loader in loaders.values()):
+        return
+    for name, loader in loaders.items():
+        for chain in (chain for group in loader.plan.groups for chain in group.chains):
+            final, least = chain.final, [cut for cut in chain.cuts if cut.needs_least]
+            varies = (isinstance(final, Pad) and final.fixed is None) or (isinstance(final, Equal) and least)
+            if varies and chain.field.kind != "dense":
+                raise OptionError(
+                    f"the loader {name!r} has {least[0] if least else final} for {chain.field.name!r}, and each loader "
+                    "would find another length; give a number, as in mm.pad(8)"
+                )
 
 
 def _check_labels(loaders: Mapping[str, Loader]) -> None:

@@ -121,12 +121,19 @@ class RowRng:
         By Box and Muller: ``sqrt(-2 log(1 - u)) cos(2 pi v)`` of two numbers u and v of `random`, which makes none
         beyond 8.6. The last digit may depend on numpy's logarithm and cosine; all else in this class does not.
 
+        Raises
+        ------
+        OptionError
+            When `std` is less than 0.
+
         Examples
         --------
         >>> x = RowRng(7, np.arange(1000)).normal(size=10)
         >>> bool(abs(x.mean()) < 0.03), bool(abs(x.std() - 1) < 0.03)
         (True, True)
         """
+        if np.any(np.asarray(std) < 0):
+            raise OptionError(f"std is 0 or more, got {std!r}")
         u, v = np.moveaxis(self.random((*_shape(size), 2)), -1, 0)
         drawn: npt.NDArray[np.float64] = mean + std * (np.sqrt(-2 * np.log1p(-u)) * np.cos(2 * np.pi * v))
         return drawn

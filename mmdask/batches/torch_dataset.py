@@ -95,6 +95,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
             )
         ended = self._shared[2 : 2 + n_workers]
         self._shared[1], ended[worker] = 1, 0
+        before = int(self._shared[0])  # the epoch, or the one before if only its last batch was got
         epoch, start = self.loader.begin()
         loader = copy.copy(self.loader)  # after a fork a thread that is no more may hold what it has made
         cutting = loader.cutting
@@ -103,7 +104,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
             yield tensors(loader.batch(epoch, position))
             position = cutting.after(epoch, position, n_workers)
         ended[worker] = 1
-        if ended.all() and self._shared[0] == epoch:
+        if ended.all() and self._shared[0] == before:
             self._move(epoch + 1)
 
     def _move(self, epoch: int) -> None:
@@ -113,15 +114,16 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
     def _join(self) -> None:
         """Take over the epoch that another process may have set."""
         epoch = int(self._shared[0])
-        if epoch != self.loader.epoch:
+        if epoch != self.loader._epoch:
             self.loader.set_epoch(epoch)
 
     # Epochs and states ----------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
-        """The epoch that the next iteration runs."""
-        return int(self._shared[0])
+        """The epoch that the next iteration runs; see `Loader.epoch`."""
+        epoch = int(self._shared[0])
+        return self.loader.epoch if epoch == self.loader._epoch else epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration run an epoch; reaches workers that are kept alive too."""

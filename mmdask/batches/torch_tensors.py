@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from mmdask.batches.batch import Batch
 from mmdask.batches.collate import Packed
@@ -66,6 +67,17 @@ class Parcel:
         if self.buffer.is_pinned():
             return self
         return Parcel(pinned(self.buffer.numel()).copy_(self.buffer), self.batches)
+
+
+def _refuse_batches(batches: Sequence[Any], **_: Any) -> Any:
+    raise OptionError(
+        f"a DataLoader would put {len(batches)} batches together, which are batches already: "
+        "DataLoader(batches, batch_size=None), and the number of rows is that of ds.batches"
+    )
+
+
+# The place that the documentation of torch's default_collate names for types of one's own.
+default_collate_fn_map[TorchBatch] = _refuse_batches
 
 
 def tensors(batch: Batch, device: torch.device | None = None) -> TorchBatch:

@@ -250,7 +250,7 @@ class Analysis(View):
             appending rows or cutting before moves rows from one split to another.
         stratify : str, optional
             With ``how="permutation"``: a category, or a field of booleans or integers, of which each split gets its
-            fraction of each class exactly, to one row. By keys every class is split by the same fractions anyway, within
+            fraction of each class exactly, to one row. A hash splits every class by the same fractions anyway, within
             the root of its rows.
 
         Returns

@@ -73,8 +73,8 @@ def _check(rows: Rows, how: How, by: Any, seed: int, stratify: str | None) -> No
     if stratify is not None:
         if how != "permutation":
             raise OptionError(
-                f"stratify={stratify!r} is for how='permutation', and how is {how!r}, by which every class is split by "
-                "about the same fractions; leave it out, or split by how='permutation'"
+                f"stratify={stratify!r} is for how='permutation', and how is {how!r}, which deals out no classes; "
+                "leave stratify= out, or split by how='permutation'"
             )
         check_strata(rows.schema[stratify])
 
@@ -190,8 +190,8 @@ class Folds:
         """The fold of each row of a dataset, also of another store with the same keys. Lazy.
 
         So the model that was not trained on a row is found for every row: of data, of other selections, of stores that
-        came later. ``ds.assign(fold=folds.of(ds))`` makes it a field to compute with; ``mm.assign(path, fold=...)`` stores
-        it, for cuts and batches. To train there are `train` and `test`.
+        came later. ``ds.assign(fold=folds.of(ds))`` makes it a field to compute with, and
+        ``mm.assign(path, fold=folds.of(ds))`` stores it, for cuts and batches. To train there are `train` and `test`.
 
         Parameters
         ----------

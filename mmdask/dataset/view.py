@@ -315,7 +315,7 @@ class View(Mapping[str, Any]):
             if name in named:
                 fold = str(self._given[name].array.name).startswith("fold-")
                 advice = (
-                    "rows of a fold are folds.train(i) and folds.test(i)"
+                    "select folds by folds.train(i) and folds.test(i)"
                     if fold
                     else f"assign it as text, as in ds.assign({name}='a / b')"
                 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.errors import OptionError
+from mmdask.errors import ExpressionError, OptionError
 from mmdask.expr import Expression, conjuncts, evaluate, spelled_name
 from mmdask.rows.bits import PartBits, and_bits, unpack
 from mmdask.rows.blocks import BLOCK_ROWS
@@ -43,17 +43,17 @@ def check_weight(text: str, rows: Rows, option: str = "weight") -> Expression:
     Raises
     ------
     ExpressionError
-        When it cannot be read.
+        When it is empty or cannot be read.
     OptionError
-        When it is no text or empty, or has one value per item, or a boolean.
+        When it is no text, or has one value per item, or a boolean.
     """
     if not isinstance(text, str):
         raise OptionError(
-            f"{option}= is text, the name of a field or an expression, as 'where(nJets >= 6, 5, 1)'; got "
+            f"{option}= is a field name or an expression, as text, like 'where(nJets >= 6, 5, 1)'; got "
             f"{type(text).__name__}"
         )
     if not text.strip():
-        raise OptionError(f"{option}={text!r} is empty; name a field or write an expression, or leave it out")
+        raise ExpressionError(f"{option}={text!r} is empty; name a field or write an expression, or leave it out")
     return check_number(text, rows.check(spelled_name(text) if text in rows.schema else text), option)
 
 

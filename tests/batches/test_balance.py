@@ -354,8 +354,7 @@ def test_what_does_not_fit_together_is_refused(stores, tmp_path):
     ]:
         with pytest.raises(mm.OptionError, match=words):
             mm.mix(loaders, shares, **options)
-    widest = {k: ds.batches(4, fields=["pt"], collate={"pt": mm.pad("max")}) for k, ds in stores.items()}
-    widest["b"] = stores["b"][:1].batches(4, fields=["pt"], collate={"pt": mm.pad("max")})
+    widest = {k: ds.batches(4, fields=["pt"], collate={"pt": mm.pad(n)}) for n, (k, ds) in enumerate(stores.items(), 3)}
     with pytest.raises(mm.OptionError, match=r"'pt' cannot be joined: float.* in 'a'.*mm.pad\(8\)"):
         mm.mix(widest, {"a": 1, "b": 1}, stop="all")[0]
     other = {"a": stores["a"].batches(4, fields=["i"]), "b": stores["b"].batches(4, fields=["x"])}

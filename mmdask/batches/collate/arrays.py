@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmdask.batches.collate.base import Form, Packed
 from mmdask.errors import OptionError
 from mmdask.schema import stored_dtype
 
-__all__ = ["AsType", "ExpandDims", "OneHot", "Squeeze", "astype", "expand_dims", "one_hot", "squeeze"]
+__all__ = ["AsType", "ExpandDims", "OneHot", "Squeeze", "astype", "common_dtype", "expand_dims", "one_hot", "squeeze"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,25 @@ class AsType:
             )
         return self.dtype
 
-    def apply(self, value: Any) -> Any:
-        return each(value, lambda a: a.astype(self.dtype, copy=False))
+    def apply(self, name: str, value: Any) -> Any:
+        return each(value, lambda a: self.converted(name, a))
+
+    def converted(self, name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The array in the new dtype; integers keep their values, floats may be rounded."""
+        if (
+            array.size
+            and array.dtype.kind in "iu"
+            and self.dtype.kind in "iu"
+            and not np.can_cast(array.dtype, self.dtype)
+        ):
+            limits = np.iinfo(self.dtype)
+            for found in (int(array.min()), int(array.max())):
+                if not limits.min <= found <= limits.max:
+                    raise OptionError(
+                        f"field {name!r}: {self} holds {limits.min} to {limits.max}, and there is {found}; take a "
+                        "wider dtype"
+                    )
+        return array.astype(self.dtype, copy=False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class ExpandDims:
             raise OptionError(f"field {name!r}: {self} is beyond the {form.axes} axes of a row")
         return replace(form, axes=form.axes + 1)
 
-    def apply(self, value: Any) -> Any:
+    def apply(self, name: str, value: Any) -> Any:
         if isinstance(value, list):
             return each(value, lambda a: np.expand_dims(a, self.axis))
         return np.expand_dims(value, self.axis + (self.axis >= 0))
@@ -80,14 +97,16 @@ class Squeeze:
             raise OptionError(f"field {name!r}: {self} is beyond the {form.axes} axes of a row")
         return replace(form, axes=form.axes - 1)
 
-    def apply(self, value: Any) -> Any:
+    def apply(self, name: str, value: Any) -> Any:
         if isinstance(value, list):
-            return each(value, lambda a: self._squeezed(a, self.axis))
-        return self._squeezed(value, self.axis + (self.axis >= 0))
+            return each(value, lambda a: self._squeezed(name, a, self.axis))
+        return self._squeezed(name, value, self.axis + (self.axis >= 0))
 
-    def _squeezed(self, array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    def _squeezed(self, name: str, array: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
         if array.shape[axis] != 1:
-            raise OptionError(f"{self} takes an axis of length 1 away, and it is {array.shape[axis]} long here")
+            raise OptionError(
+                f"field {name!r}: {self} takes an axis of length 1 away, and it is {array.shape[axis]} long here"
+            )
         return np.squeeze(array, axis)
 
 
@@ -105,7 +124,7 @@ class OneHot:
             raise OptionError(f"field {name!r}: {self} is for the codes of a category, and here it gets a {form}")
         return Form("array", np.dtype(np.float32), 1)
 
-    def apply(self, value: Any) -> Any:
+    def apply(self, name: str, value: Any) -> Any:
         out = np.zeros((len(value), self.n), np.float32)
         there = np.flatnonzero(value >= 0)
         out[there, value[there]] = 1
@@ -119,6 +138,33 @@ def each(value: Any, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> 
     if isinstance(value, list):
         return [None if v is None else each(v, change) for v in value]
     return change(value)
+
+
+def common_dtype(name: str, dtypes: Mapping[str, np.dtype[Any]]) -> np.dtype[Any]:
+    """The dtype of an array of several fields, in which all integers are what they were.
+
+    Raises
+    ------
+    OptionError
+        When there is none.
+    """
+    try:
+        common = np.result_type(*dtypes.values())
+    except TypeError as error:
+        raise OptionError(f"collate[{name!r}]: its fields have no common dtype: {error}") from None
+    for field, dtype in dtypes.items():
+        if dtype.kind in "iu" and common.kind in "fc" and np.iinfo(dtype).bits > _exact_bits(common):
+            of = ", ".join(f"{f!r} {d}" for f, d in dtypes.items())
+            raise OptionError(
+                f"collate[{name!r}]: integers of {field!r} would be rounded in {common}, which its fields have in "
+                f"common: {of}; choose one for all, as step=[mm.astype('f8'), ...], or stack integers alone"
+            )
+    return common
+
+
+def _exact_bits(dtype: np.dtype[Any]) -> int:
+    """How long integers are that floats of a dtype hold exactly, with a sign."""
+    return int(np.finfo(dtype).nmant) + 1
 
 
 def _needs_axes(name: str, step: object, form: Form) -> None:
@@ -135,7 +181,8 @@ def astype(dtype: npt.DTypeLike) -> AsType:
     Raises
     ------
     OptionError
-        When the loader is made, if numbers would change their kind: floats to integers, say.
+        When the loader is made, if numbers would change their kind: floats to integers, say; at the batch that has an
+        integer beyond those of the new dtype.
 
     Examples
     --------

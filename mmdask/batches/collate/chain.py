@@ -101,7 +101,7 @@ class Chain:
         def and_after(take: Take) -> Made:
             value, mask = make(take)
             for step in self.after:
-                value = step.apply(value)
+                value = step.apply(self.field.name, value)
             return Made(value, mask)
 
         return and_after, items
@@ -151,7 +151,7 @@ class Chain:
             extents, begin, kept = cuts
             data, begin = self._read_cut(fetch, data, extents, begin, kept)
         for step in self.casts:
-            data = replace(data, values=data.values.astype(step.dtype))
+            data = replace(data, values=step.converted(name, data.values))
 
         def lengths(take: Take) -> Int64s:
             return self._kept_of_all(fetch, take, extents, len(self.cuts))

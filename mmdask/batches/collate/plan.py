@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.batches.collate.arrays import common_dtype
 from mmdask.batches.collate.base import Fetch, Int64s, Items, Made, Packed, Take
 from mmdask.batches.collate.chain import Chain, Cuts, Step, chain_of
 from mmdask.errors import ExpressionError, OptionError, did_you_mean
@@ -284,11 +285,7 @@ def _stack(key: str, asked: Stack, schema: Schema) -> Group:
     if len(kinds) > 1 or len(shapes) > 1 or forms[0].what not in ("array", "packed"):
         made = ", ".join(f"{chain.field.name!r} ({chain.field.describe()}): {chain.form}" for chain in chains)
         raise OptionError(f"collate[{key!r}]: a stack takes arrays of one shape, and its fields make {made}")
-    try:
-        dtype = np.result_type(*(form.dtype for form in forms))
-    except TypeError as error:
-        raise OptionError(f"collate[{key!r}]: its fields have no common dtype: {error}") from None
-    return Group(key, chains, dtype)
+    return Group(key, chains, common_dtype(key, {chain.field.name: chain.form.dtype for chain in chains}))
 
 
 def _record(key: str, steps: Any, schema: Schema, own: list[str]) -> Group:
