@@ -109,9 +109,9 @@ class Loader(Epochs):
 
     Notes
     -----
-    Pickles by reference, with its place in the epoch; nothing computed goes along. The first use finds the selected
-    rows if they are not known yet. It keeps the row numbers of one window, 4 or 8 bytes each, and with a selection 16
-    bytes per block that has selected rows.
+    Pickles by reference, with where it stands (`state_dict`); nothing computed goes along. The first use finds the
+    selected rows if they are not known yet. It keeps the row numbers of one window, 4 or 8 bytes each, and with a
+    selection 16 bytes per block that has selected rows.
 
     Examples
     --------
@@ -192,7 +192,8 @@ class Loader(Epochs):
         return None if self.budget.window >= order.DEFAULT_WINDOW else self.budget.window
 
     def __repr__(self) -> str:
-        return f"<Loader of {self.fields} in batches of {self.batch_size}, epoch {self._epoch}>"
+        more = f" and {len(self.fields) - 5} more" if len(self.fields) > 5 else ""
+        return f"<Loader of {', '.join(self.fields[:5])}{more} in batches of {self.batch_size}, epoch {self.epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
         made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader")
