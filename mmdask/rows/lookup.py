@@ -22,10 +22,10 @@ from mmdask.kernels.hashing import GOLDEN, mix
 from mmdask.rows.masks import cache_folder, make_folder, warn_not_kept
 from mmdask.rows.part import read_part
 from mmdask.rows.passes import Runner, Task, run_serially
+from mmdask.rows.sealed import SUM, read_sealed, sealed
 from mmdask.schema import Field, FieldData
 from mmdask.store.cache import Cache
 from mmdask.store.files import is_own_folder, open_file
-from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import write_atomically
 
@@ -37,7 +37,6 @@ _FOLDER = "keys"
 _VERSION = 1
 #: bytes of the line of a file that says what it is
 _MAX_HEAD = 1 << 20
-_SUM = 17
 #: rows whose keys are read together
 _BLOCK_ROWS = 1 << 18
 Hashes = npt.NDArray[np.uint64]
@@ -190,30 +189,22 @@ class _Files:
         if self._broken or not self.snapshot.home(part).on_disk:
             return
         head = json.dumps({"text": text, "n": len(index.hashes), "rows": index.rows.dtype.str}).encode()
-        head += b" " * (-(len(_MAGIC) + _SUM + len(head) + 1) % 8) + b"\n"
+        head += b" " * (-(len(_MAGIC) + SUM + len(head) + 1) % 8) + b"\n"
         body: list[Any] = [head, index.hashes.view(np.uint8), index.rows.view(np.uint8)]
-        hashed = xxhash.xxh3_64()
-        for piece in body:
-            hashed.update(piece)
         try:
             if not is_own_folder(above, _FOLDER, folder):
                 raise OSError("a link, which is not followed in a store")
             make_folder(os.path.dirname(path))
-            write_atomically(path, [_MAGIC + hashed.hexdigest().encode() + b"\n", *body], durable=False)
+            write_atomically(path, sealed(_MAGIC, body), durable=False)
         except OSError as error:
             self._broken = True
             warn_not_kept(above, error)
 
 
 def _read(above: str, folder: str, name: str, text: str, rows: int) -> Index | None:
-    most = len(_MAGIC) + _SUM + 16 * rows + 4 * len(text) + 1024
-    try:
-        with open(open_file(above, _FOLDER, folder, name), "rb") as file:
-            data = file.read(most) if os.fstat(file.fileno()).st_size <= most else b""
-    except OSError:
-        return None
-    start = len(_MAGIC) + _SUM
-    if not data.startswith(_MAGIC) or data[len(_MAGIC) : start] != checksum(data[start:]).encode() + b"\n":
+    start = len(_MAGIC) + SUM
+    data = read_sealed(_MAGIC, start + 16 * rows + 4 * len(text) + 1024, above, _FOLDER, folder, name)
+    if data is None:
         return None
     end = data.find(b"\n", start)
     try:
@@ -235,7 +226,7 @@ def index_layers(path: str) -> set[str] | None:
         with open(open_file(os.path.dirname(path), os.path.basename(path)), "rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return None
-            file.read(_SUM)
+            file.read(SUM)
             about = json.loads(json.loads(file.readline(_MAX_HEAD))["text"])
         return {str(layer) for _, layer in about["fields"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -29,10 +29,10 @@ from mmdask.expr.tree import Logic
 from mmdask.rows.bits import GRAIN, PartBits, RowBits, count_bits, first_grains
 from mmdask.rows.keyed import is_keyed
 from mmdask.rows.naming import renamed_tree
+from mmdask.rows.sealed import SUM, read_sealed, sealed
 from mmdask.rows.views import SnapshotView
 from mmdask.store.cache import Cache
 from mmdask.store.files import is_own_folder, open_file
-from mmdask.store.npy import checksum
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import SYSTEM, write_atomically
 
@@ -40,8 +40,6 @@ __all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder",
 
 _MASK = b"mmdask-mask 2\n"
 _WHOLE = b"mmdask-rows 1\n"
-#: a checksum in the second line
-_SUM = 17
 #: bytes of the line of a file that says what it is
 _MAX_HEAD = 16 << 20
 #: bits of all parts stand together in one file if there are no more than these, and few of each part
@@ -257,14 +255,9 @@ class MaskFiles:
         """Head and body of a file, if its checksum and its text are right."""
         above, name = os.path.split(path)
         folder, above = os.path.split(above)
-        most += len(magic) + _SUM + 4 * len(text) + 1024
-        try:
-            with open(open_file(folder, above, name), "rb") as file:
-                data = file.read(most) if os.fstat(file.fileno()).st_size <= most else b""
-        except OSError:
-            return None
-        start = len(magic) + _SUM
-        if not data.startswith(magic) or data[len(magic) : start] != checksum(data[start:]).encode() + b"\n":
+        start = len(magic) + SUM
+        data = read_sealed(magic, most + start + 4 * len(text) + 1024, folder, above, name)
+        if data is None:
             return None
         end = data.find(b"\n", start)
         head = _parsed(data[start:end]) if end > 0 else None
@@ -273,10 +266,6 @@ class MaskFiles:
         return head, np.frombuffer(data, np.uint8, offset=end + 1)
 
     def _write(self, path: str, magic: bytes, head: dict[str, Any], body: Sequence[npt.NDArray[Any]]) -> None:
-        rest: list[Any] = [json.dumps(head).encode() + b"\n", *body]
-        hashed = xxhash.xxh3_64()
-        for piece in rest:
-            hashed.update(piece)
         above = os.path.dirname(path)
         folder, name = os.path.split(above)
         try:
@@ -284,7 +273,7 @@ class MaskFiles:
                 raise OSError(errno.ELOOP, "a link, which is not followed in a store")
             make_folder(above)
             # What a power loss makes of it is found by its checksum, and computed again.
-            write_atomically(path, [magic + hashed.hexdigest().encode() + b"\n", *rest], durable=False)
+            write_atomically(path, sealed(magic, [json.dumps(head).encode() + b"\n", *body]), durable=False)
         except OSError as error:
             warn_not_kept(os.path.dirname(folder), error)
             self._broken = True
@@ -326,7 +315,7 @@ def read_kept(path: str) -> Kept | None:
             magic = file.read(len(_MASK))
             if magic not in (_MASK, _WHOLE):
                 return None
-            file.read(_SUM)
+            file.read(SUM)
             head = json.loads(file.readline(_MAX_HEAD))
             text = json.loads(head["text"])
             numbers = head["rows"], head["kept"]

@@ -374,7 +374,7 @@ MUTANTS = (
         "damaged masks used",
         "corruption",
         (
-            ("rows/masks.py", 'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"', "False"),
+            ("rows/sealed.py", 'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"', "False"),
             # Bits are counted as well, where they are read.
             ("rows/masks.py", "count_bits(found) == counts[part] and ", ""),
             ("rows/masks.py", ' and head.get("kept") == _n_rows(mask.true, rows)', ""),
