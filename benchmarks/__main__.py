@@ -7,7 +7,20 @@ import sys
 from pathlib import Path
 
 # entered in the list by being imported
-from benchmarks import batches, bucketing, checking, conversion, cuts, memory, ragged, ragged_cuts, reading, skipping  # noqa: F401
+from benchmarks import (  # noqa: F401
+    batches,
+    bucketing,
+    checking,
+    cold,
+    conversion,
+    cuts,
+    drawn,
+    memory,
+    ragged,
+    ragged_cuts,
+    reading,
+    skipping,
+)
 from benchmarks.harness import BENCHMARKS, markdown, run_all, text, to_json
 
 

@@ -21,8 +21,8 @@ Rows = npt.NDArray[np.int32]
 _GROUP = 16_384
 
 
-def peer(name: str, make: Callable[[], Callable[[], Iterator[Any]]], *packages: str) -> Competitor:
-    """One that goes through all batches; missing where a package is not installed."""
+def peer(name: str, data: Rows, make: Callable[[], Callable[[], Iterator[Any]]], *packages: str) -> Competitor:
+    """One that goes through all batches, which are checked before; missing where a package is not installed."""
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return Competitor(name, "peer", None, missing=f"{package} is not installed")
@@ -31,7 +31,30 @@ def peer(name: str, make: Callable[[], Callable[[], Iterator[Any]]], *packages: 
     def run() -> int:
         return sum(len(batch) for batch in epoch())
 
-    return Competitor(name, "peer", run)
+    return Competitor(name, "peer", run, check=lambda _: check_epoch(name, data, epoch()))
+
+
+def check_epoch(name: str, data: Rows, batches: Iterator[Any]) -> None:
+    """Every row once, in another order than they lie, and the rows of the first batches as they are.
+
+    The first number of a row of `data` is its row number.
+
+    Raises
+    ------
+    AssertionError
+        Which names the peer.
+    """
+    numbers = []
+    for i, batch in enumerate(batches):
+        rows = np.asarray(batch).reshape(len(batch), -1)
+        numbers.append(rows[:, 0].astype(np.int64))
+        if i < 3 and not np.array_equal(rows, data[numbers[-1]].astype(rows.dtype)):
+            raise AssertionError(f"{name}: batch {i} has other rows than there are")
+    visited = np.concatenate(numbers)
+    if not np.array_equal(np.sort(visited), np.arange(len(data))):
+        raise AssertionError(f"{name}: {len(np.unique(visited))} of {len(data)} rows came, in {len(visited)}")
+    if np.array_equal(visited, np.arange(len(data))):
+        raise AssertionError(f"{name}: rows come as they lie")
 
 
 def window_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
@@ -44,19 +67,20 @@ def window_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
         for start in range(0, n, batch):
             yield data[order[start : start + batch]]
 
-    yield peer("memmap[permutation]", lambda: memmap)
-    yield peer("torch DataLoader, batch sampler", lambda: _torch_batches(data, batch), "torch")
-    yield peer("memmpy, its own shuffle", lambda: _memmpy(data, batch), "memmpy")
-    yield peer("mmap_ninja, batches of a permutation", lambda: _mmap_ninja(data, folder, batch), "mmap_ninja")
-    yield peer("pyarrow, 64 row groups mixed (worse mixing)", lambda: _parquet(data, folder, batch), "pyarrow")
+    yield peer("memmap[permutation]", data, lambda: memmap)
+    yield peer("torch DataLoader, batch sampler", data, lambda: _torch_batches(data, batch), "torch")
+    yield peer("memmpy, its own shuffle", data, lambda: _memmpy(data, batch), "memmpy")
+    yield peer("mmap_ninja, batches of a permutation", data, lambda: _mmap_ninja(data, folder, batch), "mmap_ninja")
+    yield peer("RDataLoader, 1,048,576 rows mixed, float32", data, lambda: _root(data, folder, batch), "ROOT")
+    yield peer("pyarrow, 64 row groups mixed (worse mixing)", data, lambda: _parquet(data, folder, batch), "pyarrow")
 
 
 def row_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
     """Those that take microseconds for each row."""
-    yield peer("h5py, sorted rows of each batch", lambda: _h5py(data, folder, batch), "h5py")
-    yield peer("torch DataLoader, per row", lambda: _torch_rows(data, batch), "torch")
-    yield peer("HF datasets, shuffle and iter", lambda: _datasets(data, folder, batch), "datasets")
-    yield peer("grain, MapDataset shuffle and batch", lambda: _grain(data, batch), "grain")
+    yield peer("h5py, sorted rows of each batch", data, lambda: _h5py(data, folder, batch), "h5py")
+    yield peer("torch DataLoader, per row", data, lambda: _torch_rows(data, batch), "torch")
+    yield peer("HF datasets, shuffle and iter", data, lambda: _datasets(data, folder, batch), "datasets")
+    yield peer("grain, MapDataset shuffle and batch", data, lambda: _grain(data, batch), "grain")
 
 
 def _torch_batches(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
@@ -182,3 +206,24 @@ def _grain(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
 
     made = grain.MapDataset.source(Source()).shuffle(seed=1).batch(batch)
     return lambda: (made[i] for i in range(len(made)))
+
+
+def _root(data: Rows, folder: Path, batch: int) -> Callable[[], Iterator[Any]]:
+    import ROOT
+    import uproot
+
+    path = folder / "rows.root"
+    if not path.exists():
+        with uproot.recreate(path, compression=None) as file:
+            for start in range(0, len(data), _GROUP):
+                rows = {"x": np.array(data[start : start + _GROUP], np.float32)}
+                if start:
+                    file["rows"].extend(rows)
+                else:
+                    file["rows"] = rows
+
+    frame = ROOT.RDataFrame("rows", str(path))
+    in_memory = max((1 << 20) // batch, 10)
+    options = {"max_vec_sizes": {"x": data.shape[1]}, "shuffle": True, "drop_remainder": False, "set_seed": 1}
+    loader = ROOT.Experimental.ML.RDataLoader(frame, batch, in_memory, **options)
+    return lambda: iter(loader.as_numpy())

@@ -17,7 +17,6 @@ from mmdask.batches.sequence import ExactSequence, Span, WindowSequence
 BATCH = 4096
 WIDTH = 64  # int32: rows of 256 bytes
 _BLOCK = 1 << 18
-_LENGTH = 16
 _COPY_ROWS = 1 << 20  # 256 MiB: far larger than any cache
 
 
@@ -99,41 +98,60 @@ def dense_batches_by_row(n: int, folder: Path) -> Iterator[Competitor]:
     yield from row_peers(data, folder, BATCH)
 
 
-@benchmark(
-    f"shuffled batches of {BATCH} rows of 64 float32 fields",
-    tiny=10_001,
-    laptop=4_000_000,
-    large=50_000_000,
-    row_nbytes=4 * WIDTH,
-)
-def narrow_batches(n: int, folder: Path) -> Iterator[Competitor]:
-    """The same bytes as one wide field, in 64 narrow ones."""
-    import mmdask as mm
+def _narrow(n_fields: int, laptop: int) -> None:
+    """Enter a benchmark of so many narrow fields."""
 
-    data = make_rows(folder / "rows.npy", n)
-    store = folder / "narrow.mm"
-    names = [f"f{i:02}" for i in range(WIDTH)]
-    if not store.exists():
-        mm.from_arrays({name: np.ascontiguousarray(data[:, i]) for i, name in enumerate(names)}, store)
-    ds = mm.open(store)
-    loader = ds.batches(BATCH, seed=1)
-    columns = [ds[name] for name in names]
-    arrays = [np.array(c.compute()) for c in columns[:4]]
+    def batches(n: int, folder: Path) -> Iterator[Competitor]:
+        """Fields of 4 bytes, each an array of its own."""
+        import mmdask as mm
 
-    def ours() -> None:
-        for batch in loader:
-            batch[names[0]]
+        store = folder / "narrow.mm"
+        names = [f"f{i:03}" for i in range(n_fields)]
+        if not store.exists():
+            noise = np.random.default_rng(1)
+            mm.from_arrays({name: noise.random(n, np.float32) for name in names}, store)
+        ds = mm.open(store)
+        loader = ds.batches(BATCH, seed=1)
+        arrays = [np.array(ds[name].compute()) for name in names[:4]]
+        rows = min(n, (_COPY_ROWS * WIDTH) // n_fields)
+        source, buffer = np.ones((2, rows, n_fields), np.float32)
 
-    def take() -> None:
-        order = np.random.default_rng(1).permutation(n)
-        for start in range(0, n, BATCH):
-            rows = order[start : start + BATCH]
-            for i in range(WIDTH):
-                np.take(arrays[i % len(arrays)], rows, mode="clip")
+        def ours() -> None:
+            for batch in loader:
+                batch[names[0]]
 
-    yield Competitor("mmdask", "ours", ours)
-    yield memcpy(data)
-    yield Competitor("np.take of each field in memory, by a permutation", "peer", take)
+        def check(_: None) -> None:
+            for batch in itertools.islice(loader, 3):
+                if not all(np.array_equal(batch[name], a[batch.rows]) for name, a in zip(names, arrays, strict=False)):
+                    raise AssertionError("a batch has other rows than it says")
+
+        def copy() -> None:
+            for start in range(0, n, rows):
+                np.copyto(buffer[: n - start], source[: n - start])
+
+        def take() -> None:
+            order = np.random.default_rng(1).permutation(n)
+            for start in range(0, n, BATCH):
+                rows = order[start : start + BATCH]
+                for i in range(n_fields):
+                    np.take(arrays[i % len(arrays)], rows, mode="clip")
+
+        yield Competitor("mmdask", "ours", ours, check=check)
+        yield Competitor("memcpy of the same bytes", "limit", copy)
+        yield Competitor("np.take of each field in memory, by a permutation", "peer", take)
+
+    batches.__name__ = f"narrow_batches_{n_fields}"
+    benchmark(
+        f"shuffled batches of {BATCH} rows of {n_fields} float32 fields",
+        tiny=10_001,
+        laptop=laptop,
+        large=8 * laptop,
+        row_nbytes=4 * n_fields,
+    )(batches)
+
+
+for _n_fields, _rows in ((4, 16_000_000), (64, 4_000_000), (256, 1_000_000)):
+    _narrow(_n_fields, _rows)
 
 
 @benchmark(
@@ -146,6 +164,24 @@ def narrow_batches(n: int, folder: Path) -> Iterator[Competitor]:
 )
 def padded_batches(n: int, folder: Path) -> Iterator[Competitor]:
     """One epoch; peers have everything in memory."""
+    yield from _padded(n, folder, 16, ["jet"])
+
+
+@benchmark(
+    f"shuffled batches of {BATCH} rows, two fields of the same lists of 8 float32 in the mean padded to 22",
+    tiny=5_001,
+    laptop=2_000_000,
+    large=50_000_000,
+    row_nbytes=2 * (4 * 22 + 22),
+    target=">= 5 x numpy, >= 15 x awkward",
+)
+def padded_pair_batches(n: int, folder: Path) -> Iterator[Competitor]:
+    """Fields that share their offsets; numpy follows them once, too."""
+    yield from _padded(n, folder, 22, ["jet_pt", "jet_eta"])
+
+
+def _padded(n: int, folder: Path, length: int, names: list[str]) -> Iterator[Competitor]:
+    """Each field with its mask."""
     import awkward as ak
 
     import mmdask as mm
@@ -153,43 +189,50 @@ def padded_batches(n: int, folder: Path) -> Iterator[Competitor]:
     rng = np.random.default_rng(1)
     counts = rng.poisson(8, n)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    values = rng.random(int(offsets[-1]), np.float32)
-    lists = ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.NumpyArray(values)))
+    values = [rng.random(int(offsets[-1]), np.float32) for _ in names]
+    index = ak.index.Index64(offsets)
+    lists = [ak.Array(ak.contents.ListOffsetArray(index, ak.contents.NumpyArray(v))) for v in values]
     store = folder / "padded.mm"
-    ds = mm.open(store) if store.exists() else mm.from_arrays({"jet": lists}, store)
-    loader = ds.batches(BATCH, seed=1, collate={"jet": mm.pad(_LENGTH)})
-    padded = np.zeros((min(n, _COPY_ROWS), _LENGTH), np.float32)
+    ds = mm.open(store) if store.exists() else mm.from_arrays(dict(zip(names, lists, strict=True)), store)
+    loader = ds.batches(BATCH, seed=1, collate={name: mm.pad(length) for name in names})
+    padded = np.zeros((len(names), min(n, _COPY_ROWS), length), np.float32)
     source = np.ones_like(padded)
 
     def by_numpy(rows: Any) -> Any:
-        kept = np.minimum(counts[rows], _LENGTH)
+        kept = np.minimum(counts[rows], length)
         run = np.repeat(np.arange(len(rows)), kept)
         place = np.arange(len(run)) - (np.cumsum(kept) - kept)[run]
-        out = np.zeros((len(rows), _LENGTH), np.float32)
-        mask = np.zeros(out.shape, np.bool_)
-        out[run, place] = np.take(values, offsets[rows][run] + place)
+        item = offsets[rows][run] + place
+        mask = np.zeros((len(rows), length), np.bool_)
         mask[run, place] = True
-        return out, mask
+        made = []
+        for v in values:
+            out = np.zeros(mask.shape, np.float32)
+            out[run, place] = np.take(v, item)
+            made += [out, mask.copy() if made else mask]
+        return made
 
     def by_awkward(rows: Any) -> Any:
-        found = ak.to_numpy(ak.pad_none(lists[rows], _LENGTH, clip=True))
-        return found.filled(0), ~np.ma.getmaskarray(found)
+        made = []
+        for some in lists:
+            found = ak.to_numpy(ak.pad_none(some[rows], length, clip=True))
+            made += [found.filled(0), ~np.ma.getmaskarray(found)]
+        return made
 
     def ours() -> None:
         for batch in loader:
-            batch["jet"]
+            batch[names[0]]
 
     def check(_: None) -> None:
         for batch in itertools.islice(loader, 3):
             for form in (by_numpy, by_awkward):
-                expected = form(batch.rows)
-                if not all(map(np.array_equal, expected, (batch["jet"], batch["jet_mask"]))):
+                found = [batch[entry] for name in names for entry in (name, f"{name}_mask")]
+                if not all(map(np.array_equal, form(batch.rows), found)):
                     raise AssertionError(f"{form.__name__} pads otherwise")
 
     def copy() -> None:
-        for start in range(0, n, len(padded)):
-            m = min(len(padded), n - start)
-            np.copyto(padded[:m], source[:m])
+        for start in range(0, n, padded.shape[1]):
+            np.copyto(padded[:, : n - start], source[:, : n - start])
 
     def peer(form: Callable[[Any], Any]) -> Callable[[], None]:
         def run() -> None:

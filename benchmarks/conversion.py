@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from benchmarks.harness import Competitor, benchmark
 from mmdask.demo import TREE, make_files
 
 _BASKET = 25_000
+#: what a conversion may use, whatever the file
+MEMORY_NBYTES = 256 * 2**20
 
 
 def make_root(folder: Path, n: int, codec: str) -> list[Path]:
@@ -97,3 +101,90 @@ def convert_lz4(n: int, folder: Path) -> Iterator[Competitor]:
 def convert_zstd(n: int, folder: Path) -> Iterator[Competitor]:
     """Four files, ZSTD level 5."""
     return competitors(n, folder, "zstd")
+
+
+@benchmark(
+    "conversion from ROOT by two processes, ZLIB",
+    **{**_rows(2_000), "laptop": 10_000_000, "target": "<= 0.59 x one process, where two cores are free"},
+)
+def convert_workers(n: int, folder: Path) -> Iterator[Competitor]:
+    """Starting them takes about a second, which is in the time; large enough that it does not matter."""
+    import mmdask as mm
+
+    sources = [f"{path}:{TREE}" for path in make_root(folder, n, "zlib")]
+    store = folder / "events.mm"
+
+    def remove() -> None:
+        shutil.rmtree(store, ignore_errors=True)
+
+    def convert(workers: int) -> int:
+        return len(mm.from_root(sources, store, workers=workers, progress=False))
+
+    yield Competitor("mmdask, two processes", "ours", lambda: convert(2), remove)
+    yield Competitor("mmdask, one process", "limit", lambda: convert(1), remove)
+
+
+def make_cluster(path: Path, n: int) -> Path:
+    """An RNTuple of one cluster with a page per column, as uproot writes; the last tenth of the rows has all items."""
+    import awkward as ak
+    import numpy as np
+    import uproot
+
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        counts = np.zeros(n, np.int64)
+        counts[-n // 10 :] = 40
+        items = rng.integers(0, 200, int(counts.sum()), np.uint8).astype("f4")
+        with uproot.recreate(path, compression=uproot.LZ4(1)) as file:
+            file.mkrntuple(TREE, {"x": np.arange(n, dtype="f8"), "items": ak.unflatten(items, counts)})
+    return path
+
+
+#: peak memory is told apart from what the libraries take when they are loaded
+_PEAK = """
+import sys
+import awkward, uproot
+from mmdask.sources.root import convert_root
+
+def peak():
+    # ru_maxrss begins with what the parent process had
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+before = peak()
+if sys.argv[2] == "uproot":
+    with uproot.open({sys.argv[1]: None}, array_cache=None, object_cache=None) as file:
+        (key,) = file.keys()
+        for field in file[key].fields:
+            field.array()
+else:
+    convert_root(sys.argv[1], sys.argv[2], progress=False)
+print(1024 * (peak() - before))
+"""
+
+
+@benchmark(
+    "conversion of an RNTuple of one cluster, in a process of its own",
+    tiny=20_000,
+    laptop=65_000_000,
+    large=200_000_000,
+    row_nbytes=32,
+    target=f"<= {MEMORY_NBYTES >> 20} MiB of memory",
+)
+def convert_cluster(n: int, folder: Path) -> Iterator[Competitor]:
+    """Memory is checked after each run; the rows are about 2 GB on a laptop."""
+    path = make_cluster(folder / "cluster.root", n)
+    store = folder / "cluster.mm"
+
+    def run(target: str) -> int:
+        command = [sys.executable, "-c", _PEAK, str(path), target]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    def remove() -> None:
+        shutil.rmtree(store, ignore_errors=True)
+
+    def check(peak: int) -> None:
+        if peak > MEMORY_NBYTES:
+            raise AssertionError(f"it took {peak >> 20} MiB, should be at most {MEMORY_NBYTES >> 20}")
+
+    yield Competitor("mmdask, into a store", "ours", lambda: run(str(store)), remove, check)
+    yield Competitor("uproot, decoded and thrown away, in memory as a whole", "limit", lambda: run("uproot"))

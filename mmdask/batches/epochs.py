@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from mmdask.batches.ahead import read_ahead
 from mmdask.batches.batch import Batch
 from mmdask.batches.budget import RUN_NBYTES
 from mmdask.batches.cutting import Cutting
+from mmdask.batches.words import difference
 from mmdask.errors import OptionError, RowNotFoundError, StateError
 
 if TYPE_CHECKING:
@@ -110,13 +113,14 @@ class Epochs(ABC):
         """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
 
         A loop is in its epoch until it asks for more than the last batch, though `epoch` says the next from there on.
-        A DataLoader that is given a loader asks for these, of the same epoch every time: give it `to_torch()`.
-
         Raises
         ------
         RowNotFoundError
             When there is no such batch; it is an IndexError.
+        OptionError
+            When a DataLoader asks, which was given a loader: it would get the same epoch every time.
         """
+        _refuse_data_loader(sys._getframe(1))
         n = len(self)
         if not isinstance(i, int | np.integer):
             raise OptionError(
@@ -189,15 +193,17 @@ class Epochs(ABC):
         Raises
         ------
         StateError
-            When the state is of other data, another selection, or another order; it names the difference.
+            When the state is of other data, another selection, or another order; it names the difference in words, as
+            far as the state says which rows of how many it is of.
         """
         if not isinstance(state, Mapping) or state.get("format") != STATE_FORMAT:
             raise StateError(f"not a state of format {STATE_FORMAT} made by Loader.state_dict: {state!r:.200}")
         mine = self.state_dict()
         for key, what in (("data", "data or selection"), ("order", "order of rows"), ("seed", "seed")):
             if state.get(key) != mine[key]:
+                found = _difference(key, state, mine)
                 raise StateError(
-                    f"the state has another {what}: {_difference(state.get(key), mine[key])}; make the loader from the "
+                    f"the state has another {what}: {found}; make the loader from the "
                     "same store and selection, with the same shuffle=, seed=, window= and block="
                 )
         epoch, position = state.get("epoch"), state.get("position")
@@ -285,6 +291,20 @@ class _Iteration(Iterator[Batch]):
         return batch
 
 
+def _refuse_data_loader(caller: FrameType | None) -> None:
+    """Raise if torch asks for a batch by its number: of that, no later epoch follows."""
+    name = "" if caller is None else caller.f_globals.get("__name__", "")
+    if name == "mmdask.batches.mix" and caller is not None:
+        return _refuse_data_loader(caller.f_back)
+    if name.startswith("torch.utils.data"):
+        raise OptionError(
+            "a DataLoader takes the batches of a loader by their numbers, which are those of one epoch, so that every "
+            "epoch would be the same; iterate over loader.to_torch(num_workers=...), or give what that makes to "
+            "DataLoader(loader.to_torch(), batch_size=None)"
+        )
+    return None
+
+
 def run_length(batch: Batch, most: int) -> int:
     """How many batches like this one have up to so many bytes together, and no more rows than a run."""
     nbytes = batch.rows.nbytes + sum(_nbytes(value) for value in batch.values())
@@ -309,8 +329,15 @@ def integer(name: str, value: object, low: int, end: int | None = None, limit: s
     return n
 
 
-def _difference(theirs: object, mine: object) -> str:
-    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-        keys = [k for k in {**theirs, **mine} if theirs.get(k) != mine.get(k)]
-        return ", ".join(f"{k} {theirs.get(k)!r} there and {mine.get(k)!r} here" for k in keys)
-    return f"{theirs!r} there and {mine!r} here"
+def _difference(key: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """How one entry of a state differs, in words where there are any."""
+    theirs, own = state.get(key), mine[key]
+    if key == "data" and (said := difference(state.get("words"), mine["words"], ("store", "rows", "selection"))):
+        return said
+    if isinstance(theirs, Mapping) and isinstance(own, Mapping):
+        texts = []
+        for k in [k for k in {**theirs, **own} if theirs.get(k) != own.get(k)]:
+            said = difference(state.get("words"), mine["words"], (k,)) if k in ("weights", "balance") else ""
+            texts.append(said or f"{k} {theirs.get(k)!r} there and {own.get(k)!r} here")
+        return ", ".join(texts)
+    return f"{theirs!r} there and {own!r} here"

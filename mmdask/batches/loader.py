@@ -14,6 +14,7 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.batches import order
+from mmdask.batches.asking import Asking
 from mmdask.batches.balanced import BalancedSequence, Class, classes_of, seed_of
 from mmdask.batches.batch import Batch
 from mmdask.batches.bucketing import Bucket, Bucketed
@@ -24,11 +25,12 @@ from mmdask.batches.epochs import Epochs, integer, run_length
 from mmdask.batches.fetching import Fetching, Transform, Wanted
 from mmdask.batches.normalisation import Normalisation, NormalisedRows
 from mmdask.batches.quotas import QUOTAS_VERSION
-from mmdask.batches.ranks import ranks
+from mmdask.batches.ranks import check_share, ranks
 from mmdask.batches.report import Mixing, report
 from mmdask.batches.row_rng import streams_of
 from mmdask.batches.sequence import Sequence
 from mmdask.batches.weighted import WEIGHTS_VERSION, sequence_of
+from mmdask.batches.words import words_of
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
@@ -162,6 +164,7 @@ class Loader(Epochs):
         self.weights = check_weight(weights, rows) if isinstance(weights, str) else weights
         self.classes = balance if isinstance(balance, tuple) else () if balance is None else classes_of(rows, balance)
         self.rank, self.world_size = ranks(rank, world_size)
+        check_share(self.batch_size, self.world_size)
         if last is not None and last not in get_args(Last):
             raise OptionError(f"last is 'keep', 'drop' or 'pad', got {last!r}")
         self.bucket = bucket
@@ -196,7 +199,7 @@ class Loader(Epochs):
         return f"<Loader of {', '.join(self.fields[:5])}{more} in batches of {self.batch_size}, epoch {self.epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader")
+        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_asking")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
@@ -209,7 +212,10 @@ class Loader(Epochs):
         edges = [start, self.cutting.stop(epoch, start)]
         while len(edges) <= n and not self.ends(epoch, edges[-1]):
             edges.append(self.cutting.stop(epoch, edges[-1]))
+        settled = self._asking.windows(epoch, start, edges[-1])
         rows = self.sequence.rows_at(epoch, start, edges[-1])
+        if not settled:
+            self._asking.some(rows)
         wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
         if self.budget.bounded:
             self._release(sum(len(w.own) for w in wanted))
@@ -306,6 +312,11 @@ class Loader(Epochs):
         return Fetching(self._read, self.plan, self.seed, self.transform)
 
     @cached_property
+    def _asking(self) -> Asking:
+        """The way to tell the system what will be read."""
+        return Asking(self.rows, self.fields, self.sequence, 1 / self.world_size)
+
+    @cached_property
     def _read(self) -> Rows:
         """The rows as they are read."""
         return self.rows if self.normalise is None else NormalisedRows(self.rows, self.normalise)
@@ -316,7 +327,7 @@ class Loader(Epochs):
         return self.sequence.n
 
     def _about(self) -> dict[str, Any]:
-        return {"data": self.rows.identity, "order": self._order(), "seed": self.seed}
+        return {"data": self.rows.identity, "order": self._order(), "seed": self.seed, "words": words_of(self)}
 
     def _order(self) -> dict[str, Any]:
         """What the order depends on besides data and seed."""

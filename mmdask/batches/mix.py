@@ -22,6 +22,8 @@ from mmdask.batches.fetching import Wanted
 from mmdask.batches.joining import joined
 from mmdask.batches.loader import Loader
 from mmdask.batches.quotas import QUOTAS_VERSION, Quotas
+from mmdask.batches.ranks import check_share
+from mmdask.batches.report import Mixing, report_mix
 from mmdask.batches.row_rng import streams_of
 from mmdask.errors import OptionError
 
@@ -120,6 +122,28 @@ class Mix(Epochs):
         parts = [self._of_loader(i, epoch, places, streams) for i in range(len(self.loaders))]
         return self._joined(epoch, places, streams, parts)
 
+    def rows_at(self, epoch: int, start: int, stop: int) -> list[Int64s]:
+        """The rows of each loader at positions `start` to `stop` of an epoch, in the stores of these."""
+        counts = np.bincount(self.quotas.streams(start, stop), minlength=len(self.loaders))
+        first = epoch * np.array(self._each) + self.quotas.before(start)
+        return [
+            rows_of_stream(loader.sequence, begin, n)
+            for loader, begin, n in zip(self.loaders, first.tolist(), counts.tolist(), strict=True)
+        ]
+
+    def report(self, field: str) -> Mixing:
+        """Look how well batches mix the values of a field of all loaders; see `Loader.report`.
+
+        Shares are exact in every batch, so that what differs between the loaders varies less than in a true shuffle of
+        the rows of an epoch, down to 0.
+
+        Raises
+        ------
+        OptionError
+            When a loader has no such values, or other labels than another.
+        """
+        return report_mix(self, field)
+
     def _joined(
         self, epoch: int, places: list[tuple[int, int]], streams: list[Int64s], parts: list[Iterator[Batch]]
     ) -> Iterator[Batch]:
@@ -170,6 +194,7 @@ class Mix(Epochs):
             "data": _hash([about["data"] for about in each]),
             "order": order | {"each": _hash([about["order"] for about in each])},
             "seed": _hash([about["seed"] for about in each]),
+            "words": {"rows": sum(loader.rows.n_store for loader in self.loaders)},
         }
 
 
@@ -247,6 +272,7 @@ def mix(
     if first.last == "pad":
         raise OptionError("a mixture has no last='pad'; make its loaders with last='keep' or last='drop'")
     size = first.batch_size if batch_size is None else integer("batch_size", batch_size, 1)
+    check_share(size, first.world_size)
     _check_labels(loaders)
     _check_entries(loaders)
     _check_lengths(loaders)
@@ -292,8 +318,9 @@ def _check_lengths(loaders: Mapping[str, Loader]) -> None:
             varies = (isinstance(final, Pad) and final.fixed is None) or (isinstance(final, Equal) and least)
             if varies and chain.field.kind != "dense":
                 raise OptionError(
-                    f"the loader {name!r} has {least[0] if least else final} for {chain.field.name!r}, and each loader "
-                    "would find another length; give a number, as in mm.pad(8)"
+                    f"the loader {name!r} has {least[0] if least else final} for {chain.field.name!r}, which is as "
+                    "long as its own rows of a batch ask for, and those of other loaders are of other lengths, so that "
+                    "they make no one array; give a number, as in mm.pad(8), the same for all loaders"
                 )
 
 

@@ -7,7 +7,7 @@ import sys
 from mmdask.batches.epochs import integer
 from mmdask.errors import OptionError
 
-__all__ = ["ranks"]
+__all__ = ["check_share", "ranks"]
 
 
 def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
@@ -37,6 +37,21 @@ def ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
             )
         rank = 0 if here is None or world_size == 1 else here[0]
     return integer("rank", rank, 0, world_size, "world_size"), world_size
+
+
+def check_share(batch_size: int, world_size: int) -> None:
+    """Raise where some ranks would have no row of any batch.
+
+    Raises
+    ------
+    OptionError
+        When there are more ranks than rows of a batch.
+    """
+    if batch_size < world_size:
+        raise OptionError(
+            f"batch_size is {batch_size}, and it counts the rows of all {world_size} ranks together, so that some of "
+            f"them would have none; for n rows on each rank ask for n * {world_size}"
+        )
 
 
 def _of_torch() -> tuple[int, int] | None:

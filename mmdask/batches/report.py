@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.batches.balanced import BalancedSequence
 from mmdask.batches.budget import batch_row_nbytes, is_narrow
-from mmdask.batches.sequence import WindowSequence
+from mmdask.batches.sequence import ExactSequence, Sequence, WindowSequence
+from mmdask.batches.weighted import shift_of
 from mmdask.display import html_block, html_table, nbytes_text, text_table
 from mmdask.errors import OptionError
 from mmdask.schema import Field
@@ -19,9 +21,11 @@ from mmdask.store.npy import HEADER
 
 if TYPE_CHECKING:
     from mmdask.batches.loader import Loader
+    from mmdask.batches.mix import Mix
     from mmdask.rows.rows import Rows
+    from mmdask.rows.weighing import Weighed
 
-__all__ = ["Mixing", "report"]
+__all__ = ["Mixing", "report", "report_mix"]
 
 Int64s = npt.NDArray[np.int64]
 #: beyond this ratio there is advice
@@ -113,25 +117,24 @@ class Mixing:
 
 def report(loader: Loader, field: str) -> Mixing:
     """See `Loader.report`."""
-    rows = loader.rows
-    if field not in rows.schema:
-        rows.schema.match([field])  # raises, with what it may have meant
-    kind = rows.schema[field]
-    if kind.kind not in ("dense", "category") or kind.shape or kind.dtype.kind not in "biufmM":
-        raise OptionError(
-            f"field {field!r} is {kind.describe()}; mixing is reported for fields with one number or label per row"
-        )
+    rows, kind = loader.rows, _checked(loader.rows, field)
     if not len(rows) or loader.cutting.stop(loader.epoch, 0) == 0:
         raise OptionError("there is no batch, so there is nothing to report")
     classes = _Classes(rows, kind)
     why, predicted = "", math.nan
-    if loader.shuffle == "exact" and not loader.is_resampled:
+    if loader.shuffle is False:
+        why = "rows come as they lie"
+    elif loader.bucket is not None:
+        why = "rows are drawn by length"
+    elif type(loader.sequence) is ExactSequence:
         predicted = 1.0
-    elif isinstance(loader.sequence, WindowSequence) and not loader.is_resampled:
-        predicted = _predicted(rows, classes, loader.sequence, loader.batch_size)
     else:
-        why = "rows come as they lie" if loader.shuffle is False else "rows are drawn by weights, classes or length"
-    measured, precision, n_classes = _measured(loader, classes)
+        predicted = _ratio(_drawn(loader.sequence, classes, loader.epoch, loader.batch_size), loader)
+
+    def classes_at(epoch: int, start: int, stop: int) -> Int64s:
+        return classes.of(loader.sequence.rows_at(epoch, start, stop))
+
+    measured, precision, n_classes = _measured(loader, loader.sequence.n, classes.n, classes_at)
     mixing = Mixing(
         field,
         n_classes,
@@ -147,13 +150,75 @@ def report(loader: Loader, field: str) -> Mixing:
     return Mixing(**{**mixing.__dict__, "advice": tuple(_advice(loader, mixing))})
 
 
-class _Classes:
-    """The values of a field as numbers of classes."""
+def report_mix(mix: Mix, field: str) -> Mixing:
+    """See `Mix.report`."""
+    loaders = mix.loaders
+    kinds = [_checked(loader.rows, field) for loader in loaders]
+    if len({(kind.kind, kind.labels) for kind in kinds}) > 1:
+        raise OptionError(f"field {field!r} is not the same in all of these loaders: its labels or its kind differ")
+    n = mix.n_rows or sum(loader.sequence.n for loader in loaders)
+    if mix.cutting.stop(mix.epoch, 0) == 0:
+        raise OptionError("there is no batch, so there is nothing to report")
+    samples = [_sample(loader.rows, kind) for loader, kind in zip(loaders, kinds, strict=True)]
+    classes = [_Classes(loader.rows, k, np.concatenate(samples)) for loader, k in zip(loaders, kinds, strict=True)]
+    why, predicted = "", math.nan
+    shares = np.array(mix.shares) / sum(mix.shares)
+    if any(loader.shuffle is False for loader in loaders):
+        why = "rows of a loader come as they lie"
+    else:
+        each = zip(loaders, classes, (mix.batch_size * shares).tolist(), strict=True)
+        predicted = _ratio(_together([_drawn(loader.sequence, c, mix.epoch, size) for loader, c, size in each]), mix)
 
-    def __init__(self, rows: Rows, field: Field) -> None:
+    def classes_at(epoch: int, start: int, stop: int) -> Int64s:
+        return np.concatenate([c.of(rows) for c, rows in zip(classes, mix.rows_at(epoch, start, stop), strict=True)])
+
+    measured, precision, n_classes = _measured(mix, n, classes[0].n, classes_at)
+    of_rows, of_blocks, block, nbytes = zip(*map(_window, loaders), strict=True)
+    cold = float((shares * [_amplification(loader) for loader in loaders]).sum())
+    advice: tuple[str, ...] = ()
+    if (measured - 2 * precision if why else predicted) > TARGET:
+        advice = (f"Batches vary more than {TARGET} times what a true shuffle's would: see the report of each loader.",)
+    window = sum(of_rows), sum(of_blocks), max(block), sum(nbytes)
+    ahead = sum(map(_ahead, loaders))
+    return Mixing(field, n_classes, predicted, measured, precision, cold, *window, ahead, why, advice)
+
+
+def _checked(rows: Rows, field: str) -> Field:
+    """The field, if it has one number or label per row."""
+    if field not in rows.schema:
+        rows.schema.match([field])  # raises, with what it may have meant
+    kind = rows.schema[field]
+    if kind.kind not in ("dense", "category") or kind.shape or kind.dtype.kind not in "biufmM":
+        raise OptionError(
+            f"field {field!r} is {kind.describe()}; mixing is reported for fields with one number or label per row"
+        )
+    return kind
+
+
+def _sample(rows: Rows, field: Field) -> npt.NDArray[Any]:
+    n = len(rows)
+    return _values(rows, field, rows.numbers_of(np.unique(np.linspace(0, n - 1, min(n, 1 << 16)).astype(np.int64))))
+
+
+def _values(rows: Rows, field: Field, numbers: Int64s) -> npt.NDArray[Any]:
+    """Values as floats, nan where there is none; of categories codes, -1 there."""
+    data = rows.take(field.name, numbers)
+    values = data.values
+    if values.dtype.kind in "mM":
+        values = values.view(np.int64)
+    valid = data.valid_at(0)
+    if field.kind == "category":
+        return values if valid is None else np.where(valid, values, -1)
+    values = values.astype(np.float64)
+    return values if valid is None else np.where(valid, values, np.nan)
+
+
+class _Classes:
+    """The values of a field as numbers of classes; a `sample` of other rows may say which there are."""
+
+    def __init__(self, rows: Rows, field: Field, sample: npt.NDArray[Any] | None = None) -> None:
         self.rows, self.field = rows, field
-        n = len(rows)
-        sample = self._values(rows.numbers_of(np.unique(np.linspace(0, n - 1, min(n, 1 << 16)).astype(np.int64))))
+        sample = _sample(rows, field) if sample is None else sample
         if field.kind == "category":
             self._edges = None
             self.n = max(len(field.labels), 1) + 1  # the last is of what is missing
@@ -164,20 +229,9 @@ class _Classes:
         self._edges = found[1:]
         self.n = len(self._edges) + 2  # the last is of nan and what is missing
 
-    def _values(self, numbers: Int64s) -> npt.NDArray[Any]:
-        data = self.rows.take(self.field.name, numbers)
-        values = data.values
-        if values.dtype.kind in "mM":
-            values = values.view(np.int64)
-        valid = data.valid_at(0)
-        if self.field.kind == "category":
-            return values if valid is None else np.where(valid, values, -1)
-        values = values.astype(np.float64)
-        return values if valid is None else np.where(valid, values, np.nan)
-
     def of(self, numbers: Int64s) -> Int64s:
         """The class of each of these rows, int64."""
-        values = self._values(numbers)
+        values = _values(self.rows, self.field, numbers)
         if self._edges is None:
             return values.astype(np.int64) % self.n
         found = np.searchsorted(self._edges, values, side="right").astype(np.int64)
@@ -185,18 +239,65 @@ class _Classes:
         return found
 
 
-def _predicted(rows: Rows, classes: _Classes, sequence: WindowSequence, batch_size: int) -> float:
-    """The variance of counts in batches, as times that of a true shuffle, in the mean over all seeds.
+@dataclass(frozen=True)
+class _Drawn:
+    """Rows of a batch that are drawn from some rows, and how the counts of their classes vary, in the mean over seeds.
 
-    A window takes one block of every stratum, so that the variance of its count of a class is the sum of those of
+    Parameters
+    ----------
+    size : float
+        How many.
+    share : numpy.ndarray
+        Of each class among those that they are drawn from.
+    variance : numpy.ndarray
+        Of their counts.
+    """
+
+    size: float
+    share: npt.NDArray[np.float64]
+    variance: npt.NDArray[np.float64]
+
+
+def _ratio(drawn: _Drawn, loader: Loader | Mix) -> float:
+    """The variance of counts, as times that of a true shuffle of all rows of an epoch."""
+    n = loader.n_rows or math.inf
+    rest = 1.0 if math.isinf(n) else (n - drawn.size) / max(n - 1, 1)
+    expected = float((drawn.size * drawn.share * (1 - drawn.share)).sum()) * rest
+    return float(drawn.variance.sum()) / expected if expected > 0 else 1.0
+
+
+def _drawn(sequence: Sequence, classes: _Classes, epoch: int, size: float) -> _Drawn:
+    """What a sequence draws for a batch."""
+    if isinstance(sequence, BalancedSequence):
+        parts = zip(sequence.classes, sequence.quotas.shares, strict=True)
+        total = sum(sequence.quotas.shares)
+        return _together([_drawn(part, classes, epoch, size * share / total) for part, share in parts])
+    if isinstance(sequence, WindowSequence):
+        return _of_windows(sequence, classes, epoch, size)
+    of_all = np.zeros(classes.n)
+    for counts in _block_counts(sequence, classes, epoch, max(sequence.n, 1)):
+        of_all += counts.sum(0)
+    share = of_all / sequence.n
+    return _Drawn(size, share, size * share * (1 - share) * max(sequence.n - size, 0) / max(sequence.n - 1, 1))
+
+
+def _together(parts: list[_Drawn]) -> _Drawn:
+    """Parts of a batch that are drawn apart, each of so many rows."""
+    size = sum(part.size for part in parts)
+    share = sum([part.share * part.size for part in parts], np.zeros(1)) / size
+    return _Drawn(size, share, sum([part.variance for part in parts], np.zeros(1)))
+
+
+def _of_windows(sequence: WindowSequence, classes: _Classes, epoch: int, size: float) -> _Drawn:
+    """A window takes one block of every stratum, so that the variance of its count of a class is the sum of those of
     blocks within strata; a batch is drawn from its window without replacement.
     """
-    n, windows = len(rows), sequence.windows
+    n, windows = sequence.n, sequence.windows
     of_all = np.zeros(classes.n)
     blocks = np.zeros(windows.n_strata)
     sums, squares = np.zeros((2, windows.n_strata, classes.n))
     first = 0
-    for counts in _block_counts(rows, classes, sequence.grain.block):
+    for counts in _block_counts(sequence, classes, epoch, sequence.grain.block):
         strata = (np.arange(first + 1, first + 1 + len(counts)) * windows.n_strata - 1) // windows.n_blocks
         first += len(counts)
         np.add.at(blocks, strata, 1)
@@ -204,36 +305,43 @@ def _predicted(rows: Rows, classes: _Classes, sequence: WindowSequence, batch_si
         np.add.at(squares, strata, counts.astype(np.float64) ** 2)
         of_all += counts.sum(0)
     share = of_all / n
-    expected = batch_size * share * (1 - share) * (n - batch_size) / max(n - 1, 1)
-    if not expected.sum() > 0:
-        return 1.0
     in_window = n / windows.n_windows
     mean = sums / blocks[:, None]
     between = (squares / blocks[:, None] - mean**2).sum(0) / in_window**2  # of the share of a class in a window
     within = share * (1 - share) - between
     found = np.zeros(classes.n)
     for begin in (np.arange(_OFFSETS) + 0.5) / _OFFSETS * in_window:  # where in a window a batch begins
-        pieces = _pieces(begin, batch_size, in_window)
+        pieces = _pieces(begin, size, in_window)
         # Windows have all rows together, so that one has more of a class where the others have less.
         square = (pieces**2).sum()
-        others = (batch_size**2 - square) / max(windows.n_windows - 1, 1)
+        others = (size**2 - square) / max(windows.n_windows - 1, 1)
         found += (square - others) * between + (pieces * (in_window - pieces)).sum() / max(in_window - 1, 1) * within
-    return float(found.sum() / _OFFSETS / expected.sum())
+    return _Drawn(size, share, found / _OFFSETS)
 
 
-def _pieces(begin: float, size: int, in_window: float) -> npt.NDArray[np.float64]:
+def _pieces(begin: float, size: float, in_window: float) -> npt.NDArray[np.float64]:
     """How many rows of each window a batch has that begins so far from the begin of one."""
     edges = np.arange(0, begin + size + in_window, in_window)
     pieces: npt.NDArray[np.float64] = np.minimum(edges[1:], begin + size) - np.maximum(edges[:-1], begin)
     return np.maximum(pieces, 0)
 
 
-def _block_counts(rows: Rows, classes: _Classes, block: int) -> Iterator[Int64s]:
-    """How many rows of each class the blocks have that have any, int64 ``(blocks, classes)``, piece by piece."""
+def _block_counts(sequence: Sequence, classes: _Classes, epoch: int, block: int) -> Iterator[Int64s]:
+    """How many rows of each class the blocks have that have any, int64 ``(blocks, classes)``, piece by piece.
+
+    Of rows that are drawn by weights these are blocks of copies.
+    """
     open_block, open_counts = -1, np.zeros((1, classes.n), np.int64)
-    for start in range(0, len(rows), _PIECE):
-        numbers = rows.numbers(start, min(start + _PIECE, len(rows)))
-        found, which = np.unique(numbers // block, return_inverse=True)
+    for start in range(0, sequence.n, _PIECE):
+        stop = min(start + _PIECE, sequence.n)
+        weighed: Weighed | None = getattr(sequence, "weighed", None)
+        if weighed is None:
+            assert isinstance(sequence, WindowSequence | ExactSequence)
+            places = numbers = sequence.rows.numbers(start, stop)
+        else:
+            places = np.arange(start, stop)
+            numbers = weighed.copies(shift_of(sequence.seed, epoch), places)  # type: ignore[attr-defined]
+        found, which = np.unique(places // block, return_inverse=True)
         flat = np.bincount(which * classes.n + classes.of(numbers), minlength=len(found) * classes.n)
         counts = flat.reshape(len(found), classes.n)
         if found[0] == open_block:
@@ -245,9 +353,11 @@ def _block_counts(rows: Rows, classes: _Classes, block: int) -> Iterator[Int64s]
     yield open_counts
 
 
-def _measured(loader: Loader, classes: _Classes) -> tuple[float, float, int]:
+def _measured(
+    loader: Loader | Mix, n: int, n_classes: int, classes_at: Callable[[int, int, int], Int64s]
+) -> tuple[float, float, int]:
     """The variance of counts in batches, how precise it is, and of how many classes."""
-    epoch, n = loader.epoch, loader.sequence.n
+    epoch = loader.epoch
     size = loader.cutting.stop(epoch, 0)
     n_batches = max(n // size, 1)
     each = max(min(_ROWS // size, n_batches) // _PLACES, 1)
@@ -261,8 +371,8 @@ def _measured(loader: Loader, classes: _Classes) -> tuple[float, float, int]:
             stop = loader.cutting.stop(epoch, position)
             if stop == position or (k and stop - position < size / 2):
                 break  # what is left over at the end is no batch like the others
-            found = classes.of(loader.sequence.rows_at(epoch, position, stop))
-            counts.append(np.bincount(found, minlength=classes.n))
+            found = classes_at(epoch, position, stop)
+            counts.append(np.bincount(found, minlength=n_classes))
             sizes.append(len(found))
             position, done = stop, k
     table, rows = np.array(counts, np.float64), np.array(sizes, np.float64)

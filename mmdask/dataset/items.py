@@ -13,7 +13,7 @@ from mmdask.dataset.layouts import fill_missing
 from mmdask.errors import OptionError
 from mmdask.expr.values import Block, Value, offsets_of
 from mmdask.kernels import segments
-from mmdask.kernels.gather import pad_ragged, take_runs
+from mmdask.kernels.gather import pad_runs, take_runs
 from mmdask.rows.shapes import shaped_rows
 from mmdask.schema import Field, FieldData
 
@@ -346,12 +346,11 @@ def padded(field: Field, data: FieldData, lengths: tuple[int, ...], value: Any) 
                 values[target] = row[inside]
                 mask[target] = True
         return values, mask
-    bounds, rows = np.array([0, len(data)], np.int64), np.arange(len(data))
-    pad_ragged([data.values], [data.offsets[0]], bounds, rows, values, mask, False)
+    pad_runs(data.values, data.offsets[0], values, mask, fill=value)
     items = data.valid_at(1)
     if items is not None:
-        there = np.zeros_like(mask)
-        pad_ragged([items], [data.offsets[0]], bounds, rows, there, mask.copy(), False)
+        there = np.empty_like(mask)
+        pad_runs(items, data.offsets[0], there)
         mask &= there
         values[~mask] = value
     return values, mask

@@ -77,8 +77,10 @@ def check_out(out: npt.NDArray[Any], n: int, axes: int = 1) -> None:
         raise OptionError(f"out has {n} rows, is C-contiguous and writeable; got shape {out.shape}, {out.flags}")
 
 
-def check_padded(out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], n: int) -> None:
+def check_padded(out: npt.NDArray[Any], mask: npt.NDArray[np.bool_] | None, n: int) -> None:
     check_out(out, n, axes=2)
+    if mask is None:
+        return
     check_out(mask, n, axes=2)
     if mask.dtype != np.bool_ or mask.shape != out.shape[:2]:
         raise OptionError(f"the mask is bool {out.shape[:2]}, got {mask.dtype} {mask.shape}")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mmdask.kernels.addresses import Parts, Table, address_of, check_out, checked_rows, missing_part, view_of, width_of
 from mmdask.kernels.jit import Kernel
 
-__all__ = ["COPY_RUNS", "Located", "expand", "locate", "move", "take_rows"]
+__all__ = ["COPY_RUNS", "Located", "expand", "least_parts", "locate", "move", "take_rows"]
 
 Int64s = npt.NDArray[np.int64]
 #: fields up to so many bytes a row are picked from a copy of the neighbourhoods, which is at most so large
@@ -134,9 +134,14 @@ class Located:
 
 def locate(starts: Int64s, rows: Int64s, part: npt.NDArray[Any], local: Int64s) -> None:
     """Write the part of every row, and its number there; an empty part has none."""
+    LOCATE(starts, rows, *least_parts(starts), part, local)
+
+
+def least_parts(starts: Int64s) -> tuple[Int64s, int]:
+    """Where to look for the part of a row: at entry ``row >> shift`` and not far beyond; the entries and the shift."""
     shift = max(int(starts[-1]).bit_length() - (4 * len(starts)).bit_length(), 0)
     marks = np.arange((int(starts[-1]) >> shift) + 1, dtype=np.int64) << shift
-    LOCATE(starts, rows, np.searchsorted(starts, marks, side="right") - 1, shift, part, local)
+    return np.searchsorted(starts, marks, side="right") - 1, shift
 
 
 def take_rows(sources: Parts, starts: Int64s, rows: Int64s, out: npt.NDArray[Any]) -> npt.NDArray[Any]:

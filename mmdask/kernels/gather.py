@@ -24,7 +24,7 @@ from mmdask.kernels.addresses import (
     view_of,
     width_of,
 )
-from mmdask.kernels.dense import COPY_RUNS, expand, locate, move
+from mmdask.kernels.dense import COPY_RUNS, LOCATE, expand, least_parts, locate, move
 from mmdask.kernels.jit import Kernel
 
 __all__ = ["Runs", "pad_ragged", "pad_runs", "take_nested", "take_ragged", "take_runs"]
@@ -122,6 +122,8 @@ def pad_ragged(
     out: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_] | None = None,
     left: bool = False,
+    *,
+    fill: Any = 0,
 ) -> Int64s:
     """Copy rows of a ragged field into rows of one length.
 
@@ -130,11 +132,13 @@ def pad_ragged(
     values, offsets, starts, rows
         As for `take_ragged`.
     out : numpy.ndarray
-        ``(n, length, *shape)``, C-contiguous, filled with the padding by the caller. Items past `length` are cut.
+        ``(n, length, *shape)``, C-contiguous, of which all is written. Items past `length` are cut.
     mask : numpy.ndarray, optional
         bool ``(n, length)``, C-contiguous; set to True where `out` holds an item, to False elsewhere.
     left : bool
         Whether the padding comes before the items, not after.
+    fill : scalar
+        The padding.
 
     Returns
     -------
@@ -148,8 +152,8 @@ def pad_ragged(
 
     Examples
     --------
-    >>> values, offsets, out = np.arange(6), np.array([0, 2, 2, 6]), np.full((3, 3), -1)
-    >>> pad_ragged([values], [offsets], np.array([0, 3]), np.array([2, 1, 0]), out)
+    >>> values, offsets, out = np.arange(6), np.array([0, 2, 2, 6]), np.empty((3, 3), int)
+    >>> pad_ragged([values], [offsets], np.array([0, 3]), np.array([2, 1, 0]), out, fill=-1)
     array([4, 0, 2])
     >>> out
     array([[ 2,  3,  4],
@@ -157,8 +161,7 @@ def pad_ragged(
            [ 0,  1, -1]])
     """
     runs = Runs(starts, rows, len(values))
-    runs.follow(offsets, values)
-    runs.pad(values, out, np.empty(out.shape[:2], np.bool_) if mask is None else mask, left)
+    runs.follow_and_pad(offsets, values, out, mask, left, fill)
     return runs.count
 
 
@@ -168,6 +171,8 @@ def pad_runs(
     out: npt.NDArray[Any],
     mask: npt.NDArray[np.bool_] | None = None,
     left: bool = False,
+    *,
+    fill: Any = 0,
 ) -> None:
     """Copy rows of a ragged field, all of one array and in their order, into rows of one length; as `pad_ragged`.
 
@@ -178,22 +183,33 @@ def pad_runs(
 
     Examples
     --------
-    >>> out = np.zeros((2, 2), int)
+    >>> out = np.empty((2, 2), int)
     >>> pad_runs(np.arange(1, 5), np.array([0, 1, 4]), out)
     >>> out
     array([[1, 0],
            [2, 3]])
     """
-    mask = np.empty(out.shape[:2], np.bool_) if mask is None else mask
-    check_padded(out, mask, len(offsets) - 1)
+    padded = _Padded(out, mask, len(offsets) - 1, left, fill)
     table = Table([values], out.dtype, out.shape[2:], None)
     first, count = np.ascontiguousarray(offsets[:-1]), np.diff(offsets)
     if len(count):
         if count.min() < 0 or first[0] < 0 or offsets[-1] > len(values):
             raise OptionError(f"offsets are ascending from 0 to {len(values)} at most")
+        PAD_RUNS(table.addresses, np.array([len(values)]), np.zeros(len(count), np.int64), first, count, *padded.args)
+
+
+class _Padded:
+    """Rows of one length, as the loops take them: addresses of arrays that are held here."""
+
+    def __init__(
+        self, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_] | None, n: int, left: bool, fill: Any
+    ) -> None:
+        check_padded(out, mask, n)
+        row = np.full(out.shape[1:], fill, out.dtype).reshape(-1).view(np.uint8) if out.size else np.empty(0, np.uint8)
+        self._held = out, mask, np.concatenate([row, np.zeros(BLOCK, np.uint8)])  # padding is read in whole blocks
+        to = 0 if mask is None or not mask.size else address_of(mask)
         width = width_of(out.dtype, out.shape[2:])
-        part = np.zeros(len(count), np.int64)
-        PAD_RUNS(table.addresses, part, first, count, address_of(out), width, mask, bool(left))
+        self.args = address_of(out), width, to, out.shape[1], bool(left), address_of(self._held[2])
 
 
 class Runs:
@@ -223,8 +239,12 @@ class Runs:
         self.count = np.ones(len(rows), np.int64)
         self.total = len(rows)
         self.elements = np.diff(starts)  # of this level, in each part
-        if len(rows):
-            locate(starts, rows, self.part, self.first)
+        self._located = not len(rows)
+
+    def _locate(self) -> None:
+        if not self._located:
+            locate(self.starts, self.rows, self.part, self.first)
+            self._located = True
 
     def follow(self, levels: Parts, below: Parts, *, offsets: bool = False) -> Int64s:
         """Go on from the elements of this level to those of the next, and return the offsets, int64 ``(total + 1,)``.
@@ -241,21 +261,46 @@ class Runs:
         CorruptStoreError, OptionError
             As `take_ragged`.
         """
+        self._locate()
         table = Table(levels, np.dtype(np.int64), (), self.elements + 1)
-        limits = np.array([_UNKNOWN if b is None else len(b) - offsets for b in below], np.int64)
+        limits = _lengths(below, offsets)
         out = np.zeros(self.total + 1, np.int64)
         if len(self.rows):
-            bad = FOLLOW(table.addresses, limits, self.part, self.first, self.count, out)
-            if bad < -1:
-                raise self.missing(-2 - bad)
-            if bad >= 0:
-                raise CorruptStoreError(
-                    f"row {self.rows[bad]}: its offsets are not 0 <= begin <= end <= {limits[self.part[bad]]}; "
-                    "the store is damaged, mm.verify names the file"
-                )
+            self._check(FOLLOW(table.addresses, limits, self.part, self.first, self.count, out), limits)
         self.total = int(out[-1])
         self.elements = limits
         return out
+
+    def follow_and_pad(
+        self,
+        offsets: Parts,
+        values: Parts,
+        out: npt.NDArray[Any],
+        mask: npt.NDArray[np.bool_] | None = None,
+        left: bool = False,
+        fill: Any = 0,
+    ) -> None:
+        """The first `follow`, to values, and `pad`, in one pass over the rows; see `pad_ragged`."""
+        padded = _Padded(out, mask, len(self.rows), left, fill)
+        found = Table(offsets, np.dtype(np.int64), (), self.elements + 1)
+        table = Table(values, out.dtype, out.shape[2:], None)
+        limits = _lengths(values)
+        if len(self.rows):
+            where = (self.starts, *least_parts(self.starts), self.rows, self.part, self.first, self.count)
+            self._check(PAD_ROWS(found.addresses, table.addresses, limits, *where, *padded.args), limits)
+        self._located, self.elements = True, limits
+        self.total = int(self.count.sum())
+
+    def _check(self, bad: int, limits: Int64s) -> None:
+        """Raise for the row that a loop stopped at."""
+        if bad < -1:
+            raise self.missing(-2 - bad)
+        if bad >= 0:
+            part = int(np.searchsorted(self.starts, self.rows[bad], side="right")) - 1
+            raise CorruptStoreError(
+                f"row {self.rows[bad]}: its offsets are not 0 <= begin <= end <= {limits[part]}; "
+                "the store is damaged, mm.verify names the file"
+            )
 
     def narrow(self, begin: Int64s, count: Int64s) -> Int64s:
         """Keep `count` elements of each row, from its element `begin` on, and return the offsets of what is kept.
@@ -284,6 +329,7 @@ class Runs:
     def copy(self, values: Parts, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values of the elements, one after the other: a new array of the dtype and item shape of `like`."""
         addresses = self.addresses(values, like.dtype, like.shape[1:])
+        self._locate()
         out = np.empty((self.total, *like.shape[1:]), like.dtype)
         if out.nbytes:
             width = width_of(out.dtype, out.shape[1:])
@@ -292,27 +338,33 @@ class Runs:
 
     def flags(self, flags: Parts) -> npt.NDArray[np.bool_]:
         """A flag of each element, bool ``(total,)``: of its part, or True where the part has None."""
+        self._locate()
         out = np.ones(self.total, np.bool_)
         table = Table(flags, out.dtype, (), self.elements)
         if len(out):
             COPY_RUNS(table.addresses, self.part, self.first, self.count, address_of(out), 1)
         return out
 
-    def pad(self, values: Parts, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool = False) -> None:
+    def pad(
+        self,
+        values: Parts,
+        out: npt.NDArray[Any],
+        mask: npt.NDArray[np.bool_] | None = None,
+        left: bool = False,
+        fill: Any = 0,
+    ) -> None:
         """Copy the elements of each row into `out`, as `pad_ragged` does."""
-        check_padded(out, mask, len(self.rows))
-        addresses = self.addresses(values, out.dtype, out.shape[2:])
-        self._pad(addresses, out, mask, left)
+        padded = _Padded(out, mask, len(self.rows), left, fill)
+        self._pad(self.addresses(values, out.dtype, out.shape[2:]), padded)
 
     def pad_flags(self, flags: Parts, out: npt.NDArray[np.bool_], left: bool = False) -> None:
-        """Copy a flag of each element into `out`, bool ``(n, length)``, but none from a part that has None."""
-        check_padded(out, out, len(self.rows))
-        table = Table(flags, out.dtype, (), self.elements)
-        self._pad(table.addresses, out, np.empty_like(out), left)
+        """Copy a flag of each element into `out`, bool ``(n, length)``; True where there is none."""
+        padded = _Padded(out, None, len(self.rows), left, True)
+        self._pad(Table(flags, out.dtype, (), self.elements).addresses, padded)
 
-    def _pad(self, addresses: Int64s, out: npt.NDArray[Any], mask: npt.NDArray[np.bool_], left: bool) -> None:
-        width = width_of(out.dtype, out.shape[2:])
-        PAD_RUNS(addresses, self.part, self.first, self.count, address_of(out), width, mask, bool(left))
+    def _pad(self, addresses: Int64s, padded: _Padded) -> None:
+        self._locate()
+        PAD_RUNS(addresses, self.elements, self.part, self.first, self.count, *padded.args)
 
     def addresses(self, values: Parts, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Int64s:
         """The addresses of the values of the parts, every one that is needed."""
@@ -328,6 +380,13 @@ class Runs:
 
 
 _UNKNOWN = 2**62  # the length of an array that is not given
+#: bytes that the loops read at once, also of padding
+BLOCK = 32
+
+
+def _lengths(below: Parts, offsets: bool = False) -> Int64s:
+    """How many elements there are in each part, of values or of offsets."""
+    return np.array([_UNKNOWN if b is None else len(b) - offsets for b in below], np.int64)
 
 
 def _like(values: Parts, like: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -368,21 +427,55 @@ def _follow_twin(addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s,
 
 def _pad_runs_twin(
     addresses: Int64s,
+    lengths: Int64s,
     part: Int64s,
     first: Int64s,
     count: Int64s,
     out: int,
     width: int,
-    mask: npt.NDArray[np.bool_],
+    mask: int,
+    length: int,
     left: bool,
+    fill: int,
 ) -> None:
-    n, length = mask.shape
-    kept = np.minimum(count, length)
+    n = len(part)
+    kept = np.where(addresses[part] != 0, np.minimum(count, length), 0)
     place = np.arange(length)
-    mask[:] = place >= (length - kept)[:, None] if left else place < kept[:, None]
-    if mask.any() and width:
-        move(addresses, part, first, kept, width, view_of(out, n * length, width), np.flatnonzero(mask))
+    real = place >= (length - kept)[:, None] if left else place < kept[:, None]
+    if mask:
+        view_of(mask, n, length)[:] = real
+    if n and length and width:
+        view_of(out, n, length * width)[:] = view_of(fill, 1, length * width)
+        move(addresses, part, first, kept, width, view_of(out, n * length, width), np.flatnonzero(real))
+
+
+def _pad_rows_twin(
+    offsets: Int64s,
+    addresses: Int64s,
+    limits: Int64s,
+    starts: Int64s,
+    least: Int64s,
+    shift: int,
+    rows: Int64s,
+    part: Int64s,
+    first: Int64s,
+    count: Int64s,
+    *padded: Any,
+) -> int:
+    LOCATE.twin(starts, rows, least, shift, part, first)
+    count[:] = 1
+    bad = _follow_twin(offsets, limits, part, first, count, np.zeros(len(rows) + 1, np.int64))
+    good = len(rows) if bad == -1 else bad if bad >= 0 else -2 - bad
+    if good < len(rows):
+        _follow_twin(offsets, limits, part[:good], first[:good], count[:good], np.zeros(good + 1, np.int64))
+    absent = np.flatnonzero((addresses[part[:good]] == 0) & (count[:good] > 0))
+    if len(absent):
+        return -2 - int(absent[0])
+    if bad == -1:
+        _pad_runs_twin(addresses, limits, part, first, count, *padded)
+    return bad
 
 
 FOLLOW = Kernel(_follow_twin, "loops.follow")
-PAD_RUNS = Kernel(_pad_runs_twin, "loops.pad_runs")
+PAD_RUNS = Kernel(_pad_runs_twin, "loops_pad.pad_runs")
+PAD_ROWS = Kernel(_pad_rows_twin, "loops_pad.pad_rows")

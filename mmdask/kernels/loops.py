@@ -149,23 +149,6 @@ def copy_runs(addresses, part, first, count, out, width):
 
 
 @_compile
-def pad_runs(addresses, part, first, count, out, width, mask, left):
-    n, length = mask.shape
-    for i in range(n):
-        if i + AHEAD < n:
-            ahead = addresses[part[i + AHEAD]] + width * first[i + AHEAD]
-            _prefetch(ahead)
-            _prefetch(ahead + width * min(count[i + AHEAD], length))
-        kept = min(count[i], length)
-        begin = length - kept if left else np.int64(0)
-        if kept * width > 0 and addresses[part[i]] != 0:
-            _copy(out + begin * width, addresses[part[i]] + first[i] * width, kept * width)
-        for j in range(length):
-            mask[i, j] = j >= begin and j < begin + kept
-        out += length * width
-
-
-@_compile
 def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * np.uint64(MULTIPLIER_1)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(MULTIPLIER_2)

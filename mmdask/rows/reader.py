@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from mmdask.errors import OptionError, RowNotFoundError
 from mmdask.kernels import dense, gather
+from mmdask.kernels.addresses import address_of
 from mmdask.rows.bits import groups
 from mmdask.rows.part import (
     bad_offsets,
@@ -187,6 +188,15 @@ class _Sources:
         flags = [valid[depth] if depth < len(valid) else None for valid in self.valid]
         return None if all(v is None for v in flags) else flags
 
+    def key(self) -> tuple[tuple[int, int], ...]:
+        """The same for fields whose rows lie at the same places, while the arrays are held."""
+        return tuple(
+            [
+                (0, 0) if o is None or v is None else (address_of(o), len(v))
+                for o, v in zip(self.offsets[0], self.values, strict=True)
+            ]
+        )
+
 
 def _sources(snapshot: Snapshot, field: Field, rows: Int64s) -> _Sources:
     """From where to gather rows of a field: whole parts where they have an address, else what is wanted of them."""
@@ -356,10 +366,27 @@ def _take_codes(snapshot: Snapshot, field: Field, rows: Int64s) -> FieldData:
     return FieldData(out, labels=field.labels, valid=_valid([valid]))
 
 
+#: where items of rows were found, by the arrays of offsets; the arrays stay as long as it
+Found = dict[tuple[tuple[int, int], ...], tuple[gather.Runs, _Sources]]
+
+
 def take_padded(
-    snapshot: Snapshot, name: str, rows: Int64s, length: int, fill: Any, side: str = "right"
+    snapshot: Snapshot,
+    name: str,
+    rows: Int64s,
+    length: int,
+    fill: Any,
+    side: str = "right",
+    found: Found | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Rows of a field of one level cut or filled up to `length` items; missing items are filled, too.
+
+    Parameters
+    ----------
+    snapshot, name, rows, length, fill, side
+        The store, the field, the row numbers, and what becomes of them.
+    found : dict, optional
+        What calls for the same rows know of each other: offsets that several fields share are followed once.
 
     Returns
     -------
@@ -378,15 +405,22 @@ def take_padded(
     if field.n_offsets != 1:
         raise OptionError(f"field {name!r} is {field.describe()}; rows are padded where they are lists of one level")
     sources = _sources(snapshot, field, rows)
-    out = np.full((len(rows), length, *field.shape), fill, field.dtype)
-    mask = np.zeros((len(rows), length), np.bool_)
-    found = gather.Runs(sources.starts, sources.rows, len(sources.values))
-    found.follow(sources.offsets[0], sources.values)
-    found.pad(sources.values, out, mask, side == "left")
+    out = np.empty((len(rows), length, *field.shape), field.dtype)
+    mask = np.empty((len(rows), length), np.bool_)
+    left = side == "left"
+    found = {} if found is None or not snapshot.addressable else found
+    key = sources.key()
+    if key in found:
+        runs = found[key][0]
+        runs.pad(sources.values, out, mask, left, fill)
+    else:
+        runs = gather.Runs(sources.starts, sources.rows, len(sources.values))
+        runs.follow_and_pad(sources.offsets[0], sources.values, out, mask, left, fill)
+        found[key] = runs, sources
     flags = sources.flags(1)
     if flags is not None:
-        there = np.ones_like(mask)
-        found.pad_flags(flags, there, side == "left")
+        there = np.empty_like(mask)
+        runs.pad_flags(flags, there, left)
         check_flags(_THESE, name, there)
         out[~there] = fill
         mask &= there

@@ -17,8 +17,9 @@ import xxhash
 
 from mmdask.errors import ExpressionError, OptionError, RowNotFoundError
 from mmdask.expr import Expression, check, check_cut
-from mmdask.kernels.gather import pad_ragged
+from mmdask.kernels.gather import pad_runs
 from mmdask.rows import marks, reader
+from mmdask.rows.asking import ask
 from mmdask.rows.bits import PartBits, RowBits
 from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.dealing import Deal
@@ -367,10 +368,17 @@ class Rows:
 
     def release(self, names: Iterable[str]) -> None:
         """Give back the pages that reading these fields, or what they are computed from, took into this process."""
-        stored = [
+        reader.release(self.snapshot, self._stored_for(names))
+
+    def ask(self, names: Iterable[str], begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
+        """Have the system read runs of store rows of these fields, or of what they are computed from; see `ask`."""
+        return ask(self.snapshot, self._stored_for(names), begins, ends)
+
+    def _stored_for(self, names: Iterable[str]) -> list[str]:
+        found = [
             f for name in names for f in (self.derived[name].expression.fields if name in self.derived else [name])
         ]
-        reader.release(self.snapshot, stored)
+        return list(dict.fromkeys(found))
 
     def take_items(
         self, name: str, rows: npt.NDArray[np.int64], begin: npt.NDArray[np.int64], count: npt.NDArray[np.int64]
@@ -425,16 +433,21 @@ class Rows:
         return self.take(name, rows).counts if stored is None else reader.counts(self.snapshot, stored, rows)
 
     def take_padded(
-        self, name: str, rows: npt.NDArray[np.int64], length: int, fill: Any, side: str = "right"
+        self,
+        name: str,
+        rows: npt.NDArray[np.int64],
+        length: int,
+        fill: Any,
+        side: str = "right",
+        found: reader.Found | None = None,
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
         """Rows of a ragged field cut or filled to `length` items, and the mask of real items."""
         if self.is_stored(name):
-            return reader.take_padded(self.snapshot, name, rows, length, fill, side)
+            return reader.take_padded(self.snapshot, name, rows, length, fill, side, found)
         data, n = self.take(name, rows), len(rows)
-        values = np.full((n, length, *data.values.shape[1:]), fill, data.values.dtype)
+        values = np.empty((n, length, *data.values.shape[1:]), data.values.dtype)
         mask = np.empty((n, length), np.bool_)
-        bounds, numbers = np.array([0, n], np.int64), np.arange(n)
-        pad_ragged([data.values], [data.offsets[0]], bounds, numbers, values, mask, side == "left")
+        pad_runs(data.values, data.offsets[0], values, mask, side == "left", fill=fill)
         return values, mask
 
     def read_counts(self, name: str, start: int, stop: int) -> npt.NDArray[np.int64]:

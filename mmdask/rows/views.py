@@ -126,6 +126,10 @@ class SnapshotView(Snapshot):
         owner, inner = self._owner(layer)
         return owner.read(inner, number, start, stop)
 
+    def release(self, layer: Layer, number: int) -> None:
+        owner, inner = self._owner(layer)
+        owner.release(inner, number)
+
     def stored_aux(self, name: str) -> tuple[Layer, StoredField]:
         return self.bases[0].stored_aux(name)
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from memory_rows import numbered
+from memory_rows import MemoryRows, numbered
 
 import mmdask as mm
 from mmdask.batches.loader import Loader
@@ -95,6 +95,32 @@ def test_a_dataloader_puts_no_batches_together(options):
     batches = Loader(numbered(100), 10).to_torch()
     with pytest.raises(OptionError, match="DataLoader\\(batches, batch_size=None\\)"):
         next(iter(torch.utils.data.DataLoader(batches, **options)))
+
+
+def test_integers_made_floats_are_rounded_as_numpy_does():
+    values = np.array([2**24, 2**24 + 1, 2**53 + 1])
+    for dtype in ("f4", "f8"):
+        loader = Loader(MemoryRows({"n": values}), 3, shuffle=False, collate={"n": mm.astype(dtype)})
+        assert loader[0]["n"].tolist() == values.astype(dtype, casting="same_kind").tolist()
+    assert loader[0]["n"][2] == 2**53
+    floats = {"x": np.zeros(3, "f4"), "n": values}
+    with pytest.raises(OptionError, match="integers of 'n' would be rounded"):
+        Loader(MemoryRows(floats), 3, collate={"both": mm.stack("x", "n")})
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_size": None}, {"batch_size": 4, "shuffle": True}, {"batch_size": None, "num_workers": 1}]
+)
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_dataloader_of_a_loader_is_refused(options, mixed):
+    """It would hand out batches of one epoch, again and again."""
+    torch = pytest.importorskip("torch")
+    loader = Loader(numbered(100), 10)
+    if mixed:
+        loader = mm.mix({"a": loader, "b": Loader(numbered(100), 10)}, {"a": 1, "b": 1})
+    with pytest.raises(OptionError, match=r"DataLoader\(loader.to_torch\(\), batch_size=None\)"):
+        next(iter(torch.utils.data.DataLoader(loader, **options)))
+    assert loader[3].index == 3
 
 
 # Numbers ------------------------------------------------------------------------------------------------------------

@@ -121,9 +121,10 @@ def test_resumed_anywhere_by_number_or_by_state(made, steps, epoch):
 @settings(max_examples=60, deadline=None)
 @given(loaders(), st.integers(1, 4))
 def test_ranks_together_are_the_single_process(made, world_size):
-    make, *_ = made
-    single = rows_of(make(last="keep"))
-    ranks = [rows_of(make(last="keep", rank=r, world_size=world_size)) for r in range(world_size)]
+    make, _, _, batch_size, _ = made
+    batch_size = max(batch_size, world_size)
+    single = rows_of(make(batch_size, last="keep"))
+    ranks = [rows_of(make(batch_size, last="keep", rank=r, world_size=world_size)) for r in range(world_size)]
     assert [list(itertools.chain(*parts)) for parts in zip(*ranks, strict=True)] == single
 
 

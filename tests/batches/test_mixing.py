@@ -50,6 +50,19 @@ def test_two_files_are_mixed_as_by_a_true_shuffle(store, share):
     assert 0.9 < ratio_of(rows, lambda r: r < share * n) < 1.1
 
 
+@pytest.mark.parametrize("boundaries", [1, 10, 1000])
+@pytest.mark.parametrize("store", STORES)
+def test_classes_that_change_some_times_are_mixed_as_well(store, boundaries):
+    n = 12_000_000
+    block, row_nbytes = STORES[store]
+    loader = Loader(numbered(n, block_rows=block, row_nbytes=row_nbytes), SIZE, fields=[], seed=5)
+    rows = loader.sequence.rows_at(0, 0, n)
+    # Runs of a class that are about as long as the large blocks of narrow fields are the worst case; reports tell.
+    worst = 1 + (SIZE - 1) / loader.sequence.windows.n_strata
+    most = worst if boundaries == 1000 and loader.grain.block > 256 else 1.1
+    assert 0.9 < ratio_of(rows, lambda r: r * (boundaries + 1) // n % 2 == 1) < most
+
+
 @pytest.mark.parametrize("store", STORES)
 def test_what_moves_whole_chunks_fails(store):
     """The thresholds above mean something: ten chunks mixed at a time, in a random order, are far off."""

@@ -128,16 +128,13 @@ def test_advice_that_is_followed_helps(tmp_path):
     assert saved.batches(4096, window=1, block=64).report("label").predicted == pytest.approx(1, abs=0.1)
 
 
-def test_store_order_weights_and_classes_are_measured_and_not_predicted(tmp_path):
+def test_store_order_is_measured_and_not_predicted(tmp_path):
     label = (np.arange(N) >= N // 2).astype("i4")
     ds = rows_in(tmp_path / "s.mm", label=label, w=np.ones(N, "f4"))
     plain = ds.batches(512, shuffle=False).report("label")
     assert np.isnan(plain.predicted)
     assert plain.measured > 100
     assert "as they lie" in plain.why
-    weighted = ds.batches(512, weights="w").report("label")
-    assert weighted.measured == pytest.approx(1, abs=0.3)
-    assert "weights" in weighted.why
 
 
 def test_cold_reads_and_memory(tmp_path):
@@ -158,3 +155,76 @@ def test_nothing_to_report(tmp_path):
     one = ds.batches(100).report("label")
     assert np.isnan(one.measured)
     assert one.classes == 1
+
+
+DRAWN = {
+    "weights": (np.arange(N) >= N // 2, {"weights": "where(label == 0, 1, 3)", "window": 1, "block": 64}),
+    "weights of a class in runs": ((np.arange(N) // 64) % 2, {"weights": "1 + label", "window": 1, "block": 64}),
+    "weights, exact": ((np.arange(N) // 64) % 2, {"weights": "1 + label", "shuffle": "exact"}),
+    "shares of the classes": (np.arange(N) >= N // 5, {"balance": "label"}),
+    "shares of something else": ((np.arange(N) // 64) % 2, {"balance": "half", "window": 1, "block": 64}),
+    "shares, exact": ((np.arange(N) // 64) % 2, {"balance": "half", "shuffle": "exact"}),
+}
+
+
+def variance_of(labels, share, n):
+    """Of counts in batches, of all labels, as times that of a true shuffle of n rows."""
+    size = labels.shape[1]
+    total = sum((((labels == c).sum(1) - size * p) ** 2).mean() for c, p in enumerate(share))
+    share = np.array(share)
+    return total / (size * (share * (1 - share)).sum() * (n - size) / (n - 1))
+
+
+@pytest.mark.parametrize("case", DRAWN)
+def test_what_is_predicted_of_drawn_rows_is_what_epochs_have(case, tmp_path):
+    label, options = DRAWN[case]
+    label = label.astype("i4")
+    half = (np.arange(N) >= N // 2).astype("i4")
+    ds = rows_in(tmp_path / "s.mm", label=label, half=half)
+    loader = ds.batches(512, **options)
+    mixing = loader.report("label")
+    n = loader.sequence.n
+    whole, epochs = n // 512 * 512, 60 if "runs" in case or "else" in case else 6
+    labels = np.concatenate([label[loader.sequence.rows_at(e, 0, whole)].reshape(-1, 512) for e in range(epochs)])
+    found = variance_of(labels, np.bincount(labels.ravel()) / labels.size, n)
+    assert not mixing.why
+    assert mixing.predicted == pytest.approx(found, rel=0.15, abs=0.01)
+    assert mixing.measured == pytest.approx(found, rel=5 * mixing.precision + 0.5 + found / 4, abs=0.01)  # one epoch
+    if case == "shares of the classes":
+        assert mixing.predicted < 0.01
+    if case == "weights of a class in runs":
+        assert mixing.predicted > 1.5
+        assert mixing.advice
+
+
+@pytest.mark.parametrize("stop", ["first", "cycle"])
+@pytest.mark.parametrize("options", [{"window": 1, "block": 64}, {"shuffle": "exact"}], ids=str)
+def test_what_is_predicted_of_a_mixture(tmp_path, stop, options):
+    label = [((np.arange(N) // 64) % 2).astype("i4"), (np.arange(N // 2) >= N // 3).astype("i4")]
+    stores = {name: rows_in(tmp_path / f"{name}.mm", label=x) for name, x in zip("ab", label, strict=True)}
+    mixed = mm.mix(
+        {name: ds.batches(512, seed=3, **options) for name, ds in stores.items()}, {"a": 3, "b": 1}, stop=stop
+    )
+    mixing = mixed.report("label")
+    found = []
+    for i in range(600):
+        rows = mixed.rows_at(0, i * 512, i * 512 + 512)
+        found.append(np.concatenate([x[r] for x, r in zip(label, rows, strict=True)]))
+    if stop == "first":
+        found = found[: len(mixed) - 1]
+    first = mixed[1]
+    assert sorted(first["label"]) == sorted(found[1])
+    labels = np.array(found)
+    assert mixing.predicted == pytest.approx(
+        variance_of(labels, np.bincount(labels.ravel()) / labels.size, 10**9), rel=0.3
+    )
+    assert mixing.measured == pytest.approx(mixing.predicted, rel=5 * mixing.precision + 0.2)
+    if options.get("block"):
+        assert mixing.predicted > 1.3
+        assert mixing.advice
+    else:
+        assert mixing.predicted < 1.1
+    assert "mixing of label" in str(mixing)
+    plain = mm.mix({"a": stores["a"].batches(512, shuffle=False)}, {"a": 1}).report("label")
+    assert np.isnan(plain.predicted)
+    assert "as they lie" in plain.why

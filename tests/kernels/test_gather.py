@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -148,9 +150,9 @@ def test_padding(form, dtype, shape, length, left):
     values, offsets, expected = ragged_parts(rng, lengths, dtype, shape)
     rows = rng.integers(0, sum(lengths), 30)
     fill = random_bytes(rng, 1, dtype)[0]
-    out = np.full((30, length, *shape), fill, dtype)
+    out = np.empty((30, length, *shape), dtype)
     mask = np.empty((30, length), bool)
-    counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left)
+    counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left, fill=fill)
     assert counts.tolist() == [len(expected[r]) for r in rows]
     for i, r in enumerate(rows):
         kept = expected[r][:length]
@@ -264,7 +266,7 @@ def test_flags_filled_to_one_length(form, left):
     rows = rng.integers(0, sum(lengths), 30)
     runs = Runs(starts_of(lengths), rows, 4)
     runs.follow(offsets, values)
-    out = np.ones((30, 3), bool)
+    out = np.empty((30, 3), bool)
     runs.pad_flags(flags, out, left)
     for i, r in enumerate(rows):
         kept = whole[ends[r] - len(rows_of[r]) : ends[r]].tolist()[:3]
@@ -300,18 +302,18 @@ def test_twins_and_loops_give_equal_bytes(lengths, width, seed, length, left):
     for form in FORMS:
         with pytest.MonkeyPatch.context() as patch:
             use(patch, form)
-            out = np.zeros((len(rows), length, width), np.uint8)
+            out = np.empty((len(rows), length, width), np.uint8)
             mask = np.empty((len(rows), length), bool)
-            counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left)
+            counts = pad_ragged(values, offsets, starts_of(lengths), rows, out, mask, left, fill=seed % 256)
             o, v = take_ragged(values, offsets, starts_of(lengths), rows)
             results.append([a.tobytes() for a in (out, mask, counts, o, v)])
     assert results[0] == results[1]
 
 
 def test_every_kernel_of_this_module_has_both_forms():
-    kernels = [v for v in vars(gather).values() if isinstance(v, Kernel)]
-    assert len(kernels) == 3
-    assert all(k.loop.startswith("loops.") for k in kernels)
+    kernels = [v.loop for v in vars(gather).values() if isinstance(v, Kernel)]
+    own = ["loops.follow", "loops_pad.pad_rows", "loops_pad.pad_runs"]
+    assert sorted(kernels) == sorted([*own, "loops.copy_runs", "loops_dense.locate"])
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -319,15 +321,80 @@ def test_every_kernel_of_this_module_has_both_forms():
 def test_runs_of_one_array_padded(form, left, length):
     rng = np.random.default_rng(length)
     (values,), (offsets,), rows = ragged_parts(rng, [30], shape=(2,))
-    out, mask = np.full((30, length, 2), 7, "<f4"), np.empty((30, length), bool)
+    out, mask = np.empty((30, length, 2), "<f4"), np.empty((30, length), bool)
     expected = np.full((30, length, 2), 7, "<f4")
     for i, row in enumerate(rows):
         kept = row[:length]
         expected[i, length - len(kept) if left else 0 :][: len(kept)] = kept
-    pad_runs(values, offsets, out, mask, left)
+    pad_runs(values, offsets, out, mask, left, fill=7)
     assert out.tobytes() == expected.tobytes()
     assert mask.sum(1).tolist() == [min(len(row), length) for row in rows]
     pad_runs(values[3:3], offsets[:1], out[:0])
     for wrong in (offsets + 1, offsets[::-1].copy(), offsets - 1):
         with pytest.raises(OptionError, match="offsets are ascending"):
             pad_runs(values, wrong, out)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_arrays_that_are_not_there_are_not_read(form, left):
+    starts, rows = starts_of([200, 200]), np.arange(399, 99, -1)
+    offsets = [np.zeros(201, np.int64), np.arange(201)]
+    out, mask = np.empty((300, 5), "f4"), np.empty((300, 5), bool)
+    pad_ragged([None, np.arange(200, dtype="f4")], offsets, starts, rows, out, mask, left, fill=-1)
+    at = -1 if left else 0
+    assert out[:, at].tolist() == [r - 200 if r >= 200 else -1 for r in rows]
+    assert mask.sum() == 200
+    runs = Runs(starts, rows, 2)
+    runs.follow([np.arange(201)] * 2, [np.zeros(200), np.zeros(200)])
+    flags = np.empty((300, 5), bool)
+    runs.pad_flags([None, np.zeros(200, bool)], flags, left)
+    assert flags.sum(1).tolist() == [4 if r >= 200 else 5 for r in rows]
+    with pytest.raises(OptionError, match="row 100 lies in part 0, which was not given"):
+        one = np.repeat([0, 1], [101, 100])
+        pad_ragged([None, np.zeros(1)], [one, offsets[1] * 0], starts, rows, np.empty((300, 5)), left=left)
+
+
+def walled(data, *, end):
+    """Bytes right before, or behind, a page that ends the process when it is touched."""
+    import ctypes
+
+    page = mmap.PAGESIZE
+    n = -(-max(data.nbytes, 1) // page) * page
+    memory = mmap.mmap(-1, n + page)
+    whole = np.frombuffer(memory, np.uint8)
+    start = n - data.nbytes if end else page
+    whole[start : start + data.nbytes] = data.view(np.uint8).reshape(-1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    wall = whole.ctypes.data + (n if end else 0)
+    assert libc.mprotect(ctypes.c_void_p(wall), ctypes.c_size_t(page), 0) == 0
+    return whole[start : start + data.nbytes].view(data.dtype).reshape(data.shape)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="mprotect")
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize(("dtype", "length"), [("u1", 5), ("f4", 16), ("f4", 7), ("f8", 22), ("i2", 40), ("f8", 90)])
+def test_blocks_end_where_the_arrays_do(dtype, length, left, end):
+    """Compiled loops read and write 32 bytes at once, and none outside of the values, the rows and the mask."""
+    rng = np.random.default_rng(length)
+    counts = rng.integers(0, 2 * length, 60)
+    counts[[0, -1]] = 1, 3
+    offsets = starts_of(counts)
+    values = rng.integers(1, 99, int(offsets[-1])).astype(dtype)
+    source = walled(values, end=end)
+    rows = np.concatenate([rng.permutation(60), [0, 59, 0]])
+    expected = np.full((len(rows), length), 100, dtype)
+    for i, r in enumerate(rows):
+        kept = values[offsets[r] : offsets[r + 1]][:length]
+        expected[i, length - len(kept) if left else 0 :][: len(kept)] = kept
+    with pytest.MonkeyPatch.context() as patch:
+        use(patch, "compiled")
+        out, mask = walled(np.zeros_like(expected), end=end), walled(np.zeros(expected.shape, bool), end=end)
+        pad_ragged([source], [offsets], starts_of([60]), rows, out, mask, left, fill=100)
+        assert out.tobytes() == expected.tobytes()
+        assert mask.tobytes() == (expected != 100).tobytes()
+        out, mask = walled(np.zeros((60, length), dtype), end=end), walled(np.zeros((60, length), bool), end=end)
+        pad_runs(source, offsets, out, mask, left, fill=100)
+        last = {int(r): i for i, r in enumerate(rows)}
+        assert out.tobytes() == expected[[last[r] for r in range(60)]].tobytes()
+        assert mask.tobytes() == (out != 100).tobytes()

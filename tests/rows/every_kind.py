@@ -11,7 +11,6 @@ import pytest
 
 import mmdask as mm
 from mmdask.schema import Field, FieldData
-from mmdask.store import layer_writer as layer_module
 from mmdask.store.layer import new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, dump_manifest, read_manifest
@@ -140,7 +139,6 @@ def lists_of(field, data):
 def make_store(path, parts):
     """Write a store of these parts (lists of rows), each a layer of its own; constants are stored as such."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "fsync_all", lambda fds: [None for _ in fds])
         patch.setattr(System, "fsync", lambda *_: None)
         patch.setattr(System, "fsync_folder", lambda *_: None)
         with mm.create(path, fields=list(FIELDS.values())):

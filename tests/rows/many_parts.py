@@ -9,7 +9,6 @@ import pytest
 
 import mmdask as mm
 from mmdask.schema import Field, FieldData
-from mmdask.store import layer_writer as layer_module
 from mmdask.store.layer import new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, dump_manifest, read_manifest
@@ -38,7 +37,6 @@ def row(i):
 def many_parts(path, lengths):
     """Write parts of these lengths. `c` has other codes in each part; `k` is constant where the rows allow it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "fsync_all", lambda fds: [None for _ in fds])
         patch.setattr(System, "fsync", lambda *_: None)
         patch.setattr(System, "fsync_folder", lambda *_: None)
         with mm.create(path, fields=FIELDS):

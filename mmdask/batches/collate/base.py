@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from mmdask.errors import OptionError
 from mmdask.schema import Field, FieldData
 
 if TYPE_CHECKING:
+    from mmdask.rows.reader import Found
     from mmdask.rows.rows import Rows
 
 __all__ = [
@@ -86,6 +88,8 @@ class Fetch:
         The batches.
     seed, epoch : int
         What random steps depend on, besides the numbers.
+    found : dict
+        What fields know of each other while they are read: see `mmdask.rows.reader.take_padded`.
     """
 
     rows: Rows
@@ -93,6 +97,7 @@ class Fetch:
     takes: tuple[Take, ...]
     seed: int
     epoch: int
+    found: Found = dataclass_field(default_factory=dict, repr=False)
 
     @property
     def streams(self) -> Int64s:

@@ -83,7 +83,7 @@ class Pad:
         """Rows of a field with one level of lists, read and padded at once."""
         assert self.fixed is not None
         values, mask = fetch.rows.take_padded(
-            field.name, fetch.numbers, self.fixed[0], fill_value(field, self.value), self.side
+            field.name, fetch.numbers, self.fixed[0], fill_value(field, self.value), self.side, fetch.found
         )
         return self._sliced(values, mask)
 
@@ -189,16 +189,15 @@ def _pad_levels(
     mask: npt.NDArray[np.bool_] | None = None
     for offsets, length in zip(reversed(data.offsets), reversed(lengths), strict=True):
         n = len(offsets) - 1
-        padded = np.full((n, length, *values.shape[1:]), fill, values.dtype)
+        padded = np.empty((n, length, *values.shape[1:]), values.dtype)
         here = np.empty((n, length), np.bool_)
-        pad_runs(values, offsets, padded, here, left)
+        pad_runs(values, offsets, padded, here, left, fill=fill)
         if mask is None and real is not None:
             # A missing item is no real one: it is padding, in its place.
-            here = np.zeros((n, length), np.bool_)
             pad_runs(real, offsets, here, None, left)
             padded[~here] = fill
         elif mask is not None:
-            here = np.zeros((n, length, *mask.shape[1:]), np.bool_)
+            here = np.empty((n, length, *mask.shape[1:]), np.bool_)
             pad_runs(mask, offsets, here, None, left)
         values, mask = padded, here
     assert mask is not None

@@ -198,7 +198,9 @@ class Plan:
         """What gives the entries of batches; reads the rows."""
         names = dict.fromkeys(name for group in self.groups for name in group.takes(fetch))
         taken = fetch.rows.take_many(names, fetch.numbers) if names else {}
-        return [group.entries(fetch, taken) for group in self.groups]
+        made = [group.entries(fetch, taken) for group in self.groups]
+        fetch.found.clear()
+        return made
 
 
 def stacked(values: list[Any], dtype: np.dtype[Any]) -> Any:
@@ -232,6 +234,7 @@ def plan_for(fields: list[Field], collate: Collate | None) -> Plan:
         raise OptionError(f"collate says what to do with each field, as {{'jet_pt': mm.pad(8)}}; got {collate!r}")
     asked = dict(collate or {})
     schema = Schema(fields)
+    asked = {schema.resolve(key) if key in schema.short else key: steps for key, steps in asked.items()}
     own = [name for name in asked if name in schema and not isinstance(asked[name], Stack)]
     groups: dict[str, Group] = {}
     taken: dict[str, str] = {}  # the group of each field that does not stand alone

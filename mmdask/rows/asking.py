@@ -1,0 +1,134 @@
+"""Asking the system for rows that will be read soon, in the order in which they lie in files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdask.errors import MmdaskError
+from mmdask.rows.part import by_rows
+from mmdask.store import paging
+from mmdask.store.arrays import SMALL_NBYTES
+from mmdask.store.layer import Layer
+from mmdask.store.snapshot import Snapshot
+
+__all__ = ["ask"]
+
+Int64s = npt.NDArray[np.int64]
+#: pages that are looked at first: if all of them are in memory, nothing is asked for
+_LOOKS = 64
+
+
+def ask(snapshot: Snapshot, names: Iterable[str], begins: Int64s, ends: Int64s) -> bool:
+    """Have the system read runs of rows, unless they are in memory as far as some of them tell.
+
+    Parameters
+    ----------
+    snapshot, names
+        The store, and the fields.
+    begins, ends : numpy.ndarray
+        int64 ``(n,)``: first store row of each run, and the one after its last; in any order.
+
+    Returns
+    -------
+    bool
+        Whether anything was asked for. What cannot be read raises where it is read, not here.
+    """
+    asked = list(names)
+    if not snapshot.addressable or not len(begins) or not asked:
+        return False
+    try:
+        return _ask(snapshot, asked, begins, ends)
+    except MmdaskError:
+        return False
+
+
+def _ask(snapshot: Snapshot, names: list[str], begins: Int64s, ends: Int64s) -> bool:
+    if paging.in_memory(list(islice(_looks(snapshot, names, begins), _LOOKS))):
+        return False
+    order = np.argsort(begins, kind="stable")
+    located = _in_parts(snapshot, begins[order], ends[order])
+    for name in names:
+        for piece in _of_rows(snapshot, name, *located):
+            paging.ask(piece)
+    # Where items lie is told by offsets, which have been asked for by now.
+    for name in names:
+        if snapshot.schema[name].n_offsets:
+            for piece in _of_items(snapshot, name, *located):
+                paging.ask(piece)
+    return True
+
+
+def _looks(snapshot: Snapshot, names: list[str], begins: Int64s) -> Iterator[int]:
+    """Addresses of some of the rows in some of the fields, spread over all of both."""
+    some = begins[np.linspace(0, len(begins) - 1, _LOOKS).astype(np.int64)]
+    few = names[:: -(-len(names) // _LOOKS)]
+    for i, name in enumerate(few):
+        rows = some[i :: len(few)]
+        for piece in _of_rows(snapshot, name, *_in_parts(snapshot, rows, rows + 1)):
+            yield from piece[:, 0].tolist()
+
+
+def _in_parts(snapshot: Snapshot, begins: Int64s, ends: Int64s) -> tuple[Int64s, Int64s, Int64s]:
+    """Runs of rows cut where parts end: the part of each, its first row there, and the one after its last."""
+    starts = snapshot.starts
+    low = np.searchsorted(starts, begins, side="right") - 1
+    high = np.maximum(np.searchsorted(starts, ends - 1, side="right") - 1, low)
+    n = high - low + 1
+    run = np.repeat(np.arange(len(n)), n)
+    part = low[run] + np.arange(len(run)) - (np.cumsum(n) - n)[run]
+    a, b = np.maximum(begins[run], starts[part]), np.minimum(ends[run], starts[part + 1])
+    return part, a - starts[part], b - starts[part]
+
+
+def _by_part(part: Int64s, a: Int64s, b: Int64s) -> Iterator[tuple[int, Int64s, Int64s]]:
+    edges = np.flatnonzero(np.diff(part)) + 1
+    if np.any(np.diff(part) < 0):
+        order = np.argsort(part, kind="stable")
+        part, a, b = part[order], a[order], b[order]
+        edges = np.flatnonzero(np.diff(part)) + 1
+    for here in np.split(np.arange(len(part)), edges):
+        yield int(part[here[0]]), a[here], b[here]
+
+
+def _of_rows(snapshot: Snapshot, name: str, part: Int64s, a: Int64s, b: Int64s) -> Iterator[Int64s]:
+    """Spans of what a field has one or more of for each row: values, offsets, shapes, flags."""
+    for p, begin, end in _by_part(part, a, b):
+        if by_rows(snapshot, p, name) is not None:
+            continue
+        layer, stored = snapshot.stored(p, name)
+        if stored.offsets:
+            yield _span(snapshot, layer, stored.offsets[0], begin, end + 1)
+        elif stored.values is not None:
+            yield _span(snapshot, layer, stored.values, begin, end)
+        if stored.shapes is not None:
+            yield _span(snapshot, layer, stored.shapes, begin, end)
+        if stored.valid and stored.valid[0] is not None:
+            yield _span(snapshot, layer, stored.valid[0], begin, end)
+
+
+def _of_items(snapshot: Snapshot, name: str, part: Int64s, a: Int64s, b: Int64s) -> Iterator[Int64s]:
+    """Spans of the items of rows, level by level; offsets that are damaged are found when they are read."""
+    for p, begin, end in _by_part(part, a, b):
+        if by_rows(snapshot, p, name) is not None:
+            continue
+        layer, stored = snapshot.stored(p, name)
+        for depth, number in enumerate(stored.offsets):
+            offsets = snapshot.array(layer, number)
+            last = len(offsets) - 1
+            begin, end = (offsets[np.clip(edge, 0, last)].astype(np.int64) for edge in (begin, end))
+            below = stored.offsets[depth + 1] if depth + 1 < len(stored.offsets) else stored.values
+            if below is not None:
+                yield _span(snapshot, layer, below, begin, end + (depth + 1 < len(stored.offsets)))
+            if depth + 1 < len(stored.valid) and (flags := stored.valid[depth + 1]) is not None:
+                yield _span(snapshot, layer, flags, begin, end)
+
+
+def _span(snapshot: Snapshot, layer: Layer, number: int, begin: Int64s, end: Int64s) -> Int64s:
+    """Spans of one array; none of one that is held in memory."""
+    if layer.arrays[number].nbytes <= SMALL_NBYTES:
+        return np.empty((0, 2), np.int64)
+    return paging.spans(snapshot.array(layer, number), begin, end)

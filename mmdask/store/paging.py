@@ -1,0 +1,70 @@
+"""Pages of maps: which are in memory, and asking the system to read those that are not.
+
+A page of a map that is touched and not in memory comes with what the system reads around it: up to megabytes, of which
+a block of 64 KiB is a small part. What is asked for before comes alone, and many pieces of it at the same time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["ask", "in_memory", "spans"]
+
+_PAGE = mmap.PAGESIZE
+Int64s = npt.NDArray[np.int64]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+for _call in (_libc.madvise, _libc.mincore):
+    _call.restype = ctypes.c_int
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+
+
+def spans(array: npt.NDArray[Any], starts: Int64s, stops: Int64s) -> Int64s:
+    """Addresses of the first byte, and beyond the last one, of runs of elements: int64 ``(n, 2)``.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        C-contiguous.
+    starts, stops : numpy.ndarray
+        int64 ``(n,)``: elements along the first axis; what lies outside is cut off.
+    """
+    edges = np.clip(np.stack([starts, stops], axis=1), 0, len(array))
+    found: Int64s = array.__array_interface__["data"][0] + edges * (array.nbytes // max(len(array), 1))
+    return found[found[:, 1] > found[:, 0]]
+
+
+def in_memory(addresses: list[int]) -> bool:
+    """Whether the system has the pages of all of these; they are mapped.
+
+    A system that does not tell about files of others says that it has.
+    """
+    state = ctypes.c_ubyte()
+    for address in addresses:
+        if _libc.mincore(address // _PAGE * _PAGE, _PAGE, ctypes.byref(state)) == 0 and not state.value & 1:
+            return False
+    return True
+
+
+def ask(found: Int64s) -> None:
+    """Have the system read the pages of spans of addresses, in their order, without waiting for them.
+
+    Advice alone: where the system does not take it, pages come when they are touched.
+    """
+    if not len(found):
+        return
+    begins = found[:, 0] // _PAGE * _PAGE
+    ends = found[:, 1]
+    order = np.argsort(begins, kind="stable")
+    begins, ends = begins[order], np.maximum.accumulate(ends[order])
+    # Those that touch are one.
+    first = np.concatenate([[True], begins[1:] > ends[:-1]])
+    last = np.append(first[1:], True)
+    for begin, end in zip(begins[first].tolist(), ends[last].tolist(), strict=True):
+        _libc.madvise(begin, end - begin, mmap.MADV_WILLNEED)
