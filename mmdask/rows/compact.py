@@ -20,6 +20,7 @@ from mmdask.store.layer_writer import FieldWriter, LayerWriter
 from mmdask.store.manifest import CONVERSION, Manifest, Part, part_keys, read_manifest, store_root
 from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.storage import storage_of
 from mmdask.store.verify import check_parts
 
 __all__ = ["MERGED", "compact", "constant_of", "used_labels"]
@@ -117,7 +118,7 @@ def _plan(snapshot: Snapshot, target: int) -> list[_Run]:
     runs: list[_Run] = []
     start = 0
     nbytes: list[int] = []
-    converted = os.path.exists(os.path.join(snapshot.path, CONVERSION))
+    converted = storage_of(snapshot.path).has(CONVERSION)
     wastes: list[bool] = []
 
     def close(stop: int) -> None:

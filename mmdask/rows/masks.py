@@ -34,6 +34,7 @@ from mmdask.rows.views import SnapshotView
 from mmdask.store.cache import Cache
 from mmdask.store.files import is_own_folder, open_file
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.storage import is_url
 from mmdask.store.system import SYSTEM, write_atomically
 
 __all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder", "read_kept", "warn_not_kept"]
@@ -354,6 +355,10 @@ def cache_folder(snapshot: Snapshot) -> str:
     """
     if not snapshot.on_disk:
         return os.path.join(os.devnull, snapshot.manifest.uuid)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    mine_alone = os.path.join(home, "mmdask", snapshot.manifest.uuid)
+    if is_url(snapshot.path):
+        return mine_alone  # whose the objects behind a URL are is not known
     inside = os.path.join(snapshot.path, "cache")
     owner = inside if os.path.lexists(inside) else snapshot.path
     try:
@@ -362,5 +367,4 @@ def cache_folder(snapshot: Snapshot) -> str:
         mine = False
     if mine and is_own_folder(snapshot.path, "cache", "masks"):
         return inside
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(home, "mmdask", snapshot.manifest.uuid)
+    return mine_alone

@@ -11,12 +11,10 @@ import contextlib
 import math
 import os
 import re
-import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NamedTuple
 
 from mmdask.display import count_text, nbytes_text
 from mmdask.errors import CorruptStoreError, FormatError, OptionError, UnfinishedError
@@ -24,18 +22,18 @@ from mmdask.rows.describing import summary_layers
 from mmdask.rows.lookup import index_layers
 from mmdask.rows.masks import Kept, read_kept
 from mmdask.rows.views import stored_id
-from mmdask.store.commit import amount, locked
+from mmdask.store.commit import amount
 from mmdask.store.layer import ID_PATTERN
 from mmdask.store.manifest import (
     Manifest,
     generations,
-    history_path,
+    history_name,
     read_manifest,
     read_past,
     store_root,
 )
 from mmdask.store.snapshot import rows_identity
-from mmdask.store.system import SYSTEM
+from mmdask.store.storage import Size, Storage, is_url, storage_of
 
 __all__ = ["VacuumReport", "seconds_of", "vacuum"]
 
@@ -143,19 +141,20 @@ def vacuum(
         raise OptionError(f"keep is a number of generations, 1 or more, got {keep!r}")
     seconds = seconds_of(grace, "grace")
     root = store_root(path)
+    storage = storage_of(root)
     newest = _newest(root)
     before = time.time() - seconds
     if dry_run:
-        found = _find(root, newest, keep, before)
+        found = _find(storage, newest, keep, before)
     else:
-        with locked(root):
-            found = _find(root, _newest(root), keep, before)
-            _set_aside(root, found)
-    masks = _choose(_masks(root, found.named, found.rows, every=cuts), math.inf if cuts else before, found)
+        with storage.alone():
+            found = _find(storage, _newest(root), keep, before)
+            _set_aside(storage, found)
+    masks = _choose(storage, _masks(storage, found.named, found.rows, every=cuts), math.inf if cuts else before, found)
     if not dry_run:
         for doomed in found.folders:
-            SYSTEM.remove_tree(doomed)
-        _unlink(masks)
+            storage.remove_folder("parts", doomed)
+        storage.unlink(masks)
     return VacuumReport(
         root,
         len(found.generations),
@@ -202,7 +201,7 @@ class _Found:
     generations: list[int] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    files: list[Sequence[str]] = field(default_factory=list)
     named: set[str] = field(default_factory=set)
     rows: set[str] = field(default_factory=set)
     n_layers: int = 0
@@ -211,69 +210,61 @@ class _Found:
     n_waiting: int = 0
     waiting_nbytes: int = 0
 
-    def count(self, size: _Size) -> None:
+    def count(self, size: Size) -> None:
         self.n_files += size.n_files
         self.nbytes += size.nbytes
 
-    def wait(self, size: _Size) -> None:
+    def wait(self, size: Size) -> None:
         self.n_waiting += 1
         self.waiting_nbytes += size.nbytes
 
 
-class _Size(NamedTuple):
-    """Files and bytes of a file or folder, and when something in it was changed last."""
-
-    n_files: int
-    nbytes: int
-    changed: float
-
-
-def _find(root: str, newest: Manifest | None, keep: int, before: float) -> _Found:
+def _find(storage: Storage, newest: Manifest | None, keep: int, before: float) -> _Found:
     """What has not been needed since `before`, but for kept masks."""
     found = _Found()
     kept, waiting, once_named = set[str](), set[str](), set[str]()
     if newest is not None:
-        kept, waiting, once_named = _find_generations(root, newest, keep, before, found)
+        kept, waiting, once_named = _find_generations(storage, newest, keep, before, found)
     found.named = kept | waiting
-    for entry in _entries(root, "parts"):
-        path = entry.path
-        if not entry.is_dir(follow_symlinks=False):
+    for entry in storage.entries("parts"):
+        name = entry.name
+        if not entry.is_folder:
             continue
-        if entry.name in waiting:
-            found.wait(_size(path))
-        elif _DOOMED in entry.name:
-            found.folders.append(path)
-            found.count(_size(path))
-        elif re.fullmatch(rf"{ID_PATTERN}(\.tmp-.*)?", entry.name) and entry.name not in found.named:
-            size = _size(path)
-            if entry.name not in once_named and size.changed > before:
+        if name in waiting:
+            found.wait(storage.size("parts", name))
+        elif _DOOMED in name:
+            found.folders.append(name)
+            found.count(storage.size("parts", name))
+        elif re.fullmatch(rf"{ID_PATTERN}(\.tmp-.*)?", name) and name not in found.named:
+            size = storage.size("parts", name)
+            if name not in once_named and size.changed > before:
                 found.wait(size)
                 continue
             found.count(size)
-            if _TEMPORARY in entry.name:
-                found.folders.append(path)
+            if _TEMPORARY in name:
+                found.folders.append(name)
             else:
-                found.layers.append(entry.name)
+                found.layers.append(name)
     found.n_layers = len(found.layers)
-    found.files = _choose(_loose_files(root, newest), before, found)
+    found.files = _choose(storage, _loose_files(storage, newest), before, found)
     return found
 
 
-def _choose(paths: Iterable[str], before: float, found: _Found) -> list[str]:
+def _choose(storage: Storage, files: Iterable[Sequence[str]], before: float, found: _Found) -> list[Sequence[str]]:
     """Those files that were not changed since `before`; all are counted."""
     chosen = []
-    for path in paths:
-        size = _size(path)
+    for names in files:
+        size = storage.size(*names)
         if size.changed > before:
             found.wait(size)
         else:
             found.count(size)
-            chosen.append(path)
+            chosen.append(names)
     return chosen
 
 
 def _find_generations(
-    root: str, newest: Manifest, keep: int, before: float, found: _Found
+    storage: Storage, newest: Manifest, keep: int, before: float, found: _Found
 ) -> tuple[set[str], set[str], set[str]]:
     """Choose the old manifests to go.
 
@@ -285,14 +276,14 @@ def _find_generations(
     """
     kept, waiting, gone = set(newest.layers), set[str](), set[str]()
     found.rows.add(rows_identity(newest))
-    superseded = _time_of(root, newest)
+    superseded = _time_of(storage, newest)
     going = False
-    for n, generation in enumerate(reversed(generations(root, newest.generation - 1)), 1):
-        path = history_path(root, generation)
+    for n, generation in enumerate(reversed(generations(storage.root, newest.generation - 1)), 1):
+        file = history_name(generation)
         # Once one goes, all older ones do.
         going = going or (n >= keep and superseded <= before)
         try:
-            manifest = read_past(root, newest, generation)
+            manifest = read_past(storage.root, newest, generation)
         except (CorruptStoreError, FormatError) as error:
             if not going:
                 error.add_note(
@@ -306,54 +297,61 @@ def _find_generations(
             found.rows.add(rows_identity(manifest))
         if going:
             found.generations.append(generation)
-            found.count(_size(path))
+            found.count(storage.size(*file))
             gone |= layers
         elif n >= keep:
-            found.wait(_size(path))
+            found.wait(storage.size(*file))
             waiting |= layers
         else:
             kept |= layers
-        superseded = _time_of(root, manifest) if manifest else _size(path).changed
+        superseded = _time_of(storage, manifest) if manifest else storage.size(*file).changed
     return kept, waiting - kept, gone - waiting - kept
 
 
-def _time_of(root: str, manifest: Manifest) -> float:
+def _time_of(storage: Storage, manifest: Manifest) -> float:
     """When a generation was committed."""
     if manifest.time:
         with contextlib.suppress(ValueError):
             return calendar.timegm(time.strptime(manifest.time, "%Y-%m-%dT%H:%M:%SZ"))
-    return _size(history_path(root, manifest.generation)).changed
+    return storage.size(*history_name(manifest.generation)).changed
 
 
-def _loose_files(root: str, newest: Manifest | None) -> Iterator[str]:
+def _loose_files(storage: Storage, newest: Manifest | None) -> Iterator[Sequence[str]]:
     """Files of dead writers: temporary ones, and manifests that were not committed.
 
     Those of commits are dead under the lock; of conversions, which write theirs without it, the age tells.
     """
     for folder, pattern in _WRITTEN.items():
-        for entry in _entries(root, folder):
-            if re.fullmatch(pattern, entry.name) and entry.is_file(follow_symlinks=False):
-                yield entry.path
+        names = [folder] if folder else []
+        for entry in storage.entries(*names):
+            if re.fullmatch(pattern, entry.name) and entry.is_file:
+                yield *names, entry.name
     last = newest.generation if newest else 0
-    for generation in generations(root, 1 << 62):
+    for generation in generations(storage.root, 1 << 62):
         if generation > last:
-            yield history_path(root, generation)
+            yield history_name(generation)
 
 
-def _masks(root: str, named: set[str], rows: set[str], *, every: bool) -> Iterator[str]:
-    """Kept cuts, summaries and indexes of layers or rows that no manifest names, damaged, or not finished; or all."""
-    for path, layers_of in _kept_files(root):
-        if every or _TEMPORARY in os.path.basename(path):
-            yield path
+def _masks(storage: Storage, named: set[str], rows: set[str], *, every: bool) -> Iterator[Sequence[str]]:
+    """Kept cuts, summaries and indexes of layers or rows that no manifest names, damaged, or not finished; or all.
+
+    Those of a store behind a URL are in the user's own cache folder.
+    """
+    if is_url(storage.root):
+        return
+    for file, layers_of in _kept_files(storage):
+        path = os.path.join(storage.root, *file)
+        if every or _TEMPORARY in file[-1]:
+            yield file
         elif layers_of is not None:
             layers = layers_of(path)
             if layers is None or not set(map(stored_id, layers)) <= named:
-                yield path
+                yield file
         elif not _needed(read_kept(path), named, rows):
-            yield path
+            yield file
 
 
-def _kept_files(root: str) -> Iterator[tuple[str, Callable[[str], set[str] | None] | None]]:
+def _kept_files(storage: Storage) -> Iterator[tuple[Sequence[str], Callable[[str], set[str] | None] | None]]:
     """The files of kept cuts, summaries and indexes; and what says of which layers those are that are no cuts."""
     kinds: tuple[tuple[str, tuple[str, ...], Callable[[str], set[str] | None] | None], ...] = (
         ("masks", (".mask", ".rows"), None),
@@ -361,12 +359,11 @@ def _kept_files(root: str) -> Iterator[tuple[str, Callable[[str], set[str] | Non
         ("keys", (".keys",), index_layers),
     )
     for folder, endings, layers_of in kinds:
-        inside = os.path.join("cache", folder)
-        for above in _entries(root, inside):
-            for entry in _entries(root, os.path.join(inside, above.name)):
+        for above in storage.entries("cache", folder):
+            for entry in storage.entries("cache", folder, above.name):
                 ours = _TEMPORARY in entry.name or entry.name.endswith(endings)
-                if ours and entry.is_file(follow_symlinks=False):
-                    yield entry.path, layers_of
+                if ours and entry.is_file:
+                    yield ("cache", folder, above.name, entry.name), layers_of
 
 
 def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:
@@ -376,53 +373,11 @@ def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:
     return kept.identity in rows if kept.layers is None else set(map(stored_id, kept.layers.values())) <= named
 
 
-def _entries(root: str, folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder of the store, if it and all above it within the store are folders and no links."""
-    path = root
-    for name in filter(None, folder.split(os.sep)):
-        path = os.path.join(path, name)
-        try:
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
-                return []
-        except OSError:
-            return []
-    with os.scandir(path) as found:
-        return sorted(found, key=lambda e: e.name)
-
-
-def _size(path: str) -> _Size:
-    """Of a file, or of a folder with everything in it; zero for what is gone."""
-    try:
-        info = os.lstat(path)
-    except OSError:
-        return _Size(0, 0, 0.0)
-    if not stat.S_ISDIR(info.st_mode):
-        return _Size(1, info.st_size, info.st_mtime)
-    total = _Size(0, 0, info.st_mtime)
-    with contextlib.suppress(OSError), os.scandir(path) as found:
-        for entry in found:
-            size = _size(entry.path)
-            total = _Size(total.n_files + size.n_files, total.nbytes + size.nbytes, max(total.changed, size.changed))
-    return total
-
-
-def _unlink(paths: Iterable[str]) -> None:
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            SYSTEM.unlink(path)
-
-
-def _set_aside(root: str, found: _Found) -> None:
+def _set_aside(storage: Storage, found: _Found) -> None:
     """Take old manifests out of the history, and give layers a name that nobody looks for; durably, in this order."""
-    _unlink(found.files)
+    storage.unlink(found.files)
     if found.generations:
-        _unlink(history_path(root, generation) for generation in sorted(found.generations))
-        SYSTEM.fsync_folder(os.path.join(root, "history"))
+        storage.unlink(history_name(generation) for generation in sorted(found.generations))
+        storage.sync_names("history")
     if found.layers:
-        parts = os.path.join(root, "parts")
-        for layer in found.layers:
-            path = os.path.join(parts, layer)
-            aside = f"{path}{_DOOMED}{os.urandom(8).hex()}"
-            SYSTEM.rename(path, aside)
-            found.folders.append(aside)
-        SYSTEM.fsync_folder(parts)
+        found.folders += storage.withdraw(found.layers, _DOOMED)

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import ExpressionError
-from mmdask.expr import Expression, Node, Result, check, evaluate, parse
-from mmdask.expr.tree import Name
+from mmdask.expr import Expression, Result, check, evaluate, parse
+from mmdask.expr.tree import names_of
 from mmdask.expr.typed import Typed
 from mmdask.schema import Field, FieldData, Schema, check_name
 
@@ -117,18 +117,7 @@ def names_in(name: str, text: str) -> set[str]:
 
 def names_in_text(text: str) -> set[str]:
     """Every name in an expression; none in an empty text."""
-
-    def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, Name):
-            yield value.name
-        elif isinstance(value, Node):
-            for f in dataclasses.fields(value):
-                yield from walk(getattr(value, f.name))
-        elif isinstance(value, tuple):
-            for v in value:
-                yield from walk(v)
-
-    return set(walk(parse(text))) if text else set()
+    return {name.name for name in names_of(parse(text))} if text else set()
 
 
 @contextlib.contextmanager

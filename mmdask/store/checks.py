@@ -20,9 +20,11 @@ from mmdask.errors import CorruptStoreError, FormatError, OptionError
 from mmdask.store.claims import Claims, CountClaims, MissingClaims, ValueClaims
 from mmdask.store.crosscheck import crosscheck
 from mmdask.store.layer import Layer, StoredField
-from mmdask.store.npy import EXTENT
-from mmdask.store.scan import Damage, Place, Use, read_entry, runs_of, scan, size_problem
+from mmdask.store.opened import Place, extent_nbytes
+from mmdask.store.scan import Damage, Use, read_entry, runs_of, scan
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.storage import storage_of
+from mmdask.store.zarr_form import GROUP, METADATA
 
 __all__ = ["PartCheck", "Plan", "Problem", "without_path"]
 
@@ -289,6 +291,8 @@ class _LayerCheck:
     def start(self, pool: ThreadPoolExecutor) -> Iterator[Problem]:
         """Look at the sizes of all files, and give their data to the threads."""
         task = _Task()
+        if any(spec.zarr for spec in self.layer.arrays):
+            yield from self._group()
         for number, spec in enumerate(self.layer.arrays):
             if number == self.layer.grains and not self.plan.statistics:
                 continue
@@ -299,8 +303,9 @@ class _LayerCheck:
                 yield from self._named(number, Damage(0, spec.shape[0], wrong))
             elif not self.plan.quick:
                 place, use = self._place(number), self._use(number)
-                for i, extents in enumerate(_split(self.plan.extents(len(spec.checksums)))):
-                    nbytes = sum(min(e.stop * EXTENT, spec.nbytes) - e.start * EXTENT for e in extents)
+                size = extent_nbytes(spec)
+                for i, extents in enumerate(_split(self.plan.extents(len(spec.checksums)), size)):
+                    nbytes = sum(min(e.stop * size, spec.nbytes) - e.start * size for e in extents)
                     if task.items and (len(task.items) >= TASK_ARRAYS or task.nbytes + nbytes > TASK_NBYTES):
                         self._submit(task, pool)
                         task = _Task()
@@ -309,16 +314,28 @@ class _LayerCheck:
         if task.items:
             self._submit(task, pool)
 
+    def _group(self) -> Iterator[Problem]:
+        """Whether other programs find the group of zarr that a layer of zarr arrays is."""
+        self.files += 1
+        file = f"parts/{self.layer.id}/{METADATA}"
+        try:
+            same = storage_of(self.part.snapshot.path).read(*file.split("/"), limit=len(GROUP)) == GROUP
+        except OSError as error:
+            yield Problem(file, "", None, f"cannot be read: {error.strerror}")
+            return
+        if not same:
+            yield Problem(file, "", None, "is damaged (mmdask does not need it, zarr.open does)")
+
     def _missing(self, number: int) -> str:
         place = self._place(number)
         try:
-            fd = place.open()
+            file = place.open()
         except OSError as error:
             return f"cannot be read: {error.strerror}"
         try:
-            return size_problem(place, fd)
+            return file.size_problem()
         finally:
-            os.close(fd)
+            file.close()
 
     def _submit(self, task: _Task, pool: ThreadPoolExecutor) -> None:
         task.future = pool.submit(task.run)
@@ -380,7 +397,11 @@ class _LayerCheck:
             return
         try:
             for number, depth, damage in crosscheck(
-                self.parts, self.layer, stored, text=stored.values in self._not_ascii
+                self.parts,
+                self.layer,
+                stored,
+                text=stored.values in self._not_ascii,
+                counts=self.plan.statistics,
             ):
                 rows = self.part.rows(*self._to_rows(stored, depth, damage))
                 yield Problem(self._file(number), name, rows, damage.message)
@@ -427,9 +448,9 @@ class _LayerCheck:
         return start, stop
 
 
-def _split(extents: Sequence[int]) -> list[list[range]]:
-    """Extents as runs, no more together than a task reads; one entry at least, for the header."""
-    most = max(TASK_NBYTES // EXTENT, 1)
+def _split(extents: Sequence[int], nbytes: int) -> list[list[range]]:
+    """Extents of so many bytes as runs, no more together than a task reads; one entry at least, for the header."""
+    most = max(TASK_NBYTES // nbytes, 1)
     return [runs_of(extents[i : i + most]) for i in range(0, len(extents), most)] or [[]]
 
 

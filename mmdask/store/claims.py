@@ -5,17 +5,16 @@ A cut skips rows because of these numbers, so wrong ones, which checksums cannot
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.store.files import open_file
 from mmdask.store.grains import GRAIN, HOLDS_MISSING, HOLDS_NAN, HOLDS_NUMBER, n_grains, span, wide_dtype
 from mmdask.store.layer import Layer, StoredField
-from mmdask.store.npy import HEADER, ArraySpec
+from mmdask.store.npy import ArraySpec
+from mmdask.store.opened import OpenArray, Place
 
 __all__ = ["Claims", "CountClaims", "MissingClaims", "ValueClaims"]
 
@@ -56,18 +55,18 @@ class Claims:
             spec = self.layer.arrays[number]
             if (np.diff(ends) < 0).any() or ends[0] or ends[-1] != spec.shape[0] - 1:
                 return False  # such offsets are reported, and say nothing of grains
-            fd = self._open(spec)
+            file = self._open(spec)
             try:
-                ends = np.array([_read(fd, np.dtype("<i8"), i, i + 1)[0] for i in ends.tolist()], np.int64)
+                ends = np.array([_read(file, np.dtype("<i8"), i, i + 1)[0] for i in ends.tolist()], np.int64)
             finally:
-                os.close(fd)
+                file.close()
         self._ends = ends * self.width
         tables = [self._table(stored) for stored in self.fields]
         self.prepare(tables)
         return bool((np.diff(ends) >= 0).all()) and not ends[0]
 
-    def _open(self, spec: ArraySpec) -> int:
-        return open_file(self.parts, self.layer.id, spec.file)
+    def _open(self, spec: ArraySpec) -> OpenArray:
+        return Place(self.parts, self.layer.id, spec).open()
 
     def _table(self, stored: StoredField) -> Int64s | None:
         """The entry of a field in the array of grains."""
@@ -75,11 +74,11 @@ class Claims:
             return None
         spec = self.layer.arrays[self.layer.grains]
         n = spec.shape[1] * spec.shape[2]
-        fd = self._open(spec)
+        file = self._open(spec)
         try:
-            entry = _read(fd, np.dtype("<i8"), stored.bounds.entry * n, (stored.bounds.entry + 1) * n)
+            entry = _read(file, np.dtype("<i8"), stored.bounds.entry * n, (stored.bounds.entry + 1) * n)
         finally:
-            os.close(fd)
+            file.close()
         return entry.reshape(spec.shape[1:])
 
     def close(self) -> None:
@@ -106,13 +105,11 @@ class Claims:
         raise NotImplementedError
 
 
-def _read(fd: int, dtype: np.dtype[Any], start: int, stop: int) -> Array:
-    """Elements of an open array file."""
-    n = (stop - start) * dtype.itemsize
-    data = os.pread(fd, n, HEADER + start * dtype.itemsize)
-    if len(data) < n:
-        raise OSError(0, "the file ends before its data do")
-    return np.frombuffer(data, dtype)
+def _read(file: OpenArray, dtype: np.dtype[Any], start: int, stop: int) -> Array:
+    """Elements of an open array, counted over all its axes."""
+    raw = np.empty((stop - start) * dtype.itemsize, np.uint8)
+    file.fill(raw, start * dtype.itemsize)
+    return raw.view(dtype)
 
 
 class ValueClaims(Claims):
@@ -125,7 +122,7 @@ class ValueClaims(Claims):
         self.spec = layer.arrays[stored.values]
         self.width = int(np.prod(self.spec.shape[1:]))
         self._valid = stored.valid[depth] if depth < len(stored.valid) else None
-        self._fd = -1
+        self._flags: OpenArray | None = None
 
     def prepare(self, tables: list[Int64s | None]) -> None:
         held, [table] = self.fields[0].bounds, tables
@@ -143,17 +140,17 @@ class ValueClaims(Claims):
                 self._high[g] = min(high[g], held.high) if some else None
                 self._nan[g] = bool(holds & HOLDS_NAN) and held.nan
         if self._valid is not None:
-            self._fd = self._open(self.layer.arrays[self._valid])
+            self._flags = self._open(self.layer.arrays[self._valid])
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._flags is not None:
+            self._flags.close()
+            self._flags = None
 
     def problem(self, grain: int, elements: Array, first: int) -> str:
-        if self._fd >= 0:
+        if self._flags is not None:
             a, b = first // self.width, -(-(first + len(elements)) // self.width)
-            known = np.repeat(_read(self._fd, np.dtype("u1"), a, b) != 0, self.width)
+            known = np.repeat(_read(self._flags, np.dtype("u1"), a, b) != 0, self.width)
             elements = elements[known[first - a * self.width :][: len(elements)]]
         low, high, nan = span(elements)
         if nan and not self._nan[grain]:

@@ -1,39 +1,43 @@
 """The commit: the only way in which a store changes, atomic and durable.
 
-A commit takes the store's lock, reads the newest manifest, applies its change to that one, and replaces manifest.json
-by rename. Whatever happens before the rename leaves the last commit as it was; nothing that happens after it matters.
+A commit reads the newest manifest, applies its change to that one, and replaces manifest.json at once, while nobody
+else's commit comes between: that is kept away by a lock, or noticed, and then all of it is done again. Whatever happens
+before leaves the last commit as it was; nothing that happens afterwards matters. `mmdask.store.storage` has the steps.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
-import socket
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from mmdask.display import amount
-from mmdask.errors import ConflictError, FormatError, MmdaskError, SchemaError, StoreNotFoundError
+from mmdask.errors import (
+    ConflictError,
+    CorruptStoreError,
+    FormatError,
+    MmdaskError,
+    SchemaError,
+    StoreNotFoundError,
+)
 from mmdask.schema import Field, Schema
-from mmdask.store.files import is_own_folder
-from mmdask.store.layer import Layer, layer_exists, layer_path
+from mmdask.store.document import MAX_NBYTES
+from mmdask.store.layer import Layer, layer_exists
 from mmdask.store.manifest import (
     MANIFEST,
     Manifest,
     Part,
     dump_manifest,
     generations,
-    history_path,
     parse_manifest,
     read_manifest,
     read_past,
     store_root,
 )
-from mmdask.store.system import SYSTEM, write_atomically
+from mmdask.store.storage import Storage, Turn, storage_of
+from mmdask.store.zarr_form import form_of
 
 __all__ = [
     "add_parts",
@@ -41,86 +45,15 @@ __all__ = [
     "block_rows_for",
     "commit",
     "discard_layers",
-    "locked",
     "merge_schemas",
     "remove_layer",
     "same_store",
 ]
 
-LOCK_SECONDS = 120.0
 #: characters of the line that says what a commit did; every generation has one
 MAX_ACTION = 200
 #: a block of the widest field has at most this many bytes
 BLOCK_NBYTES = 64 << 10
-
-
-class _Lock:
-    """An flock that a forked child does not keep alive."""
-
-    #: bytes of the line that says who took it last; written over each time, so that no moment has half of one
-    NBYTES = 128
-
-    def __init__(self, path: str) -> None:
-        try:
-            self.fd = SYSTEM.open_or_create(path)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise FormatError(f"{path} is a link, which a store has none of; nothing is written through it") from None
-
-    def sign(self) -> None:
-        """Say who holds it; for people, so that a full disk is no reason to stop."""
-        text = f"process {os.getpid()} on {socket.gethostname()}"[: self.NBYTES - 1]
-        with contextlib.suppress(OSError):
-            SYSTEM.write(self.fd, text.encode("ascii", "replace").ljust(self.NBYTES - 1) + b"\n", 0)
-
-    def holder(self) -> str:
-        """Who took it last, in words; empty if it does not say."""
-        return os.pread(self.fd, self.NBYTES, 0).decode("ascii", "replace").strip()
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
-_HELD: weakref.WeakSet[_Lock] = weakref.WeakSet()
-
-
-def _close_in_child() -> None:
-    for lock in list(_HELD):
-        lock.close()
-
-
-os.register_at_fork(after_in_child=_close_in_child)
-
-
-@contextlib.contextmanager
-def locked(root: str) -> Iterator[None]:
-    """Hold the store's lock; the file stays, so that all processes lock the same one."""
-    lock = _Lock(os.path.join(root, ".lock"))
-    _HELD.add(lock)
-    deadline = time.monotonic() + LOCK_SECONDS
-    try:
-        while True:
-            try:
-                fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ConflictError(
-                        f"{root}: another process has been committing for {LOCK_SECONDS:.0f} s "
-                        f"({lock.holder() or 'it does not say which'}); if it is stopped inside a commit, end it"
-                    ) from None
-                time.sleep(0.005)
-        lock.sign()
-        yield
-    finally:
-        if lock.fd >= 0:
-            # Explicitly: a child forked meanwhile shares the lock and would keep it.
-            fcntl.flock(lock.fd, fcntl.LOCK_UN)
-        lock.close()
-        _HELD.discard(lock)
 
 
 def commit(
@@ -134,7 +67,8 @@ def commit(
         The store's folder, which exists.
     change : callable
         Gets the newest manifest, or None when there is none yet, and returns the next; its generation, time and
-        action are set here. It is called while other processes wait: it must not wait for them.
+        action are set here. It is called while other processes wait, and must not wait for them; and once more when
+        another process was first, as can be behind a URL.
     action : str
         What is done, in a line for the history, ``"append 3 parts, 1,200 rows"``; a long one is cut.
 
@@ -153,35 +87,44 @@ def commit(
         When the system refuses a call. Nothing is committed then, unless a note of the error says otherwise.
     """
     root = store_root(store_path)
-    with locked(root):
-        try:
-            base = read_manifest(root)
-        except StoreNotFoundError:
-            base = None
-        new = change(base)
-        if new == base:
+    storage = storage_of(root)
+    while True:
+        with storage.turn() as turn:
+            new, done = _attempt(storage, turn, change, action)
+        if done:
             return new
-        _check_layers(root, base, new)
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        new = replace(new, generation=base.generation + 1 if base else 1, time=now, action=_one_line(action))
-        data = _checked(root, dump_manifest(new))
-        history = os.path.join(root, "history")
-        with contextlib.suppress(FileExistsError):
-            SYSTEM.mkdir(history)
-        if not is_own_folder(root, "history"):
-            raise FormatError(f"{history} is a link or a file, which it cannot be in a store; nothing is written")
-        if base is None:
-            # The folders are there before the manifest that needs them, also those that a dead process made.
-            SYSTEM.fsync_folder(os.path.dirname(root))
-            SYSTEM.fsync_folder(root)
-        # One that is already there belongs to a writer that died before its commit point.
-        write_atomically(history_path(root, new.generation), data)
-        try:
-            write_atomically(os.path.join(root, MANIFEST), data)
-        except BaseException as error:
-            _note_if_visible(root, new, error)
-            raise
-    return new
+
+
+def _attempt(
+    storage: Storage, turn: Turn, change: Callable[[Manifest | None], Manifest], action: str
+) -> tuple[Manifest, bool]:
+    """The next manifest, and whether it is the newest now: another commit may have been first."""
+    root = storage.root
+    base = _newest(root, turn)
+    new = change(base)
+    if new == base:
+        return new, True
+    if base is None:
+        new = replace(new, zarr=form_of(root))
+    _check_layers(storage, base, new)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    new = replace(new, generation=base.generation + 1 if base else 1, time=now, action=_one_line(action))
+    data = _checked(root, dump_manifest(new))
+    try:
+        return new, turn.publish(new.generation, data)
+    except BaseException as error:
+        _note_if_visible(root, new, error)
+        raise
+
+
+def _newest(root: str, turn: Turn) -> Manifest | None:
+    """The manifest that is to be changed; None where there is none yet."""
+    path = os.path.join(root, MANIFEST)
+    try:
+        data = turn.newest(MAX_NBYTES)
+    except OSError as error:
+        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
+    return None if data is None else parse_manifest(data, path)
 
 
 def _checked(root: str, data: bytes) -> bytes:
@@ -213,19 +156,18 @@ def _one_line(text: str) -> str:
     return line if len(line) <= MAX_ACTION else line[: MAX_ACTION - 3] + "..."
 
 
-def _check_layers(root: str, base: Manifest | None, new: Manifest) -> None:
+def _check_layers(storage: Storage, base: Manifest | None, new: Manifest) -> None:
     """Raise `ConflictError` when layers that are named newly are not there."""
     named = new.layers - (base.layers if base else set())
     if not named:
         return
     # They may have been put in place by a process that died before their names were durable.
-    with contextlib.suppress(FileNotFoundError):
-        SYSTEM.fsync_folder(os.path.join(root, "parts"))
-    gone = sorted(layer for layer in named if not layer_exists(root, layer))
+    storage.layers_are_durable()
+    gone = sorted(layer for layer in named if not layer_exists(storage.root, layer))
     if gone:
         raise ConflictError(
-            f"{root}: {len(gone)} of the layers to be committed ({gone[0]}, ...) are gone; removed meanwhile by "
-            "vacuum, or by hand. Nothing was committed: write them again (a longer grace= of mm.vacuum leaves slow "
+            f"{storage.root}: {len(gone)} of the layers to be committed ({gone[0]}, ...) are gone; removed meanwhile "
+            "by vacuum, or by hand. Nothing was committed: write them again (a longer grace= of mm.vacuum leaves slow "
             "writers more time)"
         )
 
@@ -266,12 +208,12 @@ def discard_layers(store_path: str | os.PathLike[str], layer_ids: Iterable[str])
 
 def remove_layer(root: str, layer_id: str) -> None:
     """Remove a layer that no manifest names; under another name, so that no moment shows half of it as a layer."""
-    path = layer_path(root, layer_id)
-    aside = f"{path}.tmp-{os.urandom(8).hex()}"
+    storage = storage_of(root)
+    if storage.may_commit_late:
+        return  # vacuum finds out
     with contextlib.suppress(OSError):
-        SYSTEM.rename(path, aside)
-        SYSTEM.fsync_folder(os.path.dirname(path))
-        SYSTEM.remove_tree(aside)
+        for left in storage.withdraw([layer_id], ".tmp-"):
+            storage.remove_folder("parts", left)
 
 
 def block_rows_for(layers: Iterable[Layer]) -> int:

@@ -6,7 +6,6 @@ Each array is whole when these are asked; they find what a writer got wrong, whi
 from __future__ import annotations
 
 import codecs
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,9 +14,11 @@ import numpy.typing as npt
 
 from mmdask.errors import SchemaError
 from mmdask.schema import FieldData
+from mmdask.store.grains import Held, count_inf, count_nan
 from mmdask.store.layer import Layer, StoredField, check_text, wrong_shapes
 from mmdask.store.npy import EXTENT
-from mmdask.store.scan import Damage, Place, pieces_of, read_elements
+from mmdask.store.opened import OpenArray, Place, read_elements
+from mmdask.store.scan import Damage, pieces_of
 
 __all__ = ["Finding", "crosscheck"]
 
@@ -33,8 +34,8 @@ class Finding(NamedTuple):
     damage: Damage
 
 
-def crosscheck(parts: str, layer: Layer, stored: StoredField, *, text: bool) -> Iterator[Finding]:
-    """What is wrong between the arrays of a field; `text` says whether strings are looked at.
+def crosscheck(parts: str, layer: Layer, stored: StoredField, *, text: bool, counts: bool = True) -> Iterator[Finding]:
+    """What is wrong between the arrays of a field; `text` says whether strings are looked at, `counts` what is counted.
 
     Raises
     ------
@@ -45,9 +46,14 @@ def crosscheck(parts: str, layer: Layer, stored: StoredField, *, text: bool) -> 
     try:
         if stored.shapes is not None:
             yield from _shapes(arrays, stored.shapes)
+        wrong_values = False
         for depth, number in enumerate(stored.valid):
-            if number is not None:
-                yield from _valid(arrays, depth, number)
+            for found in _valid(arrays, depth, number) if number is not None else ():
+                wrong_values = True
+                yield found
+        held = stored.bounds
+        if counts and held is not None and (held.nans or held.infs) and not wrong_values:
+            yield from _counts(arrays, held)
         if text and stored.kind == "string" and stored.values is not None:
             depth = len(stored.offsets) - 1
             n = layer.arrays[stored.offsets[-1]].shape[0] - 1
@@ -66,19 +72,19 @@ class _Arrays:
 
     def __init__(self, parts: str, layer: Layer, stored: StoredField) -> None:
         self.parts, self.layer, self.stored = parts, layer, stored
-        self._fds: dict[int, int] = {}
+        self._files: dict[int, OpenArray] = {}
 
     def reader(self, number: int) -> Read:
         """A function that reads a run of elements of an array."""
         spec = self.layer.arrays[number]
-        if number not in self._fds:
-            self._fds[number] = Place(self.parts, self.layer.id, spec).open()
-        fd = self._fds[number]
-        return lambda start, stop: read_elements(fd, spec, start, stop)
+        if number not in self._files:
+            self._files[number] = Place(self.parts, self.layer.id, spec).open()
+        file = self._files[number]
+        return lambda start, stop: read_elements(file, spec, start, stop)
 
     def close(self) -> None:
-        for fd in self._fds.values():
-            os.close(fd)
+        for file in self._files.values():
+            file.close()
 
 
 def _first_and_last(wrong: npt.NDArray[np.bool_], start: int, message: str) -> Damage:
@@ -118,6 +124,26 @@ def _valid(arrays: _Arrays, depth: int, number: int) -> Iterator[Finding]:
         if wrong.any():
             message = "a missing value has items" if is_list else "a missing value is not nan, NaT or zero"
             yield Finding(below, depth, _first_and_last(wrong, a, message))
+
+
+def _counts(arrays: _Arrays, held: Held) -> Iterator[Finding]:
+    """Whether as many values are nan, and infinite, as is kept; those that are missing do not count."""
+    stored, number = arrays.stored, arrays.stored.values
+    assert number is not None
+    read, spec = arrays.reader(number), arrays.layer.arrays[number]
+    depth = len(stored.offsets)
+    flags = stored.valid[depth] if depth < len(stored.valid) else None
+    there = None if flags is None else arrays.reader(flags)
+    nans = infs = 0
+    width = max(spec.nbytes // max(spec.shape[0], 1), 1)
+    for a, b in pieces_of(spec.shape[0], max(1, min(_ELEMENTS, EXTENT // width))):
+        values = read(a, b)
+        values = values if there is None else values[there(a, b)]
+        nans += count_nan(values)
+        infs += count_inf(values)
+    for kept, found, what in ((held.nans, nans, "nan or NaT"), (held.infs, infs, "infinite")):
+        if kept is not None and kept != found:
+            yield Finding(number, depth, Damage(0, spec.shape[0], f"{kept} values are kept as {what}, and {found} are"))
 
 
 def _is_blank(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

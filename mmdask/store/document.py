@@ -13,13 +13,13 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.store.files import open_file
 from mmdask.store.npy import checksum
+from mmdask.store.storage import storage_of
 
-__all__ = ["MAX_DEPTH", "MAX_NBYTES", "MAX_TEXT", "MAX_VALUES", "Reader", "dump", "parse", "read", "read_file"]
+__all__ = ["MAX_DEPTH", "MAX_NBYTES", "MAX_TEXT", "MAX_VALUES", "Reader", "dump", "parse", "read_file"]
 
 MAX_NBYTES = 64 << 20
 #: a value takes up to some hundred bytes of memory, and as little as two in a document
@@ -53,16 +53,8 @@ def dump(document: Mapping[str, Any]) -> bytes:
     return whole
 
 
-def read(file: BinaryIO, where: str) -> bytes:
-    """The bytes of an open file, if they are not too many for a document."""
-    size = os.fstat(file.fileno()).st_size
-    if size > MAX_NBYTES:
-        raise FormatError(f"{where}: {size} bytes, more than the limit of {MAX_NBYTES}")
-    return file.read(size)
-
-
-def read_file(parent: str, *names: str) -> bytes:
-    """The bytes of a document in a store; see `open_file`.
+def read_file(root: str, *names: str) -> bytes:
+    """The bytes of a document of a store.
 
     Raises
     ------
@@ -71,8 +63,12 @@ def read_file(parent: str, *names: str) -> bytes:
     FormatError
         When it is too large.
     """
-    with open(open_file(parent, *names), "rb") as file:
-        return read(file, os.path.join(parent, *names))
+    storage = storage_of(root)
+    data = storage.read(*names, limit=MAX_NBYTES)
+    if len(data) > MAX_NBYTES:
+        size = storage.size(*names).nbytes
+        raise FormatError(f"{os.path.join(root, *names)}: {size} bytes, more than the limit of {MAX_NBYTES}")
+    return data
 
 
 def parse(data: bytes, where: str) -> dict[str, Any]:

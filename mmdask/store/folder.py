@@ -1,4 +1,4 @@
-"""The folder of a store that is to be: whether a path is free, made, and given back."""
+"""The place of a store that is to be: whether it is free, made, and given back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import os
 
 from mmdask.errors import OptionError, StoreExistsError
 from mmdask.store.manifest import CONVERSION, MANIFEST, generations, repair
+from mmdask.store.storage import Entry, is_url, storage_of
 from mmdask.store.system import SYSTEM
+from mmdask.store.zarr_form import METADATA, Zarr, root_document
 
 __all__ = ["check_free", "check_outside", "make_folder", "remove_folder"]
+
+#: what a writer that died before its first commit may have left
+_OURS = ("parts", "history", "cache", ".lock", METADATA)
 
 
 def check_free(root: str) -> None:
     """Raise `StoreExistsError` unless a path is free, or a folder with only what a dead writer left of a store."""
+    if is_url(root):
+        _check_free_url(root)
+        return
     check_outside(root)
     if not os.path.lexists(root):
         return
@@ -24,7 +32,7 @@ def check_free(root: str) -> None:
         raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
     if CONVERSION in names:
         raise StoreExistsError(f"{root} exists: an unfinished conversion; finish it with the same call, or remove it")
-    ours = {n for n in names if n in ("parts", "history", "cache", ".lock") or n.startswith(f"{MANIFEST}.tmp-")}
+    ours = {n for n in names if n in _OURS or n.startswith((f"{MANIFEST}.tmp-", f"{METADATA}.tmp-"))}
     if names != ours:
         raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another path")
     # The first commit writes history before it is one, so a first generation alone may be that of a dead writer.
@@ -32,8 +40,23 @@ def check_free(root: str) -> None:
         raise StoreExistsError(f"{root} exists: a store without its {MANIFEST}; {repair(root, last)}")
 
 
+def _check_free_url(root: str) -> None:
+    storage = storage_of(root)
+    storage.check_writable()
+    if storage.has(MANIFEST):
+        raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
+    if storage.has(CONVERSION):
+        raise StoreExistsError(f"{root} exists: an unfinished conversion; finish it with the same call, or remove it")
+    if not {entry.name for entry in storage.entries()} <= {*_OURS}:
+        raise StoreExistsError(f"{root} exists, and holds other things than a store; choose another URL")
+    if (last := max(generations(root, 1 << 63), default=0)) > 1:
+        raise StoreExistsError(f"{root} exists: a store without its {MANIFEST}; {repair(root, last)}")
+
+
 def check_outside(root: str) -> None:
-    """Raise `OptionError` if a path lies in a store."""
+    """Raise `OptionError` if a path lies in a store; what is above a URL may not be for us to read."""
+    if is_url(root):
+        return
     above = os.path.dirname(os.path.realpath(root))
     while above != os.path.dirname(above):
         if all(os.path.lexists(os.path.join(above, name)) for name in (MANIFEST, "history")):
@@ -41,8 +64,10 @@ def check_outside(root: str) -> None:
         above = os.path.dirname(above)
 
 
-def make_folder(root: str) -> None:
+def make_folder(root: str, form: Zarr | None = None) -> None:
     """Make the folder of a new store, durably, or take over what a dead writer left of one.
+
+    `form` is how its arrays will be stored, as its zarr.json tells all who write to it; None for ``.npy`` files.
 
     Raises
     ------
@@ -51,9 +76,18 @@ def make_folder(root: str) -> None:
     OptionError
         When there is no folder to make it in.
     """
-    if os.path.lexists(root):
+    if is_url(root) or os.path.lexists(root):
         check_free(root)
-        return
+    else:
+        _make(root)
+    storage = storage_of(root)
+    if form is not None:
+        storage.write(root_document(form), METADATA)
+    elif storage.has(METADATA):
+        storage.unlink([(METADATA,)])
+
+
+def _make(root: str) -> None:
     parent = os.path.dirname(root)
     try:
         SYSTEM.mkdir(root)
@@ -70,6 +104,16 @@ def make_folder(root: str) -> None:
 
 def remove_folder(root: str) -> None:
     """Remove the folder of a store that never came to be; one that others have put something into stays."""
+    storage = storage_of(root)
+    with contextlib.suppress(OSError):
+        if storage.has(METADATA) and not any(map(_is_used, storage.entries())):
+            storage.unlink([(METADATA,)])
+    if is_url(root):
+        return
     for folder in (os.path.join(root, "parts"), root):
         with contextlib.suppress(OSError):
             SYSTEM.rmdir(folder)
+
+
+def _is_used(entry: Entry) -> bool:
+    return entry.name not in ("parts", METADATA)

@@ -26,6 +26,8 @@ __all__ = [
     "HOLDS_NUMBER",
     "Held",
     "Tally",
+    "count_inf",
+    "count_nan",
     "has_order",
     "limits",
     "n_grains",
@@ -61,6 +63,8 @@ class Held:
         Of a field with lists, the fewest and most elements of a row's outermost list.
     entry : int or None
         Number of the field in the layer's array of grains.
+    nans, infs : int or None
+        How many values are nan or NaT, and infinite, where some are; None where that was not counted.
     """
 
     low: Number | None = None
@@ -68,6 +72,18 @@ class Held:
     nan: bool = False
     items: tuple[int, int] | None = None
     entry: int | None = None
+    nans: int | None = None
+    infs: int | None = None
+
+    @property
+    def infinite(self) -> bool:
+        """Whether there are infinite values."""
+        return any(isinstance(x, float) and math.isinf(x) for x in (self.low, self.high))
+
+    @property
+    def counts(self) -> tuple[int | None, int | None]:
+        """How many values are nan or NaT, and infinite; None where that is not known."""
+        return self.nans if self.nan else 0, self.infs if self.infinite else 0
 
     def dump(self) -> dict[str, Any]:
         """As part.json has it."""
@@ -76,6 +92,7 @@ class Held:
             entry.update(low=_dumped(self.low), high=_dumped(self.high))
         if self.nan:
             entry["nan"] = True
+        entry |= {key: n for key, n in (("nans", self.nans), ("infs", self.infs)) if n}
         if self.items is not None:
             entry["items"] = list(self.items)
         if self.entry is not None:
@@ -129,6 +146,31 @@ def span(values: Array) -> tuple[Number | None, Number | None, bool]:
 
 
 _NAT = np.iinfo(np.int64).min
+_INFINITE = (math.inf, -math.inf)
+
+
+def count_nan(values: Array) -> int:
+    """How many are nan or NaT.
+
+    Examples
+    --------
+    >>> count_nan(np.array([1.0, np.nan])), count_nan(np.array(["NaT", "2020-01-01"], "M8[D]"))
+    (1, 1)
+    """
+    if values.dtype.kind in "mM":
+        return int(np.count_nonzero(values.view(np.int64) == _NAT))
+    return int(np.count_nonzero(values != values)) if values.dtype.kind == "f" else 0
+
+
+def count_inf(values: Array) -> int:
+    """How many are infinite.
+
+    Examples
+    --------
+    >>> count_inf(np.array([1.0, np.inf, -np.inf, np.nan]))
+    2
+    """
+    return int(np.count_nonzero(np.isinf(values))) if values.dtype.kind == "f" else 0
 
 
 def _span_of_halves(values: Array) -> tuple[Number | None, Number | None, bool]:
@@ -160,6 +202,7 @@ class Tally:
         self._high: list[Number | None] = []
         self._holds: list[int] = []
         self._items: list[tuple[int, int]] = []
+        self._nans = self._infs = 0
 
     def add(self, data: FieldData, values: Array) -> None:
         """Look at rows. `values` are those of `data`, as they are stored."""
@@ -197,6 +240,9 @@ class Tally:
     def _add(self, grain: int, values: Array, holds: int, items: tuple[int, int] | None) -> None:
         """Look at values of a grain: the last one, or the next."""
         low, high, nan = span(values)
+        # looked for only where there are some, so that others cost nothing
+        self._nans += count_nan(values) if nan else 0
+        self._infs += count_inf(values) if low in _INFINITE or high in _INFINITE else 0
         holds |= HOLDS_NUMBER * (low is not None) | HOLDS_NAN * nan
         if grain == len(self._holds):
             self._low.append(low)
@@ -220,7 +266,7 @@ class Tally:
         high = max((x for x in self._high if x is not None), default=None)
         nan = any(h & HOLDS_NAN for h in self._holds)
         items = (min(i[0] for i in self._items), max(i[1] for i in self._items)) if self._items else None
-        return Held(low, high, nan, items, entry)
+        return Held(low, high, nan, items, entry, self._nans or None, self._infs or None)
 
     def table(self) -> npt.NDArray[np.int64]:
         """The entry of the field in the array of grains: int64 ``(grains, COLUMNS)``."""
@@ -255,7 +301,14 @@ def limits(kind: str, dtype: np.dtype[Any], n_labels: int) -> tuple[int, int]:
 
 
 def parse_held(
-    r: document.Reader, kind: str, dtype: np.dtype[Any], n_labels: int, rows: int, n_items: int | None, n_entries: int
+    r: document.Reader,
+    kind: str,
+    dtype: np.dtype[Any],
+    n_labels: int,
+    rows: int,
+    n_items: int | None,
+    n_entries: int,
+    n_values: int | None = None,
 ) -> Held:
     """What a part.json says that a field holds, every value checked.
 
@@ -271,6 +324,8 @@ def parse_held(
         Elements of all its outermost lists, None where it has none.
     n_entries : int
         Of the layer's array of grains.
+    n_values : int, optional
+        How many numbers there are.
     """
     low, high = (_number(r, key, kind, dtype, n_labels) for key in ("low", "high"))
     if (low is None) != (high is None) or (low is not None and high is not None and low > high):
@@ -286,10 +341,23 @@ def parse_held(
         items = fewest, most
     elif "items" in r.value:
         r.fail("items", "absent, but for lists")
+    counted = [_count(r, "nans", n_values, nan), _count(r, "infs", n_values, any(x in _INFINITE for x in (low, high)))]
+    if n_values is not None and sum(n or 0 for n in counted) > n_values:
+        r.fail("nans", f"with infs no more than {n_values} values")
     entry = r.integer("entry") if "entry" in r.value else None
     if entry is not None and entry >= n_entries:
         r.fail("entry", f"a number of less than {n_entries}, the fields in the array of grains")
-    return Held(low, high, nan, items, entry)
+    return Held(low, high, nan, items, entry, *counted)
+
+
+def _count(r: document.Reader, key: str, n_values: int | None, some: bool) -> int | None:
+    """How many values are nan, or infinite, if that is said."""
+    if key not in r.value:
+        return None
+    n = r.integer(key)
+    if not some or not n or (n_values is not None and n > n_values):
+        r.fail(key, f"1 to {n_values} where there are some, else absent")
+    return n
 
 
 def _number(r: document.Reader, key: str, kind: str, dtype: np.dtype[Any], n_labels: int) -> Number | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import stat
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -39,6 +38,7 @@ from mmdask.store.npy import EXTENT, ArraySpec
 from mmdask.store.origin import (
     ID_PATTERN,
     Merged,
+    NotFinite,
     OldLayer,
     Scalar,
     Source,
@@ -47,6 +47,8 @@ from mmdask.store.origin import (
     parse_merged,
     parse_source,
 )
+from mmdask.store.storage import storage_of
+from mmdask.store.zarr_form import dump_zarr, parse_zarr
 
 __all__ = [
     "ID_PATTERN",
@@ -63,6 +65,8 @@ __all__ = [
 
 #: what an array file may be called: a number, and a courtesy
 FILE_PATTERN = r"[0-9]{1,6}-[a-z0-9_.-]{0,80}\.npy"
+#: and the folder of a zarr array
+FOLDER_PATTERN = r"[0-9]{1,6}-[a-z0-9_.-]{0,80}"
 #: rows that a layer may have without a byte of data for each: constants claim any number for nothing
 FREE_ROWS = 1 << 32
 
@@ -114,9 +118,15 @@ class Layer:
     @property
     def sources(self) -> tuple[Source, ...]:
         """Where its rows came from, in their order."""
-        own: list[tuple[Source | None, int]] = [(self.source, self.rows)]
+        source = None if self.source is None else replace(self.source, not_finite=self._not_finite())
+        own: list[tuple[Source | None, int]] = [(source, self.rows)]
         own += [(layer.source, part.rows) for part in self.merged for layer in part.layers]
         return tuple(replace(s, rows=rows) for s, rows in own if s is not None)
+
+    def _not_finite(self) -> tuple[NotFinite, ...]:
+        """The fields with nan or infinities."""
+        counts = {name: s.bounds.counts for name, s in self.fields.items() if s.bounds is not None}
+        return tuple(NotFinite(name, *some) for name, some in counts.items() if some != (0, 0))
 
     @property
     def nbytes(self) -> int:
@@ -144,11 +154,7 @@ def layer_path(store_path: str, layer_id: str) -> str:
 
 def layer_exists(store_path: str | os.PathLike[str], layer_id: str) -> bool:
     """Whether a complete layer of this name is there."""
-    try:
-        info = os.lstat(os.path.join(layer_path(os.fspath(store_path), layer_id), "part.json"))
-    except OSError:
-        return False
-    return stat.S_ISREG(info.st_mode)
+    return storage_of(os.fspath(store_path)).has("parts", layer_id, "part.json")
 
 
 def check_text(name: str, data: FieldData) -> None:
@@ -205,10 +211,7 @@ def check_constant(field: Field, value: object) -> None:
 
 def dump_layer(layer: Layer) -> bytes:
     """part.json of a layer."""
-    arrays = [
-        {"file": a.file, "dtype": a.dtype.str, "shape": list(a.shape), "checksums": list(a.checksums)}
-        for a in layer.arrays
-    ]
+    arrays = [_dump_array(a) for a in layer.arrays]
     text: dict[str, Any] = {
         "format": "mmdask-part",
         "version": 1,
@@ -225,6 +228,11 @@ def dump_layer(layer: Layer) -> bytes:
     if layer.merged:
         text["merged"] = dump_merged(layer.merged)
     return document.dump(text)
+
+
+def _dump_array(a: ArraySpec) -> dict[str, Any]:
+    entry = {"file": a.file, "dtype": a.dtype.str, "shape": list(a.shape), "checksums": list(a.checksums)}
+    return entry if a.zarr is None else {**entry, "zarr": dump_zarr(a.zarr)}
 
 
 def _dump_field(s: StoredField) -> dict[str, Any]:
@@ -319,8 +327,9 @@ def _parse_array(entry: Any, where: str) -> ArraySpec:
     dtype = dtype_from_store(r.value.get("dtype"))
     if dtype is None:
         r.fail("dtype", "the name of a dtype that a store can hold")
+    is_zarr = "zarr" in r.value
     spec = ArraySpec(
-        r.text("file", FILE_PATTERN),
+        r.text("file", FOLDER_PATTERN if is_zarr else FILE_PATTERN),
         dtype,
         tuple(r.integers("shape")),
         tuple(r.texts("checksums", "[0-9a-f]{16}")),
@@ -329,8 +338,14 @@ def _parse_array(entry: Any, where: str) -> ArraySpec:
     most = dtype.itemsize * math.prod(max(length, 1) for length in spec.shape)
     if not 1 <= len(spec.shape) <= 1 + MAX_AXES or most >= 1 << 63:
         r.fail("shape", f"1 to {1 + MAX_AXES} lengths of less than 2**63 bytes together")
-    if len(spec.checksums) != -(-spec.nbytes // EXTENT):
-        r.fail("checksums", f"one for each {EXTENT} bytes of data, {-(-spec.nbytes // EXTENT)} in all")
+    extent, n = EXTENT, spec.shape[0]
+    if is_zarr:
+        width = spec.nbytes // n if n else 0
+        spec = replace(spec, zarr=parse_zarr(document.Reader(r.object("zarr"), f"{where}, zarr"), n, width))
+        assert spec.zarr is not None
+        extent = max(spec.zarr.chunk * width, 1)
+    if len(spec.checksums) != -(-spec.nbytes // extent):
+        r.fail("checksums", f"one for each {extent} bytes of data, {-(-spec.nbytes // extent)} in all")
     return spec
 
 
@@ -378,7 +393,8 @@ class _FieldParser:
             r.fail("bounds", "absent, but for booleans, integers, reals, times and categories")
         bounds = document.Reader(r.object("bounds"), f"{r.where}, bounds")
         n_items = lengths[1] if len(lengths) > 1 else None
-        return parse_held(bounds, self.kind, values.dtype, n_labels, self.rows, n_items, self.n_entries)
+        n = math.prod(values.shape)
+        return parse_held(bounds, self.kind, values.dtype, n_labels, self.rows, n_items, self.n_entries, n)
 
     def _array(self, key: str, number: Any) -> ArraySpec:
         if type(number) is not int or not 0 <= number < len(self.arrays):

@@ -19,7 +19,6 @@ import numpy as np
 
 from mmdask.errors import FormatError, SchemaError
 from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData
-from mmdask.store.files import is_own_folder
 from mmdask.store.grains import COLUMNS, GRAIN_DTYPE, Held, Tally, has_order, n_grains
 from mmdask.store.layer import (
     ID_PATTERN,
@@ -31,42 +30,53 @@ from mmdask.store.layer import (
     check_constant,
     check_text,
     dump_layer,
-    layer_exists,
     layer_path,
     parse_layer,
     read_layer,
     wrong_shapes,
 )
 from mmdask.store.npy import EXTENT, ArraySpec, ArrayWriter
-from mmdask.store.system import SYSTEM, fsync_all
+from mmdask.store.storage import LayerFiles, storage_of
+from mmdask.store.system import SYSTEM
+from mmdask.store.zarr_arrays import ZarrWriter
+from mmdask.store.zarr_form import GROUP, METADATA, Zarr, form_of, rounded
 
 __all__ = ["FieldWriter", "LayerWriter"]
+
+Writer = ArrayWriter | ZarrWriter
 
 
 class FieldWriter:
     """Append runs of rows to one field of a layer, or, if it is dense, let others fill as many `rows`."""
 
-    def __init__(self, folder: str, field: Field, file: Callable[[str], str], rows: int | None = None) -> None:
+    def __init__(
+        self,
+        files: LayerFiles,
+        field: Field,
+        file: Callable[[str], str],
+        rows: int | None = None,
+        form: Zarr | None = None,
+    ) -> None:
         self.field = field
         self.rows = rows or 0
-        self._folder = folder
+        self._files, self._form = files, form
         self._new_file = file
         dtype = field.dtype
         self._labels: dict[str, int] = {}
         if field.kind == "category":
             dtype = np.dtype("u1")
             self._labels = {label: i for i, label in enumerate(field.labels)}
-        self.offsets: list[ArrayWriter] = []
-        self.shapes: ArrayWriter | None = None
+        self.offsets: list[Writer] = []
+        self.shapes: Writer | None = None
         #: by depth; a file begins with the first value that is missing there
-        self.valid: dict[int, ArrayWriter] = {}
+        self.valid: dict[int, Writer] = {}
         self._ends = [0] * field.n_offsets
         #: what its values are, gathered as they come
         self.tally = Tally(field) if has_order(field.kind, field.dtype) and 0 not in field.shape else None
         with contextlib.ExitStack() as made:
 
-            def make(file: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), n: int | None = None) -> ArrayWriter:
-                array = ArrayWriter(folder, file, dtype, shape, n)
+            def make(file: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), n: int | None = None) -> Writer:
+                array = self._new_array(file, dtype, shape, n)
                 made.callback(array.close)
                 return array
 
@@ -82,8 +92,20 @@ class FieldWriter:
         if rows is not None and self.tally is not None:
             self.values.look = self.tally.add_elements
 
+    def _new_array(
+        self, file: str, dtype: np.dtype[Any], shape: tuple[int, ...] = (), rows: int | None = None
+    ) -> Writer:
+        if self._form is None:
+            return ArrayWriter(self._files.folder, file, dtype, shape, rows)
+        if rows is not None:
+            raise SchemaError(
+                f"rows of {self.field.name!r} cannot be allocated: chunks that are compressed cannot be filled in any "
+                "order; give them by extend, or make the store with backend='memmap'"
+            )
+        return ZarrWriter(self._files, file, dtype, shape, self._form)
+
     @property
-    def arrays(self) -> list[ArrayWriter]:
+    def arrays(self) -> list[Writer]:
         """All its files."""
         return [*self.offsets, *([self.shapes] if self.shapes else []), *self.valid.values(), self.values]
 
@@ -100,6 +122,8 @@ class FieldWriter:
                 f"field {f.name!r} is {f.describe()}; got {values.dtype} {values.shape[1:]} "
                 f"with {len(data.offsets)} levels"
             )
+        if self._form is not None:
+            values = rounded(values, self._form.keepbits)
         self._check_shapes(data)
         self._check_valid(data)
         for i, offsets in enumerate(data.offsets):
@@ -149,7 +173,7 @@ class FieldWriter:
             if valid is None or valid.all():
                 return
             name = self._new_file(f".valid{depth or ''}")
-            writer = self.valid[depth] = ArrayWriter(self._folder, name, VALID_DTYPE)
+            writer = self.valid[depth] = self._new_array(name, VALID_DTYPE)
             before = self._ends[depth - 1] if depth else self.rows
             for start in range(0, before, EXTENT):
                 writer.append(np.ones(min(EXTENT, before - start), VALID_DTYPE))
@@ -168,13 +192,19 @@ class FieldWriter:
 
     def _widen(self, dtype: np.dtype[Any]) -> None:
         old = self.values
+        if isinstance(old, ZarrWriter):
+            self._file = self._new_file("")
+            self.values = self._new_array(self._file, dtype)
+            for piece in old.pieces():
+                self.values.append(piece.astype(dtype))
+            old.remove()
+            return
         old.open()  # while it still has its name
         try:
             SYSTEM.rename(old.path, old.path + ".narrow")
-            self.values = ArrayWriter(self._folder, self._file, dtype)
-            for start in range(0, old.nbytes, EXTENT):
-                piece = old.read(start, min(EXTENT, old.nbytes - start))
-                self.values.append(np.frombuffer(piece, old.dtype).astype(dtype))
+            self.values = self._new_array(self._file, dtype)
+            for piece in old.pieces():
+                self.values.append(piece.astype(dtype))
         finally:
             old.close()
         SYSTEM.unlink(old.path + ".narrow")
@@ -211,13 +241,11 @@ class LayerWriter:
             raise ValueError(f"a layer id is like {ID_PATTERN}, got {layer_id!r}")
         self.id = layer_id
         self.store_path = os.fspath(store_path)
-        self.parts = os.path.join(self.store_path, "parts")
-        self.folder = os.path.join(self.parts, f"{layer_id}.tmp-{os.urandom(8).hex()}")
-        with contextlib.suppress(FileExistsError):
-            SYSTEM.mkdir(self.parts)
-        if not is_own_folder(self.store_path, "parts"):
-            raise FormatError(f"{self.parts} is a link or a file, which it cannot be in a store; nothing is written")
-        SYSTEM.mkdir(self.folder)
+        storage = storage_of(self.store_path)
+        self._form = form_of(self.store_path)
+        if self._form is None and not storage.is_local:
+            raise FormatError(f"{self.store_path}: has no {METADATA}, which says how arrays are written behind a URL")
+        self._files = storage.new_layer(layer_id)
         self._pid = os.getpid()
         self._writers: dict[str, FieldWriter] = {}
         self._constants: dict[str, StoredField] = {}
@@ -240,7 +268,7 @@ class LayerWriter:
     def _file(self, name: str, ending: str) -> str:
         slug = re.sub(r"[^a-z0-9_-]+", "_", name.lower())[:60]
         self._n_files += 1
-        return f"{self._n_files - 1}-{slug}{ending}.npy"
+        return f"{self._n_files - 1}-{slug}{ending}{'' if self._form else '.npy'}"
 
     def field(self, field: Field, rows: int | None = None) -> FieldWriter:
         """Start a field; write to it through what is returned.
@@ -248,7 +276,7 @@ class LayerWriter:
         With `rows`, a dense field of zeros that others fill: `region.filling` opens the file of its ``values.path``.
         """
         self._check_new(field.name)
-        writer = FieldWriter(self.folder, field, partial(self._file, field.name), rows)
+        writer = FieldWriter(self._files, field, partial(self._file, field.name), rows, self._form)
         self._writers[field.name] = writer
         return writer
 
@@ -256,8 +284,7 @@ class LayerWriter:
         """Take a field out again, as if it had not been started."""
         writer = self._writers.pop(name)
         for array in writer.arrays:
-            array.close()
-            SYSTEM.unlink(array.path)
+            array.remove()
 
     def constant(self, field: Field, value: Scalar) -> None:
         """Give all rows the same value: a label of a category, or a bool, int or float of a dense field."""
@@ -306,48 +333,31 @@ class LayerWriter:
         data = dump_layer(layer)
         parse_layer(data, self.id, layer.path)  # never commit what no reader would take
         files = {spec.file for spec in layer.arrays}
-        writers = [a for w in self._writers.values() for a in w.arrays if a.file in files]
-        writers += [] if grains is None else [grains]
-        info = SYSTEM.create(os.path.join(self.folder, "part.json"))
-        try:
-            SYSTEM.write(info, data, 0)
-            SYSTEM.fsync(info)
-            for some in (writers[i : i + 64] for i in range(0, len(writers), 64)):
-                fsync_all(a.fd for a in some)
-                for a in some:
-                    a.close()
-        finally:
-            os.close(info)
-        SYSTEM.fsync_folder(self.folder)
-        try:
-            SYSTEM.rename(self.folder, layer.path)
-        except OSError:
-            # Another process wrote the layer of this name, which by its name has the same rows.
-            if not layer_exists(self.store_path, self.id):
-                raise
+        every = [a for w in self._writers.values() for a in w.arrays if a.file in files]
+        every += [] if grains is None else [grains]
+        writers = [a for a in every if isinstance(a, ArrayWriter)]
+        if self._form is not None:
+            self._files.write(GROUP, METADATA)
+        if not self._files.finish(data, writers):
             return read_layer(self.store_path, self.id)
         self._done = True
-        SYSTEM.fsync_folder(self.parts)
         return layer
 
     def _describe(self, rows: int, source: Source | None) -> Layer:
         """The layer as written, with equal offsets, shapes and validity stored once."""
         self._tables = []
         arrays: list[ArraySpec] = []
-        known: dict[tuple[Any, ...], list[tuple[int, ArrayWriter]]] = defaultdict(list)
+        known: dict[tuple[Any, ...], list[tuple[int, Writer]]] = defaultdict(list)
 
-        def add(writer: ArrayWriter) -> int:
+        def add(writer: Writer) -> int:
             arrays.append(writer.finish())
             return len(arrays) - 1
 
-        def share(writer: ArrayWriter) -> int:
+        def share(writer: Writer) -> int:
             spec = writer.finish()
             for number, other in known[spec.dtype, spec.shape, spec.checksums]:
-                same = _same_bytes(writer, other)
-                other.close()
-                if same:
-                    writer.close()
-                    SYSTEM.unlink(writer.path)
+                if writer.same_as(other):  # type: ignore[arg-type]
+                    writer.remove()
                     return number
             arrays.append(spec)
             known[spec.dtype, spec.shape, spec.checksums].append((len(arrays) - 1, writer))
@@ -376,11 +386,16 @@ class LayerWriter:
             self._tables.append(w.tally.table())
         return w.tally.held(entry)
 
-    def _write_grains(self, rows: int) -> ArrayWriter | None:
+    def _write_grains(self, rows: int) -> Writer | None:
         """Write the array of what the grains of all fields hold."""
         if not self._tables:
             return None
-        writer = ArrayWriter(self.folder, self._file("grains", ""), GRAIN_DTYPE, (n_grains(rows), COLUMNS))
+        file, shape = self._file("grains", ""), (n_grains(rows), COLUMNS)
+        writer: Writer = (
+            ArrayWriter(self._files.folder, file, GRAIN_DTYPE, shape)
+            if self._form is None
+            else ZarrWriter(self._files, file, GRAIN_DTYPE, shape, self._form)
+        )
         try:
             writer.append(np.stack(self._tables))
         finally:
@@ -393,11 +408,5 @@ class LayerWriter:
             return
         for w in self._writers.values():
             w.close()
-        SYSTEM.remove_tree(self.folder)
+        self._files.discard()
         self._done = True
-
-
-def _same_bytes(a: ArrayWriter, b: ArrayWriter) -> bool:
-    return a.nbytes == b.nbytes and all(
-        a.read(start, EXTENT) == b.read(start, EXTENT) for start in range(0, a.nbytes, EXTENT)
-    )

@@ -22,6 +22,9 @@ from mmdask.errors import CorruptStoreError, FormatError, OptionError, SchemaErr
 from mmdask.schema import Field, Kind, Schema, dtype_from_store
 from mmdask.store import document
 from mmdask.store.layer import ID_PATTERN
+from mmdask.store.storage import is_url, storage_of
+from mmdask.store.storage.url import checked_url
+from mmdask.store.zarr_form import Zarr, dump_form, parse_form
 
 __all__ = [
     "CONVERSION",
@@ -32,6 +35,7 @@ __all__ = [
     "Part",
     "generations",
     "history",
+    "history_name",
     "history_path",
     "part_keys",
     "read_manifest",
@@ -42,7 +46,7 @@ __all__ = [
 #: the version of the format that this package writes, and the newest that it reads
 VERSION = 1
 #: what a store may require of its readers, beyond the fields of the first stores
-FEATURES = ("shaped", "optional")
+FEATURES = ("shaped", "optional", "zarr")
 #: of a store: what counts blocks or chunks of rows has to end
 MAX_ROWS = 1 << 40
 #: rows that a shuffle moves together
@@ -82,7 +86,7 @@ class Manifest:
 
     `aux` are arrays that are not per row: each is the one row of a field, in one of `aux_layers`, of which a later one
     overrides an earlier one. `time` (UTC, ISO 8601) and `action` say when and by what the generation came to be; they
-    are no part of what it holds, and so not of equality.
+    are no part of what it holds, and so not of equality. `zarr` says how arrays are stored that are no ``.npy`` files.
     """
 
     uuid: str
@@ -95,6 +99,7 @@ class Manifest:
     aux_layers: tuple[str, ...] = ()
     time: str = field(default="", compare=False)
     action: str = field(default="", compare=False)
+    zarr: Zarr | None = None
 
     @property
     def rows(self) -> int:
@@ -120,7 +125,11 @@ class Entry(NamedTuple):
 def dump_manifest(m: Manifest) -> bytes:
     """The bytes of manifest.json."""
     every = [*m.schema.values(), *m.aux.values()]
-    needs = {"shaped": any(f.kind == "shaped" for f in every), "optional": any(f.optional for f in every)}
+    needs = {
+        "shaped": any(f.kind == "shaped" for f in every),
+        "optional": any(f.optional for f in every),
+        "zarr": m.zarr is not None,
+    }
     text: dict[str, Any] = {
         "format": "mmdask",
         "version": VERSION,
@@ -139,6 +148,8 @@ def dump_manifest(m: Manifest) -> bytes:
         },
         "attrs": dict(m.attrs),
     }
+    if m.zarr is not None:
+        text["zarr"] = dump_form(m.zarr)
     if m.aux:
         text["aux"] = {"fields": list(map(_dump_field, m.aux.values())), "layers": list(m.aux_layers)}
     return document.dump(text)
@@ -194,7 +205,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     if version < 1:
         r.fail("version", f"1 to {VERSION}")
     r.text("writer", default="")
-    if unknown := [name for name in r.texts("requires") if name not in FEATURES]:
+    requires = r.texts("requires")
+    if unknown := [name for name in requires if name not in FEATURES]:
         raise FormatError(f"{where}: needs {', '.join(unknown)}, which mmdask {__version__} does not know")
     block_rows = r.integer("block_rows")
     if not 1 <= block_rows <= MAX_BLOCK_ROWS or block_rows & (block_rows - 1):
@@ -216,6 +228,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         aux_layers if aux_fields else (),
         r.text("time", TIME_PATTERN, ""),
         r.text("action", default=""),
+        parse_form(document.Reader(r.object("zarr"), f"{where}, zarr")) if "zarr" in requires else None,
     )
 
 
@@ -343,10 +356,7 @@ def read_past(root: str, newest: Manifest, generation: int) -> Manifest | None:
 
 def generations(root: str, newest: int) -> list[int]:
     """Generations that the history folder holds, ascending; a later one than `newest` was never committed."""
-    try:
-        names = os.listdir(os.path.join(root, "history"))
-    except FileNotFoundError:
-        return []
+    names = (entry.name for entry in storage_of(root).entries("history"))
     found = sorted(int(match[1]) for match in map(_HISTORY_NAME.fullmatch, names) if match)
     return [g for g in found if g <= newest]
 
@@ -370,18 +380,20 @@ def history(store_path: str | os.PathLike[str]) -> list[Entry]:
 
 
 def store_root(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a store's folder; ``~`` is the home folder."""
+    """The root of a store: the absolute path of its folder, where ``~`` is the home folder, or its URL."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text:
         raise OptionError(f"the path of a store is text or a pathlib.Path, got {path!r}")
-    # Path("s3://x") is "s3:/x". A folder that is there may be called so.
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not os.path.lexists(text.split("/")[0]):
-        raise OptionError(f"a store is a folder that the system can open; URLs are not supported yet, got {text!r}")
-    return os.path.abspath(os.path.expanduser(text))
+    return checked_url(text) or os.path.abspath(os.path.expanduser(text))
+
+
+def history_name(generation: int) -> tuple[str, str]:
+    """Where the manifest of a generation is in a store."""
+    return "history", f"{generation:08d}.json"
 
 
 def history_path(root: str, generation: int) -> str:
-    return os.path.join(root, "history", f"{generation:08d}.json")
+    return os.path.join(root, *history_name(generation))
 
 
 def _read(root: str, path: str) -> bytes:
@@ -391,6 +403,8 @@ def _read(root: str, path: str) -> bytes:
         pass
     except OSError as error:
         raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
+    if is_url(root):
+        raise _not_behind(root)
     if not os.path.lexists(root):
         raise StoreNotFoundError(f"no store at {root}: there is no such folder{_near(root)}")
     if not os.path.isdir(root):
@@ -402,6 +416,17 @@ def _read(root: str, path: str) -> bytes:
     found = generations(root, 1 << 63)
     lost = f"; if there was a store, {repair(root, found[-1])}" if found else ""
     raise StoreNotFoundError(f"no store at {root}: the folder has no {MANIFEST}{lost}")
+
+
+def _not_behind(url: str) -> StoreNotFoundError:
+    """What to say of a URL behind which there is no manifest."""
+    if storage_of(url).has(CONVERSION):
+        return UnfinishedError(
+            f"{url}: a conversion began here and did not finish; run the same call again to go on where it stopped"
+        )
+    found = generations(url, 1 << 63)
+    lost = f"; if there was a store, {repair(url, found[-1])}" if found else ""
+    return StoreNotFoundError(f"no store at {url}: there is no {MANIFEST}{lost}")
 
 
 def repair(root: str, generation: int) -> str:

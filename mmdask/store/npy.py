@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,8 @@ import xxhash
 
 from mmdask.errors import ConflictError
 from mmdask.store.files import read_fully
-from mmdask.store.system import SYSTEM
+from mmdask.store.system import SYSTEM, start_writing_back
+from mmdask.store.zarr_spec import ZarrSpec
 
 __all__ = ["EXTENT", "HEADER", "ArraySpec", "ArrayWriter", "header"]
 
@@ -32,12 +33,17 @@ EXTENT = 4 << 20
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """One array file of a layer: its name in the layer's folder, and what must be in it."""
+    """One array of a layer: its name in the layer's folder, and what must be in it.
+
+    `zarr` says how it is stored where it is no ``.npy`` file. The checksums are those of its data, for each 4 MiB of a
+    file and for each chunk of zarr.
+    """
 
     file: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     checksums: tuple[str, ...]
+    zarr: ZarrSpec | None = None
 
     @cached_property
     def nbytes(self) -> int:
@@ -94,6 +100,8 @@ class ArrayWriter:
         self._checksums: list[str] = []
         self._extent = xxhash.xxh3_64()
         self._extent_nbytes = 0
+        #: data bytes that the kernel was asked to bring to the disk
+        self._on_its_way = 0
         #: is given what others wrote, a run of elements and the number of the first, when it is hashed
         self.look: Callable[[npt.NDArray[Any], int], None] | None = None
         if rows is not None:
@@ -116,6 +124,10 @@ class ArrayWriter:
         SYSTEM.write(self.fd, data, HEADER + self.nbytes)
         self.rows += len(values)
         self.nbytes += len(data)
+        if self.nbytes - self._on_its_way >= EXTENT:
+            # while what follows is computed
+            start_writing_back(self.fd, HEADER + self._on_its_way, self.nbytes - self._on_its_way)
+            self._on_its_way = self.nbytes
         while len(data):
             piece = data[: EXTENT - self._extent_nbytes]
             self._extent.update(piece)
@@ -185,6 +197,25 @@ class ArrayWriter:
     def read(self, start: int, nbytes: int) -> bytes:
         """Data bytes already written."""
         return os.pread(self.fd, nbytes, HEADER + start)
+
+    def pieces(self) -> Iterator[npt.NDArray[Any]]:
+        """What was appended so far, in order."""
+        for start in range(0, self.nbytes, EXTENT):
+            piece = self.read(start, min(EXTENT, self.nbytes - start))
+            yield np.frombuffer(piece, self.dtype).reshape(-1, *self.item_shape)
+
+    def same_as(self, other: ArrayWriter) -> bool:
+        """Whether both have the same bytes."""
+        same = self.nbytes == other.nbytes and all(
+            self.read(start, EXTENT) == other.read(start, EXTENT) for start in range(0, self.nbytes, EXTENT)
+        )
+        other.close()
+        return same
+
+    def remove(self) -> None:
+        """Take the file away."""
+        self.close()
+        SYSTEM.unlink(self.path)
 
     @property
     def fd(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from mmdask.store import document
 
-__all__ = ["Alias", "Merged", "OldLayer", "Source", "WeightSum"]
+__all__ = ["Alias", "Merged", "NotFinite", "OldLayer", "Padded", "Source", "WeightSum"]
 
 #: what the id of a layer is like
 ID_PATTERN = r"[a-z0-9][a-z0-9-]{0,79}"
@@ -38,6 +38,22 @@ class WeightSum(NamedTuple):
     sum2: float
 
 
+class Padded(NamedTuple):
+    """How many rows of a field were longer than what they were padded to, and how many items of them were cut off."""
+
+    field: str
+    rows: int
+    items: int
+
+
+class NotFinite(NamedTuple):
+    """How many values of a field are nan or NaT, and infinite; None where that was not counted."""
+
+    field: str
+    nan: int | None
+    inf: int | None
+
+
 @dataclass(frozen=True)
 class Source:
     """Where the rows of a part came from.
@@ -60,8 +76,16 @@ class Source:
         What was computed from them.
     weights : tuple of WeightSum
         Sums over the rows before the cut.
+    notes : tuple of (str, str)
+        Fields that were others in the file, and how: of another name or type, or absent.
+    padded : tuple of Padded
+        What was cut off rows that were too long.
+    hash : str
+        xxh3-128 of the contents of the file, where a conversion was to compare contents (``check="hash"``).
     rows : int
         How many rows the store has from it.
+    not_finite : tuple of NotFinite, or None
+        Fields of which some of these rows have nan, NaT or infinities; None where parts were merged.
     """
 
     uri: str
@@ -76,6 +100,10 @@ class Source:
     aliases: tuple[Alias, ...] = ()
     weights: tuple[WeightSum, ...] = ()
     rows: int = field(default=0, compare=False)
+    notes: tuple[tuple[str, str], ...] = ()
+    padded: tuple[Padded, ...] = ()
+    not_finite: tuple[NotFinite, ...] | None = field(default=None, compare=False)
+    hash: str = ""
 
 
 class OldLayer(NamedTuple):
@@ -108,6 +136,12 @@ def dump_source(source: Source) -> dict[str, Any]:
         entry["aliases"] = [{**a._asdict(), "optional": list(a.optional)} for a in source.aliases]
     if source.weights:
         entry["weights"] = [{"weight": w, "sum": _finite(s), "sum2": _finite(s2)} for w, s, s2 in source.weights]
+    if source.notes:
+        entry["notes"] = [list(note) for note in source.notes]
+    if source.padded:
+        entry["padded"] = [p._asdict() for p in source.padded]
+    if source.hash:
+        entry["hash"] = source.hash
     return entry
 
 
@@ -138,11 +172,6 @@ def parse_source(r: document.Reader) -> Source | None:
     if r.value.get("source") is None:
         return None
     s = document.Reader(r.object("source"), f"{r.where}, source")
-    skipped = s.value.get("skipped", [])
-    if not isinstance(skipped, list) or not all(
-        isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in skipped
-    ):
-        s.fail("skipped", "a list of pairs of texts")
     return Source(
         s.text("uri"),
         s.text("tree", default=""),
@@ -151,11 +180,24 @@ def parse_source(r: document.Reader) -> Source | None:
         s.integer("size", 0),
         s.integer("mtime_ns", 0),
         s.text("fingerprint", default=""),
-        tuple((a, b) for a, b in skipped),
+        _pairs(s, "skipped"),
         s.text("cut", default=""),
         tuple(_parse_alias(a) for a in _readers(s, "aliases")),
         tuple(_parse_weight(w) for w in _readers(s, "weights")),
+        notes=_pairs(s, "notes"),
+        padded=tuple(Padded(p.text("field"), p.integer("rows"), p.integer("items")) for p in _readers(s, "padded")),
+        hash=s.text("hash", default=""),
     )
+
+
+def _pairs(r: document.Reader, key: str) -> tuple[tuple[str, str], ...]:
+    """A list of pairs of texts that may be absent."""
+    pairs = r.value.get(key, [])
+    if not isinstance(pairs, list) or not all(
+        isinstance(p, list) and len(p) == 2 and all(isinstance(t, str) for t in p) for p in pairs
+    ):
+        r.fail(key, "a list of pairs of texts")
+    return tuple((a, b) for a, b in pairs)
 
 
 def _readers(r: document.Reader, key: str) -> list[document.Reader]:

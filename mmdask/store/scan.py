@@ -1,12 +1,7 @@
-"""Read one array file from front to back, a piece at a time, and say which of its elements are wrong.
-
-By plain reads, never by a map: a disk that cannot give a block back then is an error that names the place, where a map
-would kill the process.
-"""
+"""Read one array from front to back, a piece at a time, and say which of its elements are wrong."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,27 +10,15 @@ import numpy.typing as npt
 import xxhash
 
 from mmdask.store.claims import Claims
-from mmdask.store.files import open_file, read_fully
-from mmdask.store.npy import EXTENT, HEADER, ArraySpec, header
+from mmdask.store.npy import ArraySpec
+from mmdask.store.opened import OpenArray, Place, extent_nbytes
 
-__all__ = ["Damage", "Place", "Use", "pieces_of", "read_elements", "read_entry", "runs_of", "scan", "size_problem"]
+__all__ = ["Damage", "Use", "pieces_of", "read_entry", "runs_of", "scan"]
 
-#: bytes read at once, so that they are hashed while they are in cache; a divisor of `EXTENT`
+#: bytes read at once, so that they are hashed while they are in cache; of whole elements
 PIECE = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A file in a layer's folder, and what part.json says of it."""
-
-    parts: str
-    layer_id: str
-    spec: ArraySpec
-
-    def open(self) -> int:
-        return open_file(self.parts, self.layer_id, self.spec.file)
 
 
 @dataclass(frozen=True)
@@ -62,12 +45,6 @@ class Damage:
     message: str
 
 
-def size_problem(place: Place, fd: int) -> str:
-    """What is wrong with the size of a file; empty if nothing is."""
-    size, expected = os.fstat(fd).st_size, HEADER + place.spec.nbytes
-    return "" if size == expected else f"has {size} bytes, should have {expected}"
-
-
 def scan(
     place: Place, use: Use, extents: Sequence[range], *, start: bool = True
 ) -> tuple[list[Damage], list[Damage], bool]:
@@ -76,7 +53,7 @@ def scan(
     Parameters
     ----------
     place : Place
-        The file, whose size was found right.
+        The array, whose size was found right.
     use : Use
         What it is for.
     extents : sequence of range
@@ -93,52 +70,53 @@ def scan(
     bool
         Whether all bytes read are ASCII.
     """
-    fd = place.open()
+    file = place.open()
     try:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        # Where the kernel knows this, what is read once does not push out what others read often.
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NOREUSE)
-        scanner = _Scanner(place, use, fd)
+        scanner = _Scanner(place.spec, use, file)
         if start:
             scanner.header()
         for run in extents:
             scanner.run(run)
     finally:
-        os.close(fd)
+        file.close()
         for claims in use.claims:
             claims.close()
     return scanner.damage, scanner.kept, scanner.ascii
 
 
 class _Scanner:
-    def __init__(self, place: Place, use: Use, fd: int) -> None:
-        self.spec, self.use, self.fd = place.spec, use, fd
+    def __init__(self, spec: ArraySpec, use: Use, file: OpenArray) -> None:
+        self.spec, self.use, self.file = spec, use, file
+        self.extent_nbytes = extent_nbytes(spec)
         self.damage: list[Damage] = []
         self.kept: list[Damage] = []
         self.ascii = True
-        self._buffer = np.empty(min(PIECE, max(place.spec.nbytes, 1)), np.uint8)
+        self._buffer = np.empty(min(PIECE, max(spec.nbytes, 1)), np.uint8)
         self._width = max(self.spec.nbytes // self.spec.shape[0], 1) if self.spec.shape[0] else 1
         self._claims = [claims for claims in use.claims if _loads(claims)]
 
     def header(self) -> None:
-        if os.pread(self.fd, HEADER, 0) != header(self.spec.dtype, self.spec.shape):
-            self._add(0, 0, "the header is damaged (mmdask does not need it, numpy.load does)")
+        if problem := self.file.header_problem():
+            self._add(0, 0, problem)
 
     def run(self, extents: range) -> None:
         last = None
         if self.use.offsets and extents.start:
-            last = int.from_bytes(os.pread(self.fd, 8, HEADER + extents.start * EXTENT - 8), "little", signed=True)
+            last = _entry(self.file, extents.start * self.extent_nbytes - 8)
         for number in extents:
             last = self._extent(number, last)
 
     def _extent(self, number: int, last: int | None) -> int | None:
         """Check one extent; `last` is the offset before it, and the one at its end is returned."""
-        start, stop = number * EXTENT, min((number + 1) * EXTENT, self.spec.nbytes)
+        start, stop = number * self.extent_nbytes, min((number + 1) * self.extent_nbytes, self.spec.nbytes)
+        if problem := self.file.extent_problem(number):
+            chunks = 1 if self.spec.zarr is None else self.spec.zarr.shards
+            self._add_bytes(start, min((number + chunks) * self.extent_nbytes, self.spec.nbytes), problem)
         hasher = xxhash.xxh3_64()
         for at in range(start, stop, PIECE):
             piece = self._buffer[: min(PIECE, stop - at)]
             try:
-                _fill(self.fd, piece, HEADER + at)
+                self.file.fill(piece, at)
             except OSError as error:
                 self._add_bytes(start, stop, f"cannot be read: {error.strerror}")
                 return None
@@ -203,21 +181,6 @@ def _loads(claims: Claims) -> bool:
         return False  # the file that cannot be read is reported for itself
 
 
-def _fill(fd: int, buffer: Bytes, offset: int) -> None:
-    try:
-        read_fully(fd, buffer.data, offset)
-    except EOFError:
-        raise OSError(0, "the file ends before its data do") from None
-
-
-def read_elements(fd: int, spec: ArraySpec, start: int, stop: int) -> npt.NDArray[np.generic]:
-    """Elements `start` to `stop` along the first axis, read into memory."""
-    width = spec.nbytes // spec.shape[0] if spec.shape[0] else 0
-    raw = np.empty((stop - start) * width, np.uint8)
-    _fill(fd, raw, HEADER + start * width)
-    return raw.view(spec.dtype).reshape(stop - start, *spec.shape[1:])
-
-
 def runs_of(numbers: Sequence[int]) -> list[range]:
     """Ascending numbers as runs.
 
@@ -237,12 +200,17 @@ def runs_of(numbers: Sequence[int]) -> list[range]:
 
 def read_entry(place: Place, i: int) -> int:
     """One entry of an array of offsets, from the front or, if negative, from the end."""
-    fd = place.open()
+    file = place.open()
     try:
-        raw = os.pread(fd, 8, HEADER + 8 * (i % place.spec.shape[0]))
+        return _entry(file, 8 * (i % place.spec.shape[0]))
     finally:
-        os.close(fd)
-    return int.from_bytes(raw, "little", signed=True)
+        file.close()
+
+
+def _entry(file: OpenArray, offset: int) -> int:
+    raw = np.empty(8, np.uint8)
+    file.fill(raw, offset)
+    return int(raw.view("<i8")[0])
 
 
 def pieces_of(length: int, size: int) -> Iterator[tuple[int, int]]:

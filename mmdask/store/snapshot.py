@@ -21,6 +21,9 @@ from mmdask.store.cache import Cache
 from mmdask.store.layer import Layer, StoredField, check_constant, layer_path, read_layer
 from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
 from mmdask.store.place import IO, check_io, way_to_read
+from mmdask.store.storage import is_url
+from mmdask.store.zarr_arrays import ZarrArrays
+from mmdask.store.zarr_form import Zarr, form_of
 
 __all__ = ["Snapshot", "open_snapshot", "rows_identity"]
 
@@ -122,7 +125,8 @@ class Snapshot:
             try:
                 layer = self._layers[layer_id] = read_layer(self.path, layer_id)
             except CorruptStoreError:
-                if os.path.lexists(folder := layer_path(self.path, layer_id)):
+                folder = layer_path(self.path, layer_id)
+                if is_url(self.path) or os.path.lexists(folder):
                     raise
                 raise CorruptStoreError(f"{folder}: {GONE}") from None
         return layer
@@ -155,6 +159,10 @@ class Snapshot:
                 continue
             if layer.rows != rows:
                 raise CorruptStoreError(f"{layer.path}: has {layer.rows} rows, the manifest says {rows}")
+            if stored.values is not None and (layer.arrays[stored.values].zarr is None) != (self._form is None):
+                raise CorruptStoreError(
+                    f"{layer.path}: field {field.name!r} is not stored in the form that the manifest says"
+                )
             if not _fits(field, layer, stored):
                 raise CorruptStoreError(
                     f"{layer.path}: field {field.name!r} is not stored as {field.describe()}, which the manifest says "
@@ -186,8 +194,15 @@ class Snapshot:
         return table
 
     @cached_property
+    def _form(self) -> Zarr | None:
+        """How arrays are stored; what was not committed yet does not say it."""
+        return self.manifest.zarr if self.manifest.generation else form_of(self.path)
+
+    @cached_property
     def _arrays(self) -> ArrayReader:
         """The way in which this process reads arrays."""
+        if self._form is not None:
+            return ZarrArrays(self.path, self.manifest.uuid)
         way = way_to_read(self.path) if self.io == "auto" else self.io
         return (MappedArrays if way == "mmap" else PlainArrays)(self.manifest.uuid)
 
@@ -206,6 +221,8 @@ class Snapshot:
         CorruptStoreError, LimitError
             See `ArrayReader.read`.
         """
+        if isinstance(self._arrays, ZarrArrays):
+            raise OptionError(f"{self.path}: a store of zarr arrays, which are compressed and cannot be mapped")
         if not isinstance(self._arrays, MappedArrays):
             raise OptionError(f"{self.path}: opened with io={self.io!r}, which maps nothing here; io='mmap' does")
         return self._arrays.array(layer, number)

@@ -7,12 +7,16 @@ that a disk can refuse, or lose.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-__all__ = ["SYSTEM", "System", "fsync_all", "write_atomically"]
+__all__ = ["SYSTEM", "System", "fsync_all", "start_writing_back", "write_atomically"]
+
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 class System:
@@ -75,6 +79,28 @@ class System:
 
 
 SYSTEM = System()
+
+
+def start_writing_back(fd: int, offset: int, nbytes: int) -> None:
+    """Ask the kernel to bring a range of a file to the disk now, so that the fsync at the end has little to wait for.
+
+    Only a hint: nothing is durable by it, and nothing happens where the system has no such call.
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(fd, offset, nbytes, _SYNC_FILE_RANGE_WRITE)
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    try:
+        call: Any = ctypes.CDLL(None).sync_file_range
+    except (AttributeError, OSError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    call.restype = ctypes.c_int
+    found: Callable[[int, int, int, int], int] = call
+    return found
 
 
 def fsync_all(fds: Iterable[int]) -> None:

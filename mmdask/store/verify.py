@@ -17,12 +17,14 @@ from mmdask.store.manifest import (
     Manifest,
     Part,
     generations,
-    history_path,
+    history_name,
     parse_manifest,
     read_manifest,
     store_root,
 )
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.storage import storage_of
+from mmdask.store.zarr_form import METADATA, root_document
 
 __all__ = ["Problem", "Report", "check_parts", "verify"]
 
@@ -136,6 +138,7 @@ def verify(
     plan = Plan(quick, sample, seed)
     history = _History(root, newest)
     problems = list(history.problems())
+    problems += _form_problems(root, newest)
     check = _Check(root, manifest, plan, _n_threads(threads))
     with progress(check.total, "verify", "B", disable=not show_progress) as bar:
         for found, nbytes in check.run():
@@ -151,6 +154,21 @@ def verify(
         manifest.generation,
         plan.method,
     )
+
+
+def _form_problems(root: str, manifest: Manifest) -> Iterator[Problem]:
+    """Whether writers are told the form that the manifest says."""
+    expected = None if manifest.zarr is None else root_document(manifest.zarr)
+    try:
+        data = storage_of(root).read(METADATA, limit=0 if expected is None else len(expected))
+    except (FileNotFoundError, NotADirectoryError):
+        data = None
+    except OSError as error:
+        yield Problem(METADATA, "", None, f"cannot be read: {error.strerror}")
+        return
+    if data != expected:
+        wrong = "is gone" if data is None else "is there" if expected is None else "differs from what was written"
+        yield Problem(METADATA, "", None, f"{wrong}; it says how the arrays of new rows are stored")
 
 
 def check_parts(root: str, manifest: Manifest) -> None:
@@ -194,9 +212,9 @@ class _History:
     def problems(self) -> Iterator[Problem]:
         present = set(_names(self.root, "parts"))
         for generation in generations(self.root, self.newest.generation):
-            file = os.path.relpath(history_path(self.root, generation), self.root)
+            file = "/".join(history_name(generation))
             try:
-                data = document.read_file(self.root, *os.path.split(file))
+                data = document.read_file(self.root, *history_name(generation))
                 past = parse_manifest(data, os.path.join(self.root, file))
             except FileNotFoundError:
                 continue  # trimmed meanwhile
@@ -214,8 +232,8 @@ class _History:
                 yield Problem(file, "", None, f"holds generation {past.generation} of store {past.uuid}")
             elif generation == self.newest.generation and past != self.newest:
                 yield Problem(file, "", None, "differs from manifest.json, which is of the same generation")
-            elif (gone := past.layers - present - self.newest.layers) and os.path.lexists(
-                os.path.join(self.root, file)
+            elif (gone := past.layers - present - self.newest.layers) and storage_of(self.root).has(
+                *history_name(generation)
             ):
                 are = "is" if len(gone) == 1 else "are"
                 message = f"{amount(len(gone), 'layer')} of generation {generation} {are} gone, as {min(gone)}"
@@ -223,10 +241,7 @@ class _History:
 
 
 def _names(root: str, folder: str) -> list[str]:
-    try:
-        return os.listdir(os.path.join(root, folder))
-    except OSError:
-        return []
+    return [entry.name for entry in storage_of(root).entries(folder)]
 
 
 def _notes(root: str, named: set[str]) -> Iterator[str]:

@@ -61,7 +61,7 @@ class DiskView:
 
 
 class DiskBackend:
-    """A store in a folder.
+    """A store in a folder, or behind a URL.
 
     Parameters
     ----------
@@ -71,6 +71,8 @@ class DiskBackend:
         How it is read, as of `mmdask.open`.
     part_nbytes : int, optional
         Where writers end a part; a small number makes many.
+    backend : {"memmap", "zarr"} or Zarr, optional
+        How its arrays are stored, as of `mmdask.create`.
 
     Examples
     --------
@@ -90,13 +92,14 @@ class DiskBackend:
         *,
         io: Literal["auto", "mmap", "pread"] = "auto",
         part_nbytes: int | None = None,
+        backend: Literal["memmap", "zarr"] | mm.Zarr | None = None,
     ) -> None:
-        self.path, self.io = os.fspath(path), io
+        self.path, self.io, self.backend = os.fspath(path), io, backend
         self._options: dict[str, Any] = {} if part_nbytes is None else {"part_nbytes": part_nbytes}
 
     def create(self, fields: Iterable[Field], *, attrs: Mapping[str, Any] | None = None) -> Any:
         """Begin the store."""
-        return mm.create(self.path, fields=fields, attrs=attrs, **self._options)
+        return mm.create(self.path, fields=fields, attrs=attrs, backend=self.backend, **self._options)
 
     def append(self) -> Any:
         """Add rows."""
@@ -133,4 +136,4 @@ class DiskBackend:
 
     def reopened(self) -> DiskBackend:
         """The same store, found anew."""
-        return DiskBackend(self.path, io=self.io, **self._options)
+        return DiskBackend(self.path, io=self.io, backend=self.backend, **self._options)

@@ -14,8 +14,8 @@ from typing import Any
 
 import mmdask as mm
 from mmdask.rows import reader
-from mmdask.store.commit import locked
 from mmdask.store.snapshot import Snapshot, open_snapshot
+from mmdask.store.storage.local import locked
 from tests.faults.children import Forked
 from tests.faults.content import ALL, FEW, State, Wrong, check_rows, state_of, value
 from tests.faults.report import Result

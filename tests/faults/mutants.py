@@ -46,9 +46,11 @@ def _one(name: str, campaign: str, file: str, old: str, new: str, **more: Any) -
     return Mutant(name, campaign, ((file, old, new),), **more)
 
 
-SYSTEM, COMMIT, LAYER, VACUUM = "store/system.py", "store/commit.py", "store/layer_writer.py", "rows/vacuum.py"
-_HISTORY = "        write_atomically(history_path(root, new.generation), data)\n"
-_RENAME = "            SYSTEM.rename(self.folder, layer.path)\n"
+SYSTEM, COMMIT, LOCAL = "store/system.py", "store/commit.py", "store/storage/local.py"
+VACUUM = "rows/vacuum.py"
+_HISTORY = '        write_atomically(os.path.join(history, f"{generation:08d}.json"), data)\n'
+_MANIFEST = "        write_atomically(os.path.join(self.root, MANIFEST), data)\n"
+_RENAME = "            SYSTEM.rename(self.folder, place)\n"
 _READ = "elif not self.plan.quick"
 _ATOMIC = """    temporary = f"{path}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
     try:
@@ -56,31 +58,31 @@ _ATOMIC = """    temporary = f"{path}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
 """
 
 MUTANTS = (
-    _one("no fsync of data", "powerloss", LAYER, "fsync_all(a.fd for a in some)", "[a.fd for a in some]", quick=True),
-    _one("no fsync of part.json", "powerloss", LAYER, "            SYSTEM.fsync(info)\n", ""),
-    _one("no fsync of the folder of a part", "powerloss", LAYER, "        SYSTEM.fsync_folder(self.folder)\n", ""),
+    _one("no fsync of data", "powerloss", LOCAL, "fsync_all(a.fd for a in some)", "[a.fd for a in some]", quick=True),
+    _one("no fsync of part.json", "powerloss", LOCAL, "            SYSTEM.fsync(info)\n", ""),
+    _one("no fsync of the folder of a part", "powerloss", LOCAL, "        SYSTEM.fsync_folder(self.folder)\n", ""),
     Mutant(
         "no fsync of parts/",
         "powerloss",
         (
-            (LAYER, "        SYSTEM.fsync_folder(self.parts)\n        return layer", "        return layer"),
-            (COMMIT, 'SYSTEM.fsync_folder(os.path.join(root, "parts"))', "pass"),
+            (LOCAL, "        SYSTEM.fsync_folder(self.parts)\n        return True", "        return True"),
+            (LOCAL, 'SYSTEM.fsync_folder(os.path.join(self.root, "parts"))', "pass"),
         ),
     ),
     _one(
         "no fsync of parts/ by a commit, only by the writer of a part",
         "powerloss",
-        COMMIT,
-        'SYSTEM.fsync_folder(os.path.join(root, "parts"))',
+        LOCAL,
+        'SYSTEM.fsync_folder(os.path.join(self.root, "parts"))',
         "pass",
         only="convert",
     ),
     _one(
         "no fsync of parts/ by the writer of a part, only by a commit",
         "powerloss",
-        LAYER,
-        "        SYSTEM.fsync_folder(self.parts)\n        return layer",
-        "        return layer",
+        LOCAL,
+        "        SYSTEM.fsync_folder(self.parts)\n        return True",
+        "        return True",
         equivalent="the commit syncs parts/ before it names the part; the sync of the writer makes a part that a "
         "conversion finished durable early, which nothing promises",
     ),
@@ -103,16 +105,16 @@ MUTANTS = (
     _one(
         "no fsync of the first folders",
         "powerloss",
-        COMMIT,
-        "            SYSTEM.fsync_folder(root)\n",
+        LOCAL,
+        "            SYSTEM.fsync_folder(self.root)\n",
         "",
         only="create",
     ),
     _one(
         "no fsync of the folder that a dead process made",
         "powerloss",
-        COMMIT,
-        "            SYSTEM.fsync_folder(os.path.dirname(root))\n",
+        LOCAL,
+        "            SYSTEM.fsync_folder(os.path.dirname(self.root))\n",
         "",
         only="create",
     ),
@@ -162,38 +164,38 @@ MUTANTS = (
         (
             (
                 COMMIT,
-                "        _check_layers(root, base, new)\n",
-                """        known = base.layers if base else set()
-        late = [os.path.join(root, "parts", i) for i in new.layers - known]
-        for folder in late:
-            SYSTEM.rename(folder, f"{folder}.tmp-late")
+                "    _check_layers(storage, base, new)\n",
+                """    known = base.layers if base else set()
+    late = [os.path.join(root, "parts", i) for i in new.layers - known]
+    for folder in late:
+        os.rename(folder, f"{folder}.tmp-late")
 """,
             ),
             (
                 COMMIT,
-                "            raise\n    return new",
-                """            raise
+                "        return new, turn.publish(new.generation, data)\n",
+                """        turn.publish(new.generation, data)
         time.sleep(0.005)
         for folder in late:
-            SYSTEM.rename(f"{folder}.tmp-late", folder)
-    return new""",
+            os.rename(f"{folder}.tmp-late", folder)
+        return new, True
+""",
             ),
         ),
     ),
     _one(
         "history written after the manifest",
         "powerloss",
-        COMMIT,
-        _HISTORY + "        try:\n            write_atomically(os.path.join(root, MANIFEST), data)\n",
-        "        try:\n            write_atomically(os.path.join(root, MANIFEST), data)\n"
-        "            write_atomically(history_path(root, new.generation), data)\n",
+        LOCAL,
+        _HISTORY + _MANIFEST,
+        _MANIFEST + _HISTORY,
     ),
     Mutant(
         "no rename of the folder of a part",
         "powerloss",
         (
-            (LAYER, 'f"{layer_id}.tmp-{os.urandom(8).hex()}"', "layer_id"),
-            (LAYER, _RENAME, "            pass\n"),
+            (LOCAL, 'f"{layer_id}.tmp-{os.urandom(8).hex()}"', "layer_id"),
+            (LOCAL, _RENAME, "            pass\n"),
         ),
     ),
     _one(
@@ -217,7 +219,7 @@ MUTANTS = (
     _one(
         "no lock",
         "races",
-        COMMIT,
+        LOCAL,
         "                fcntl.flock(lock.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "",
         quick=True,
@@ -226,14 +228,14 @@ MUTANTS = (
         "the lock kept by a forked child",
         "fork",
         (
-            (COMMIT, "os.register_at_fork(after_in_child=_close_in_child)\n", ""),
-            (COMMIT, "            fcntl.flock(lock.fd, fcntl.LOCK_UN)\n", "            pass\n"),
+            (LOCAL, "os.register_at_fork(after_in_child=_close_in_child)\n", ""),
+            (LOCAL, "            fcntl.flock(lock.fd, fcntl.LOCK_UN)\n", "            pass\n"),
         ),
     ),
     _one(
         "no unlock before the lock is closed",
         "fork",
-        COMMIT,
+        LOCAL,
         "            fcntl.flock(lock.fd, fcntl.LOCK_UN)\n",
         "            pass\n",
         equivalent="a forked child closes its copy at once, so that closing the parent's gives the lock up; the "
@@ -242,7 +244,7 @@ MUTANTS = (
     _one(
         "the lock not closed in forked children",
         "fork",
-        COMMIT,
+        LOCAL,
         "os.register_at_fork(after_in_child=_close_in_child)\n",
         "",
     ),
@@ -250,20 +252,18 @@ MUTANTS = (
         "the manifest read before the lock is taken",
         "races",
         COMMIT,
-        """    with locked(root):
-        try:
-            base = read_manifest(root)
-        except StoreNotFoundError:
-            base = None
+        """        with storage.turn() as turn:
+            new, done = _attempt(storage, turn, change, action)
 """,
-        """    try:
-        base = read_manifest(root)
-    except StoreNotFoundError:
-        base = None
-    with locked(root):
+        """        from mmdask.store.storage.local import LocalTurn
+        early = LocalTurn(root)
+        known = early.newest(MAX_NBYTES)
+        early.newest = lambda limit: known
+        with storage.turn():
+            new, done = _attempt(storage, early, change, action)
 """,
     ),
-    _one("layers not looked for before a commit", "races", COMMIT, "        _check_layers(root, base, new)\n", ""),
+    _one("layers not looked for before a commit", "races", COMMIT, "    _check_layers(storage, base, new)\n", ""),
     _one(
         "a forked child commits its parent's rows",
         "fork",
@@ -297,15 +297,15 @@ MUTANTS = (
         "what could not be written stays",
         "disk",
         (
-            (LAYER, "        SYSTEM.remove_tree(self.folder)\n", "        pass\n"),
-            ("sources/transaction.py", "SYSTEM.remove_tree(os.path.join(parts, name))", "pass"),
+            (LOCAL, "            SYSTEM.remove_tree(self.folder)\n", "            pass\n"),
+            ("sources/transaction.py", 'storage.remove_folder("parts", entry.name)', "pass"),
         ),
     ),
     _one(
         "a removed part under its own name",
         "powerloss",
-        VACUUM,
-        '            aside = f"{path}{_DOOMED}{os.urandom(8).hex()}"\n            SYSTEM.rename(path, aside)\n',
+        LOCAL,
+        '            aside = f"{path}{mark}{os.urandom(8).hex()}"\n            SYSTEM.rename(path, aside)\n',
         "            aside = path\n",
         only="vacuum",
     ),
@@ -322,7 +322,7 @@ MUTANTS = (
         "vacuum does not sync the history before layers go",
         "powerloss",
         VACUUM,
-        '        SYSTEM.fsync_folder(os.path.join(root, "history"))\n',
+        '        storage.sync_names("history")\n',
         "",
         only="vacuum",
     ),

@@ -20,6 +20,7 @@ from mmdask.sources.coerce import to_field_data
 from mmdask.sources.conversion import Table, convert
 from mmdask.sources.inputs import Input
 from mmdask.sources.recipe import Recipe
+from mmdask.sources.shaping import Shaping
 from mmdask.sources.table import Rows
 from mmdask.store.snapshot import open_snapshot
 from tests.faults.content import EDGES, EXPRESSION, FIELDS, State, Wrong, new_state, value
@@ -89,20 +90,23 @@ class _Numbers:
         self.fields = fields
         self.options: dict[str, Any] = {}
         self.recipe = Recipe()
+        self.shaping = Shaping()
 
     def inspect(self, source: Input) -> Table:
         ids = INPUTS[os.path.basename(source.path)]
         fields = tuple(FIELDS[name] for name in self.fields)
         ranges = ((0, 2), (2, len(ids)))
-        return Table(source, "", fields, (), ranges, dict.fromkeys(self.fields, 100), frozenset(self.fields), "1")
+        sizes, groups = dict.fromkeys(self.fields, 100), {name: (name,) for name in self.fields}
+        return Table(source, "", fields, (), ranges, sizes, frozenset(self.fields), "1", groups=groups)
 
     @contextlib.contextmanager
     def open(self, table: Table) -> Iterator[Rows]:
         ids = INPUTS[os.path.basename(table.source.path)]
 
-        def rows(field: Field, start: int, stop: int, **_: Any) -> Iterator[FieldData]:
+        def rows(fields: Sequence[Field], start: int, stop: int, **_: Any) -> Iterator[tuple[FieldData, ...]]:
+            (field,) = fields
             values = [value(field.name, i) for i in ids[start:stop]]
-            yield to_field_data(field.name, values, field)[1]
+            yield (to_field_data(field.name, values, field)[1],)
 
         yield rows
 

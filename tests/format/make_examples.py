@@ -245,6 +245,14 @@ VALID_PARTS: dict[str, Change] = {
         with_bounds("process", low=0, high=1),
     ),
     "3.14-bounds-of-times": both(to("arrays", 0, "dtype", "<M8[ns]"), with_bounds("met", low=-(2**63) + 1, high=0)),
+    "3.14-counts": both(
+        with_bounds("met", low="-inf", high=1.5, nan=True, nans=1, infs=1), with_bounds("vector", nan=True, nans=6)
+    ),
+    "3.12-notes-and-padded": both(
+        to("source", "notes", [["met", "int32 in the file"]]),
+        to("source", "padded", [{"field": "met", "rows": 1, "items": 3}]),
+    ),
+    "3.12-hash": to("source", "hash", "0123456789abcdef" * 2),
     "3.15-grains": with_grains(2, 1, 5),
     "3.15-grains-of-many-rows": both(
         lambda d: d.update(rows=2**16 + 1, fields={"x": {"kind": "dense", "values": 0}}),
@@ -445,6 +453,13 @@ INVALID_PARTS: dict[str, Change | bytes] = {
     "3.14-items-of-a-dense-field": with_bounds("met", items=[0, 1]),
     "3.14-bounds-of-text": with_bounds("author", low=0, high=1),
     "3.14-bounds-are-no-object": to("fields", "met", "bounds", [0.0, 1.0]),
+    "3.14-nans-without-nan": with_bounds("met", low=0.5, high=1.5, nans=1),
+    "3.14-infs-between-finite-bounds": with_bounds("met", low=0.5, high=1.5, infs=1),
+    "3.14-more-nans-than-values": with_bounds("met", low=0.5, high=1.5, nan=True, nans=3),
+    "3.14-no-nans-counted": with_bounds("met", low=0.5, high=1.5, nan=True, nans=0),
+    "3.12-a-note-alone": to("source", "notes", ["met"]),
+    "3.12-a-hash-that-is-no-text": to("source", "hash", 17),
+    "3.12-padded-without-items": to("source", "padded", [{"field": "met", "rows": 1}]),
     "3.14-an-entry-without-grains": with_bounds("met", low=0.0, high=1.0, entry=0),
     "3.15-grains-of-other-rows": with_grains(2, 2, 5),
     "3.15-grains-of-another-dtype": with_grains(2, 1, 5, dtype="<f8"),

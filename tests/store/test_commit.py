@@ -14,7 +14,6 @@ import pytest
 
 import mmdask as mm
 from mmdask.schema import Field, Schema
-from mmdask.store import commit as module
 from mmdask.store.commit import add_parts, amount, commit, discard_layers, merge_schemas, same_store
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import (
@@ -27,6 +26,7 @@ from mmdask.store.manifest import (
     parse_manifest,
     read_manifest,
 )
+from mmdask.store.storage import local
 from mmdask.store.system import SYSTEM
 
 
@@ -323,7 +323,7 @@ def test_who_holds_the_lock_is_named(store, monkeypatch):
     mm.annotate(store, attrs={"a": 1})
     lock = os.path.join(store, ".lock")
     assert os.path.getsize(lock) == 128
-    monkeypatch.setattr(module, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(local, "LOCK_SECONDS", 0.05)
     fd = os.open(lock, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)

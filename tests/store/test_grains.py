@@ -69,6 +69,16 @@ def expected(field, rows, labels):
     return min(there, default=0), max(there, default=0), holds, min(counts), max(counts)
 
 
+def counted(field, rows):
+    """How many values are nan or NaT, and infinite; by Python alone."""
+    if field.kind == "category":
+        return 0, 0
+    numbers = [x for row in rows for x in flat(row, field.levels, field)[0]]
+    if field.dtype.kind in "mM":
+        return numbers.count(-(2**63)), 0
+    return sum(x != x for x in numbers), sum(x in (math.inf, -math.inf) for x in numbers)
+
+
 def ordered_fields(name):
     kinds = mt.fields(name=st.just(name), kinds=["dense", "ragged", "category"])
     return kinds.filter(lambda f: f.dtype.kind in "biufmM" and 0 not in f.shape and (f.labels or f.kind != "category"))
@@ -101,6 +111,8 @@ def test_what_is_kept_is_what_the_rows_hold(tmp_path_factory, data):
         assert (held.low, held.high) == ((low, high) if holds & HOLDS_NUMBER else (None, None))
         assert held.nan == bool(holds & HOLDS_NAN)
         assert held.items == ((fewest, most) if f.levels else None)
+        assert held.counts == counted(f, rows[f.name])
+        assert (held.nans, held.infs) == tuple(n or None for n in held.counts)
         if table is not None:
             entry = table[held.entry]
             wide = wide_dtype(f.kind, f.dtype)
@@ -168,7 +180,7 @@ def test_rows_that_others_fill_have_them_when_they_are_committed(tmp_path):
     with mm.create(path) as w:
         w.allocate("x", 10, dtype="f4")[:] = [9, 8, 7, np.nan, 5, 4, 3, 2, 1, 0]
         w.allocate("p", 10, shape=(3,), dtype="i2")[...] = np.arange(30).reshape(10, 3)
-    assert bounds_of(path, "x") == [Held(0.0, 9.0, True, None, 0)]
+    assert bounds_of(path, "x") == [Held(0.0, 9.0, True, None, 0, 1)]
     snapshot = open_snapshot(path)
     layer, stored = snapshot.stored(0, "p")
     table = snapshot.array(layer, layer.grains)
@@ -186,7 +198,7 @@ def test_small_layers_have_no_file_more(tmp_path):
 def test_infinity_and_large_integers_are_exact(tmp_path):
     columns = {"f": [math.inf, -math.inf], "u": np.array([2**64 - 1, 2**63 + 1], "u8"), "i": [-(2**63), 2**53 + 1]}
     mm.from_arrays(columns, tmp_path / "a.mm")
-    assert bounds_of(tmp_path / "a.mm", "f") == [Held(-math.inf, math.inf)]
+    assert bounds_of(tmp_path / "a.mm", "f") == [Held(-math.inf, math.inf, infs=2)]
     assert bounds_of(tmp_path / "a.mm", "u") == [Held(2**63 + 1, 2**64 - 1)]
     assert bounds_of(tmp_path / "a.mm", "i") == [Held(-(2**63), 2**53 + 1)]
 
@@ -279,7 +291,9 @@ def test_verify_finds_what_is_wrong_in_the_array_of_grains(tmp_path, name, grain
         ("x", {"low": 2}),
         ("x", {"high": 7}),
         ("x", {"low": None, "high": None}),
-        ("f", {"nan": False}),
+        ("f", {"nan": False, "nans": None}),
+        ("f", {"nans": 2}),
+        ("f", {"high": math.inf, "infs": 1}),
         ("pt", {"items": (1, 2)}),
         ("pt", {"low": 1.5}),
         ("o", {"high": 2**62}),

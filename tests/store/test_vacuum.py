@@ -17,8 +17,8 @@ import pytest
 
 import mmdask as mm
 from mmdask.rows import vacuum
-from mmdask.store import commit as commits
 from mmdask.store.manifest import dump_manifest, history, history_path, read_manifest
+from mmdask.store.storage import local
 from mmdask.store.system import SYSTEM, System
 
 DAY = 86400.0
@@ -370,7 +370,7 @@ def test_what_goes_is_named_away_before_anything_of_it_is_deleted(tmp_path, monk
                 return lambda *args: (calls.append((name, *(os.path.relpath(a, path) for a in args))), method(*args))[1]
             return method
 
-    monkeypatch.setattr(vacuum, "SYSTEM", Recording())
+    monkeypatch.setattr(local, "SYSTEM", Recording())
     mm.vacuum(path, keep=1, grace=0)
     names = [c[0] for c in calls]
     assert calls[:3] == [
@@ -406,7 +406,7 @@ def test_stopped_at_any_call_the_store_is_whole_and_the_next_one_finishes(tmp_pa
                 return object.__getattribute__(self, name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(vacuum, "SYSTEM", Stopping())
+            patch.setattr(local, "SYSTEM", Stopping())
             try:
                 mm.vacuum(path, keep=1, grace=0)
                 stopped = False
@@ -475,12 +475,12 @@ def test_appenders_in_other_processes_lose_nothing(tmp_path):
 
 def test_the_lock_is_held_while_it_is_decided(tmp_path, monkeypatch):
     path = make(tmp_path / "s.mm", 0)
-    monkeypatch.setattr(commits, "LOCK_SECONDS", 0.05)
-    with commits.locked(path), pytest.raises(mm.ConflictError, match="committing"):
+    monkeypatch.setattr(local, "LOCK_SECONDS", 0.05)
+    with local.locked(path), pytest.raises(mm.ConflictError, match="committing"):
         mm.vacuum(path)
-    with commits.locked(path):
+    with local.locked(path):
         mm.vacuum(path, dry_run=True)  # which only looks
-    assert SYSTEM is vacuum.SYSTEM
+    assert SYSTEM is local.SYSTEM
     assert json.loads(Path(path, "manifest.json").read_text())["generation"] == 1
 
 
