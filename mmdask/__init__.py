@@ -63,19 +63,24 @@ if TYPE_CHECKING:
         StoreNotFoundError,
         UnevenFoldsWarning,
         UnfinishedError,
+        WorkerError,
     )
     from mmdask.rows.compact import compact
     from mmdask.rows.kept import KeptCut
     from mmdask.rows.vacuum import VacuumReport, vacuum
     from mmdask.schema import Field, Schema
     from mmdask.sources.change import annotate, drop
+    from mmdask.sources.conversion_plan import ConversionPlan
     from mmdask.sources.foreign import Raw
+    from mmdask.sources.root.inspection import Inspection, inspect_root
     from mmdask.sources.writer import Writer, append, create
     from mmdask.store.verify import Report, verify
+    from mmdask.store.zarr_form import Zarr
 
 __all__ = [
     "Batch",
     "ConflictError",
+    "ConversionPlan",
     "CorruptStoreError",
     "Cut",
     "CutFlow",
@@ -87,6 +92,7 @@ __all__ = [
     "FieldNotFoundError",
     "Folds",
     "FormatError",
+    "Inspection",
     "KeptCut",
     "KeptCuts",
     "LimitError",
@@ -113,7 +119,9 @@ __all__ = [
     "UnevenFoldsWarning",
     "UnfinishedError",
     "VacuumReport",
+    "WorkerError",
     "Writer",
+    "Zarr",
     "annotate",
     "append",
     "assign",
@@ -127,6 +135,7 @@ __all__ = [
     "expand_dims",
     "from_arrays",
     "from_root",
+    "inspect_root",
     "mix",
     "nested",
     "one_hot",
@@ -177,9 +186,12 @@ _HOMES = {
     "rows.vacuum": ["VacuumReport", "vacuum"],
     "schema": ["Field", "Schema"],
     "sources.change": ["annotate", "drop"],
+    "sources.conversion_plan": ["ConversionPlan"],
     "sources.foreign": ["Raw"],
+    "sources.root.inspection": ["Inspection", "inspect_root"],
     "store.verify": ["Report", "verify"],
     "sources.writer": ["Writer", "append", "create"],
+    "store.zarr_form": ["Zarr"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,4 +1,4 @@
-"""The command ``mmdask``: convert, info, head, cutflow, hist, cuts, history, verify, compact, vacuum, demo."""
+"""The command ``mmdask``: inspect, convert, export, info, head, cutflow, hist, cuts, history, verify, compact, vacuum."""
 
 from __future__ import annotations
 
@@ -75,10 +75,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mmdask {mm.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
+    inspect = commands.add_parser(
+        "inspect",
+        help="show what a ROOT file holds",
+        description="Show what a ROOT file holds, and what convert makes of it: the trees of a file, and the branches "
+        "of the only tree, or of one that is named as in file.root:tree.",
+    )
+    inspect.add_argument("file", metavar="FILE[:TREE]")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(run=_inspect)
+
     convert = commands.add_parser(
         "convert",
         help="convert ROOT files to a store",
-        description="Convert TTrees of ROOT files to a store. Run again, it converts only what is new or changed.",
+        description="Convert TTrees and RNTuples to a store. Run again, it converts only what is new or changed.",
         epilog=_CONVERT_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -86,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         "sources",
         nargs="+",
         metavar="SOURCE [LABEL=VALUE ...]",
-        help="file, glob or file:tree, each followed by the labels of its rows",
+        help="file, address, glob or file:tree, each followed by the labels of its rows",
     )
     convert.add_argument("-o", "--output", required=True, metavar="STORE", help="the store")
     convert.add_argument("--fields", nargs="+", metavar="NAME", help="branches or patterns to take; all by default")
@@ -107,12 +117,68 @@ def _parser() -> argparse.ArgumentParser:
         metavar="W",
         help="keep the sum of this over all rows before the cut; may be given several times",
     )
+    convert.add_argument(
+        "--on-mismatch",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODE",
+        help="what to do with fields that files do not have alike: error (default), common, promote, or a dtype; for "
+        "some fields as in 'event*=common'; may be given several times",
+    )
+    convert.add_argument(
+        "--rename",
+        action="append",
+        default=[],
+        metavar="OLD=NEW",
+        help="another name of a field, as in 'GEN.x=gen_x' or 'jet_*=j_*'; may be given several times",
+    )
+    convert.add_argument(
+        "--pad",
+        action="append",
+        default=[],
+        metavar="NAME=N[,VALUE]",
+        help="cut or fill the lists of a field to N items, as in 'jet_pt=22,nan'; may be given several times",
+    )
+    convert.add_argument("--tree-label", metavar="NAME", help="a label that is the tree's name, for 'file:nominal*'")
     convert.add_argument("--update", action="store_true", help="convert again when the options are others than before")
     convert.add_argument(
         "--missing", choices=["error", "drop"], default="error", help="what to do with rows of files that are gone"
     )
+    convert.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the work (%(default)s)"
+    )
+    convert.add_argument(
+        "--check",
+        choices=["stat", "hash"],
+        default="stat",
+        help="what tells that a file changed: size and time, or its contents (%(default)s)",
+    )
+    convert.add_argument("--plan", action="store_true", help="only say what would be done, and why")
     convert.add_argument("--quiet", action="store_true", help="no progress bar")
     convert.set_defaults(run=_convert)
+
+    export = commands.add_parser(
+        "export",
+        help="write rows of a store as a ROOT file",
+        description="Write rows of a store as a TTree or an RNTuple of a new ROOT file.",
+        epilog="example:\n  mmdask export events.mm picked.root --where 'nJets >= 6' --fields 'jet_*' weight_mc\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("store")
+    export.add_argument("file", help="the file; it must not be there yet")
+    export.add_argument("--tree", default="events", help="its name (%(default)s)")
+    export.add_argument("--fields", nargs="+", metavar="NAME", help="fields or patterns; all by default")
+    export.add_argument("--where", metavar="CUT", help="only rows that pass, as in 'nJets >= 6'")
+    export.add_argument("--format", default="ttree", choices=["ttree", "rntuple"], help="what it becomes (%(default)s)")
+    export.add_argument(
+        "--compression", default="zstd", metavar="CODEC", help="zlib, lz4, zstd, lzma, zstd:9 or none (%(default)s)"
+    )
+    export.add_argument(
+        "--fill", action="append", default=[], metavar="FIELD=VALUE", help="what stands for missing values of a field"
+    )
+    export.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    export.add_argument("--quiet", action="store_true", help="no progress bar")
+    export.set_defaults(run=_export)
 
     info = commands.add_parser("info", help="show what a store holds", description="Show what a store holds.")
     info.add_argument("store")
@@ -240,27 +306,84 @@ def _convert(args: argparse.Namespace) -> int:
         exclude=args.exclude,
         tree=args.tree,
         cut=args.cut,
-        aliases=_aliases(args.alias),
+        aliases=_pairs("--alias", "a name and an expression, as in 'ht=sum(jet_pt)'", args.alias),
         weights=args.weight,
         update=args.update,
         missing=args.missing,
         progress=not args.quiet,
+        workers=args.workers,
+        check=args.check,
+        plan=args.plan,
+        on_mismatch=_mismatch(args.on_mismatch) or "error",
+        rename=_pairs("--rename", "a name or pattern and the new one, as in 'jet_*=j_*'", args.rename),
+        pad=_pads(args.pad),
+        tree_label=args.tree_label,
     )
     print(repr(ds))
     return 0
 
 
-def _aliases(words: Sequence[str]) -> dict[str, str]:
-    """Aliases as given: ``ht=sum(jet_pt)``."""
-    aliases: dict[str, str] = {}
+def _inspect(args: argparse.Namespace) -> int:
+    found = mm.inspect_root(args.file)
+    print(json.dumps(found.to_json(), indent=1) if args.json else found.text())
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    ds = mm.open(args.store)
+    ds = ds if args.where is None else ds[ds.cut(args.where)]
+    fill: dict[str, Any] = {}
+    for word in args.fill:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise mm.OptionError(f"--fill {word!r}: a field and a value, as in lead=-999")
+        text_field = name in ds.schema and ds.schema[name].kind in ("string", "category")
+        fill[name] = text if text_field else {"true": True, "false": False}.get(text.lower(), _value(text))
+    ds.to_root(
+        args.file,
+        args.tree,
+        fields=args.fields,
+        format=args.format,
+        compression=args.compression,
+        fill=fill or None,
+        overwrite=args.overwrite,
+        progress=not args.quiet,
+    )
+    size = display.nbytes_text(os.path.getsize(os.path.expanduser(args.file)))
+    print(f"{display.amount(len(ds), 'row')} in {display.terminal_safe(args.file)}:{args.tree}, {size}")
+    return 0
+
+
+def _pairs(option: str, what: str, words: Sequence[str]) -> dict[str, str]:
+    """What an option says of several names: ``ht=sum(jet_pt)``."""
+    found: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or not name.strip():
-            raise mm.OptionError(f"--alias {word!r}: a name and an expression, as in 'ht=sum(jet_pt)'")
-        if name.strip() in aliases:
-            raise mm.OptionError(f"the alias {name.strip()} is given twice")
-        aliases[name.strip()] = text
-    return aliases
+            raise mm.OptionError(f"{option} {word!r}: {what}")
+        if name.strip() in found:
+            raise mm.OptionError(f"{option}: {name.strip()} is given twice")
+        found[name.strip()] = text
+    return found
+
+
+def _mismatch(words: Sequence[str]) -> dict[str, str]:
+    """What to do with fields that files do not have alike: ``promote``, or ``event*=common``."""
+    every = [f"*={word}" for word in words if "=" not in word]
+    some = [word for word in words if "=" in word]
+    return _pairs("--on-mismatch", "a name or pattern and what to do, as in 'event*=common'", [*some, *every])
+
+
+def _pads(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """How lists are padded: ``jet_pt=22,nan``."""
+    found = {}
+    for name, text in _pairs("--pad", "a name or pattern and a number of items, as in 'jet_pt=22,nan'", words).items():
+        length, _, value = text.partition(",")
+        fill = _value(value.strip()) if value.strip() else None
+        if not length.strip().isdigit() or isinstance(fill, str):
+            raise mm.OptionError(f"--pad {name}={text}: a number of items, and perhaps a number, as in 'jet_pt=22,nan'")
+        found[name] = (int(length), *([] if fill is None else [fill]))
+    return found
 
 
 def _sources(words: Sequence[str]) -> dict[str, dict[str, Any]]:

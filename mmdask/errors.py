@@ -17,6 +17,7 @@
     ├── OptionError            (ValueError)          an argument that cannot be used
     ├── SourceError            (OSError)             an input that cannot be read
     │   └── SourceNotFoundError (FileNotFoundError)  an input that is not there
+    ├── WorkerError            (RuntimeError)        a process that did a part of the work died
     ├── StateError             (ValueError)          a loader state of other data or another order
     └── MissingDependencyError (ImportError)         an optional package that is not installed
 
@@ -49,6 +50,7 @@ __all__ = [
     "StoreNotFoundError",
     "UnevenFoldsWarning",
     "UnfinishedError",
+    "WorkerError",
 ]
 
 
@@ -114,6 +116,10 @@ class SourceError(MmdaskError, OSError):
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
     """An input that is not there."""
+
+
+class WorkerError(MmdaskError, RuntimeError):
+    """A process that did a part of the work died; what it and others had finished is kept."""
 
 
 class StateError(MmdaskError, ValueError):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from mmdask import display
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
+from mmdask.short import ambiguous, resolve, short_names
 
 __all__ = ["Field", "FieldData", "Kind", "Schema", "empty", "stored_dtype"]
 
@@ -306,10 +307,11 @@ class Schema(Mapping[str, Field]):
     (['met', 'jet_pt'], 'ragged float32')
     """
 
-    __slots__ = ("_fields",)
+    __slots__ = ("_fields", "_short")
 
     def __init__(self, fields: Iterable[Field] = ()) -> None:
         self._fields: dict[str, Field] = {}
+        self._short: dict[str, tuple[str, ...]] | None = None
         for f in fields:
             if f.name in self._fields:
                 raise SchemaError(f"two fields are called {f.name!r}")
@@ -335,6 +337,36 @@ class Schema(Mapping[str, Field]):
 
     def __hash__(self) -> int:
         return hash(tuple(self._fields.values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schema, (list(self._fields.values()),)
+
+    # Names ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def short(self) -> Mapping[str, tuple[str, ...]]:
+        """Identifiers that are no name of a field, each with the fields that it could mean: ``GEN_x: ("GEN.x",)``."""
+        if self._short is None:
+            self._short = short_names(self._fields)
+        return self._short
+
+    def resolve(self, name: str) -> str:
+        """The name of the field that is meant: itself, or the one whose name is no identifier and becomes this one.
+
+        Raises
+        ------
+        FieldNotFoundError
+            When there is none, or several.
+
+        Examples
+        --------
+        >>> Schema([Field.dense("GEN.x", "f4")]).resolve("GEN_x")
+        'GEN.x'
+        """
+        found = resolve(name, self._fields, self.short) if isinstance(name, str) else None
+        if found is None:
+            raise FieldNotFoundError(self.unknown(name))
+        return found
 
     # Looks ----------------------------------------------------------------------------------------------------------
 
@@ -363,10 +395,13 @@ class Schema(Mapping[str, Field]):
 
     def unknown(self, name: object, where: str = "") -> str:
         """The message for a field that is not here, with the nearest names."""
+        if isinstance(name, str) and len(meant := self.short.get(name, ())) > 1:
+            return f"no field {name!r}{where}: {ambiguous(name, meant)}"
         if members := self._members(name):
             some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
             return f"no field {name!r}{where}: it is a record, of the fields {some}; ds[[{name!r}]] has all of them"
-        text = f"no field {name!r}{where}{did_you_mean(str(name), self._fields)}"
+        near = did_you_mean(str(name), [*self._fields, *(s for s, meant in self.short.items() if len(meant) == 1)])
+        text = f"no field {name!r}{where}{near}"
         if text.endswith("?"):
             return text
         some = ", ".join(list(self._fields)[:20])
@@ -380,7 +415,7 @@ class Schema(Mapping[str, Field]):
     def match(self, patterns: str | Iterable[str]) -> list[str]:
         """Names that match one of the patterns (``"jet_*"``), in the order of the patterns, each once.
 
-        The name of a record stands for all its members.
+        The name of a record stands for all its members. Where no name matches, those do whose short name does.
 
         Raises
         ------
@@ -393,11 +428,17 @@ class Schema(Mapping[str, Field]):
             raise OptionError(f"fields are names or patterns like 'jet_*', got {patterns!r}")
         for pattern in wanted:
             names = [pattern] if pattern in self._fields else self._members(pattern)
-            names = names or fnmatch.filter(self._fields, pattern)
+            names = names or fnmatch.filter(self._fields, pattern) or self._match_short(pattern)
             if not names:
                 raise FieldNotFoundError(self.unknown(pattern))
             found.update(dict.fromkeys(names))
         return list(found)
+
+    def _match_short(self, pattern: str) -> list[str]:
+        """Fields whose short name is this, or matches it."""
+        if pattern in self.short:
+            return [self.resolve(pattern)]
+        return [name for short in fnmatch.filter(self.short, pattern) for name in self.short[short]]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ PACKAGE = Path(mmdask.__file__).parent
 #: from the bottom; a module may import from lower lines only, so those of one line never import each other
 LAYERS = (
     ("errors",),
-    ("display",),
+    ("display", "short"),
     ("schema", "kernels"),
     ("store", "expr"),
     ("rows",),

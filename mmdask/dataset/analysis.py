@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mmdask.batches.normalisation import Normalisation
 from mmdask.dataset.cut import Cut
 from mmdask.dataset.cutflow import CutFlow, cut_flow, name_of
-from mmdask.dataset.describe import Description, describe_rows
+from mmdask.dataset.describe import Description, describe_quickly, describe_rows
 from mmdask.dataset.explain import Explanation, explain
 from mmdask.dataset.folds import Folds, How, split_rows
 from mmdask.dataset.given import Given
@@ -283,6 +283,7 @@ class Analysis(View):
             raise OptionError(
                 f"a split needs a name for each fraction, as in {{'train': 0.8, 'test': 0.2}}; got {fractions!r}"
             )
+        by, stratify = self._whole(by), self._whole(stratify)
         self._readable("a split goes by", [*keys_of(by), stratify or ""])
         parts = split_rows(self._rows, fractions, by, seed, how, stratify)
         return {name: self._with(rows) for name, rows in parts.items()}
@@ -327,6 +328,7 @@ class Analysis(View):
         8 [3 8]
         8 [4 9]
         """
+        by, stratify = self._whole(by), self._whole(stratify)
         self._readable("folds go by", [*keys_of(by), stratify or ""])
         return Folds.checked(self, k, by, seed, how, stratify)
 
@@ -388,6 +390,7 @@ class Analysis(View):
         named = list(cuts.items() if isinstance(cuts, Mapping) else [(None, cut) for cut in cuts])
         expressions = [self.cut(cut)._expression for _, cut in named]
         names = [name_of(label, cut) for label, cut in named]
+        by = self._whole(by)
         self._readable("a cut flow reads", [by], [weight])
         return cut_flow(self._rows, names, expressions, weight, by)
 
@@ -457,11 +460,12 @@ class Analysis(View):
         >>> many["jet_pt"].values(flow=True), many["met"].variances()
         (array([ 0., 70.,  0., 60.]), array([ 100., 9225.]))
         """
+        by = self._whole(by)
         self._readable("a histogram is filled from", texts=texts_of(fields, weight, by))
         rows = self._rows if where is None else self[self.cut(where)]._rows
         return histograms(rows, fields, bins, range, weight, by)
 
-    def describe(self, fields: str | Iterable[str] | None = None) -> Description:
+    def describe(self, fields: str | Iterable[str] | None = None, *, quick: bool = False) -> Description:
         """Count, smallest, largest, mean and spread of the values of each field, in one pass. Eager; kept.
 
         What was found for a part of the store of which all rows are looked at is kept beside the store, as cuts are: it
@@ -471,6 +475,9 @@ class Analysis(View):
         ----------
         fields : str or iterable of str, optional
             Names of fields or records, or patterns (``"jet_*"``); all by default.
+        quick : bool
+            Read no data: only what was kept when rows were written, which has no mean and spread, and is about all rows
+            of a store. What is not known is None, and ``?`` in the table.
 
         Returns
         -------
@@ -483,6 +490,8 @@ class Analysis(View):
         ------
         FieldNotFoundError
             When a name or pattern matches no field.
+        OptionError
+            With `quick`, when these are not all rows.
 
         Examples
         --------
@@ -497,6 +506,8 @@ class Analysis(View):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("what is described are", names)
+        if quick:
+            return describe_quickly(self._resolved(), names)
         return describe_rows(self._resolved(), names)
 
     def normalisation(

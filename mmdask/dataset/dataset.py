@@ -22,12 +22,14 @@ from mmdask.dataset.records import Records, zipped
 from mmdask.dataset.run import dask_runner
 from mmdask.dataset.shaping import Shaping
 from mmdask.errors import OptionError
+from mmdask.export.root import Format, rows_to_root
 from mmdask.export.save import save_rows
 from mmdask.rows.counting import check_weight
 from mmdask.rows.rows import Rows
 from mmdask.rows.weighing import weigh
 from mmdask.store.place import IO
 from mmdask.store.snapshot import Snapshot, open_snapshot
+from mmdask.store.zarr_form import Backend
 
 __all__ = ["Dataset", "dataset_of", "open_dataset"]
 
@@ -117,6 +119,7 @@ class Dataset(Shaping):
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("batches hold", names)
+        balance = self._whole(balance)
         self._readable("weights and classes are", [_field_of(balance)], [weights])
         rows = self._resolved()
         weight = None if weights is None else check_weight(weights, rows, "weights")
@@ -155,6 +158,7 @@ class Dataset(Shaping):
         order: Literal["shuffled"] | None = None,
         seed: int = 0,
         progress: bool = True,
+        backend: Backend | None = None,
     ) -> Dataset:
         """Write the rows as a new store, and open it. Eager, in bounded memory.
 
@@ -177,6 +181,9 @@ class Dataset(Shaping):
             Of the mixed order.
         progress : bool
             Whether a progress bar is shown.
+        backend : {"memmap", "zarr"} or mmdask.Zarr, optional
+            How arrays are stored: in files that are mapped, or compressed in chunks. By default the former, and the
+            latter behind a URL.
 
         Returns
         -------
@@ -203,8 +210,80 @@ class Dataset(Shaping):
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("a store holds", names)
         rows = self._resolved()
-        save_rows(rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mixed(rows, order, seed))
+        mix = mixed(rows, order, seed)
+        save_rows(rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mix, backend=backend)
         return open_dataset(path)
+
+    def to_root(
+        self,
+        path: str | os.PathLike[str],
+        tree: str = "events",
+        *,
+        fields: str | Iterable[str] | None = None,
+        format: Format = "ttree",
+        compression: str | None = "zstd",
+        fill: Any = None,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Write the rows as a tree of a new ROOT file. Eager, in bounded memory; ROOT itself is not needed.
+
+        Numbers, also lists of them, are written bit for bit. Labels become text, times the whole numbers that they
+        are, half floats float32, and fixed bytes arrays of uint8. Lists of a TTree have a branch that counts their
+        items, which those of equal counts share: ``njet`` for ``jet_pt`` and ``jet_eta``. An RNTuple also holds lists
+        of lists, lists of text, what is missing, and arrays of differing shape as lists of lists.
+
+        Parameters
+        ----------
+        path : path
+            Of the file, which is there when all of it is written, or not at all.
+        tree : str
+            Its name; ``"folder/events"`` is in a folder of the file.
+        fields : str or iterable of str, optional
+            Names of fields or records, or patterns (``"jet_*"``); all by default.
+        format : {"ttree", "rntuple"}
+            What ROOT has had for thirty years, or its successor.
+        compression : str, optional
+            "zlib", "lz4", "zstd" or "lzma", also with a level as in ``"zstd:9"``; None for none.
+        fill : value or mapping, optional
+            What stands for missing values, of all fields that have some, or by name of field as ``{"lead": -999}``;
+            missing lists become empty ones. A TTree needs it.
+        overwrite : bool
+            Whether a file that is there may be replaced.
+        progress : bool
+            Whether a progress bar is shown.
+
+        Raises
+        ------
+        OptionError
+            When a field has a type that the format does not hold, when the file cannot be there, or an option is wrong.
+            The message says what to do.
+        StoreExistsError
+            When something is at `path`.
+        FieldNotFoundError
+            When a name or pattern matches no field.
+
+        Examples
+        --------
+        >>> import mmdask as mm
+        >>> ds = mm.from_arrays({"met": [10.0, 60.0, 70.0], "jet_pt": [[1.5], [], [2.5, 3.5]]}, "to.mm")
+        >>> ds[ds.cut("met > 50")].to_root("skim.root", "nominal")
+        >>> mm.from_root("skim.root:nominal", "back.mm", progress=False).fields
+        ('met', 'njet_pt', 'jet_pt')
+        """
+        names = self._names if fields is None else self.schema.match(fields)
+        self._readable("a file holds", names)
+        rows_to_root(
+            self._resolved(),
+            names,
+            path,
+            tree,
+            format=format,
+            compression=compression,
+            fill=fill,
+            overwrite=overwrite,
+            progress=progress,
+        )
 
     def to_awkward(self, fields: str | Sequence[str] | None = None) -> Any:
         """Read fields into one awkward array of records, at once.

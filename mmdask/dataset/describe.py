@@ -15,10 +15,11 @@ from mmdask.dataset.run import dask_runner
 from mmdask.errors import FieldNotFoundError, MissingDependencyError
 from mmdask.rows.describing import describe
 from mmdask.rows.rows import Rows
+from mmdask.rows.stated import Stated, stated
 from mmdask.rows.summary import Summary
 from mmdask.schema import Field, Schema
 
-__all__ = ["Description", "FieldSummary", "describe_rows"]
+__all__ = ["Description", "FieldSummary", "describe_quickly", "describe_rows"]
 
 
 #: lines that are printed
@@ -38,7 +39,7 @@ class FieldSummary:
     missing : int
         Rows, lists and items that are missing.
     nan, inf : int
-        Values that are nan or NaT, and infinite ones.
+        Values that are nan or NaT, and infinite ones. These and all others are None where ``quick=True`` does not know.
     min, max : int, float, bool, datetime64, timedelta64 or None
         The smallest and largest of the others; None where there is none, and for text, labels and complex numbers.
     mean : float, datetime64, timedelta64 or None
@@ -50,10 +51,10 @@ class FieldSummary:
     """
 
     field: Field
-    count: int
-    missing: int
-    nan: int
-    inf: int
+    count: int | None
+    missing: int | None
+    nan: int | None
+    inf: int | None
     min: Any
     max: Any
     mean: Any
@@ -148,6 +149,24 @@ def describe_rows(rows: Rows, names: Sequence[str]) -> Description:
     return Description(len(rows), fields)
 
 
+def describe_quickly(rows: Rows, names: Sequence[str]) -> Description:
+    """Describe fields by what their parts say of themselves."""
+    found = stated(rows, names)
+    return Description(len(rows), [_stated_of(rows.schema[name], s) for name, s in found.items()])
+
+
+def _stated_of(field: Field, s: Stated) -> FieldSummary:
+    low, high, kind = s.low, s.high, field.dtype.kind
+    if low is not None and kind == "b":
+        low, high = bool(low), bool(high)
+    elif low is not None and kind in "mM":
+        low, high = (np.array(x, np.int64).view(field.dtype)[()] for x in (low, high))
+    lists = bool(field.n_offsets)
+    mean = s.items / s.rows if lists and s.items is not None and s.rows and s.missing == 0 else None
+    items = (s.fewest, mean, s.most) if lists and s.missing == 0 else (None, None, None)
+    return FieldSummary(field, s.count, s.missing, s.nan, s.inf, low, high, None, None, *items)
+
+
 def _summary_of(field: Field, s: Summary) -> FieldSummary:
     kind = field.dtype.kind if field.kind in ("dense", "ragged", "shaped") else ""
     numbers: tuple[Any, ...] = (None, None, None, None)
@@ -183,9 +202,12 @@ def _mean_and_std(kind: str, s: Summary) -> tuple[Any, float]:
 
 
 def _cells(f: FieldSummary) -> list[str]:
-    counts = [display.count_text(f.count), *[display.count_text(n) if n else "" for n in (f.missing, f.nan, f.inf)]]
+    count = "" if f.count is None else display.count_text(f.count)
+    counts = [count, *["?" if n is None else display.count_text(n) if n else "" for n in (f.missing, f.nan, f.inf)]]
     items = ""
-    if f.items_mean is not None:
+    if f.items_mean is not None and f.items_min is None:
+        items = f"mean {f.items_mean:.3g}"
+    elif f.items_mean is not None:
         many = f.items_min != f.items_max
         items = f"{f.items_min:,} to {f.items_max:,}, mean {f.items_mean:.3g}" if many else f"{f.items_min:,}"
     return [f.field.name, f.field.describe(), *counts, *map(_number, (f.min, f.max, f.mean, f.std)), items]

@@ -43,11 +43,12 @@ def exploded(dataset: D, what: str, number: str | None) -> D:
     return type(dataset)(Rows(view, steps), every, dataset._chunk_rows)
 
 
-def _items(dataset: View, what: object) -> tuple[str, ...]:
+def _items(dataset: View, asked: object) -> tuple[str, ...]:
     """The fields whose items become rows."""
     schema = dataset.schema
-    if not isinstance(what, str):
-        raise OptionError(f"explode takes the name of a field or of a record, as in ds.explode('jet'); got {what!r}")
+    if not isinstance(asked, str):
+        raise OptionError(f"explode takes the name of a field or of a record, as in ds.explode('jet'); got {asked!r}")
+    what: str = dataset._whole(asked)
     if what in schema:
         field = schema[what]
         if not field.levels:

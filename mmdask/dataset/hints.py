@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NoReturn
 
+from mmdask.short import ambiguous, short_names
+
 __all__ = ["RAGGED", "no_attribute"]
 
 _TABLE = "ds[:5].to_dataframe() is a table of the first rows, ds[:5] a dataset of them"
@@ -65,4 +67,6 @@ def no_attribute(of: object, name: str, fields: Collection[str] = (), hints: Map
         text += f"; {hints[name]}"
     elif name in fields:
         text += f"; it is a field: ds[{name!r}]"
+    elif meant := short_names(fields).get(name, ()):
+        text += f"; {ambiguous(name, meant)}" if len(meant) > 1 else f"; it is the field {meant[0]!r}: ds[{name!r}]"
     raise AttributeError(text, name=name, obj=of)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from mmdask import display
 from mmdask.store.layer import Source
 from mmdask.store.manifest import Entry
+from mmdask.store.origin import NotFinite
 
 __all__ = ["History", "Sources"]
 
@@ -69,12 +71,20 @@ class Sources(_Listing, list[Source]):
                 display.count_text(s.stop - s.start) if s.cut else "",
                 "; ".join(f"{_short(w.weight)}: {w.sum:.6g}" for w in s.weights),
                 str(len(s.skipped) or ""),
+                str(len(s.notes) or ""),
+                _some(f"{p.field}: {display.count_text(p.items)}" for p in s.padded if p.items),
+                _some(_not_finite(n) for n in s.not_finite or ()),
             ]
             for s in self
         ]
         headers = ["source", "tree", "rows", "before the cut", "sums before the cut", "fields left out"]
+        headers += ["fields that differ", "items cut off", "not finite"]
         used = [i for i in range(len(headers)) if i < 3 or any(row[i] for row in cells)]
-        return [[row[i] for i in used] for row in cells], [headers[i] for i in used], "".join("llrrlr"[i] for i in used)
+        return (
+            [[row[i] for i in used] for row in cells],
+            [headers[i] for i in used],
+            "".join("llrrlrrll"[i] for i in used),
+        )
 
 
 class History(_Listing, list[Entry]):
@@ -90,6 +100,20 @@ class History(_Listing, list[Entry]):
             for e in reversed(self)  # the newest is what one looks for
         ]
         return cells, ["generation", "committed", "rows", "parts", "fields", "action"], "rlrrrl"
+
+
+def _not_finite(n: NotFinite) -> str:
+    counts = [
+        f"{'?' if k is None else display.count_text(k)} {what}"
+        for k, what in ((n.nan, "nan"), (n.inf, "inf"))
+        if k != 0
+    ]
+    return f"{n.field}: {', '.join(counts)}"
+
+
+def _some(texts: Iterable[str]) -> str:
+    found = list(texts)
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _short(text: str) -> str:

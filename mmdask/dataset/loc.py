@@ -59,7 +59,7 @@ class Loc:
         names = [fields] if isinstance(fields, str) else fields
         if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
             raise OptionError(f"fields are a name, or a tuple of names, got {fields!r}")
-        table = self._table(tuple(names))
+        table = self._table(tuple(self._dataset._whole(list(names))))
         if isinstance(wanted, list | np.ndarray | range):
             return self._rows(table.find(list(wanted), single=isinstance(fields, str)))
         [number] = table.find([wanted], single=isinstance(fields, str)).tolist()

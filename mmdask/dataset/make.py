@@ -8,7 +8,9 @@ from typing import Any
 
 import dask
 
+from mmdask.dataset.dask_workers import workers_of
 from mmdask.dataset.dataset import Dataset, dataset_of, open_dataset
+from mmdask.display import parse_nbytes
 from mmdask.schema import Field
 from mmdask.sources.arrays import write_arrays
 from mmdask.sources.foreign import view_arrays
@@ -16,6 +18,7 @@ from mmdask.sources.inputs import Label, PathLike
 from mmdask.sources.root import convert_root
 from mmdask.store.layer import Scalar
 from mmdask.store.place import IO
+from mmdask.store.zarr_form import Backend
 
 __all__ = ["from_arrays", "from_root", "view"]
 
@@ -28,6 +31,7 @@ def from_arrays(
     labels: Mapping[str, Scalar] | None = None,
     attrs: Mapping[str, Any] | None = None,
     aux: Mapping[str, Any] | None = None,
+    backend: Backend | None = None,
 ) -> Dataset:
     """Write arrays as a new store and open it.
 
@@ -51,6 +55,9 @@ def from_arrays(
         Notes on the store, of anything JSON holds.
     aux : mapping, optional
         Arrays that are not per row, as bin edges or lists of names: `Dataset.aux`.
+    backend : {"memmap", "zarr"} or mmdask.Zarr, optional
+        How arrays are stored: in files that are mapped, or compressed in chunks. By default the former, and the latter
+        behind a URL.
 
     Returns
     -------
@@ -74,7 +81,9 @@ def from_arrays(
     >>> ds[1]
     {'x': np.float64(1.5), 'jets': array([2, 3]), 'name': 'b'}
     """
-    write_arrays(data, path, fields=fields, labels=labels, attrs=attrs, aux=aux, compute=compute_together)
+    write_arrays(
+        data, path, fields=fields, labels=labels, attrs=attrs, aux=aux, compute=compute_together, backend=backend
+    )
     return open_dataset(path)
 
 
@@ -97,8 +106,16 @@ def from_root(
     update: bool = False,
     missing: str = "error",
     progress: bool = True,
+    workers: int | Any = 1,
+    check: str = "stat",
+    part_nbytes: int | str = "1 GiB",
+    plan: bool = False,
+    on_mismatch: str | Mapping[str, str] = "error",
+    rename: Mapping[str, str] | None = None,
+    pad: Mapping[str, int | tuple[int, Any]] | None = None,
+    tree_label: str | None = None,
 ) -> Dataset:
-    """Convert TTrees of ROOT files to a store and open it; what is converted already is not read again.
+    """Convert TTrees or RNTuples of ROOT files to a store and open it; what is converted already is not read again.
 
     Branches are read one by one along their baskets, in bounded memory. Nothing is visible before the end; a call that
     was interrupted goes on where it stopped when it is made again. Made again later, it converts what is new, replaces
@@ -106,10 +123,10 @@ def from_root(
 
     Parameters
     ----------
-    sources : path, glob, ``"file.root:tree"``, list of these, or mapping of these to labels
-        The files, in the order of the rows; those of a glob are sorted. A file with one tree needs no tree name.
-        Labels are values that are the same for all rows of a file, as ``{"process": "ttbb", "year": 2016}``; they
-        become fields, text a category.
+    sources : path, address, glob, ``"file.root:tree"``, list of these, or mapping of these to labels
+        The files, in the order of the rows; those of a glob are sorted. A file with one tree needs no tree name, and
+        ``"file.root:nominal*"`` means every tree that fits. Labels are values that are the same for all rows of a file,
+        as ``{"process": "ttbb", "year": 2016}``; they become fields, text a category.
     path : path
         Of the store.
     fields, exclude : str or list of str, optional
@@ -131,11 +148,35 @@ def from_root(
         What to do with rows of a file that is gone, or no longer among the sources.
     progress : bool
         Whether a progress bar is shown.
+    workers : int or dask.distributed.Client
+        How many processes of this machine share the work, or whose workers do; they see the files and the store under
+        the same paths. With 1, this process does it. Files are divided among them, and large ones cut into parts.
+    check : {"stat", "hash"}
+        What tells that a file changed: its size and time, or its contents, for which each file is read.
+    part_nbytes : int or str
+        Decoded bytes of a part, about. Larger files become several parts. Where a call makes more than 32, small files
+        that follow each other with the same labels become one part together.
+    plan : bool
+        Write nothing, and return a `ConversionPlan` of what would be done, and why. Files that would be read are
+        opened, and what is wrong with them raises.
+    on_mismatch : {"error", "common", "promote"} or mapping
+        What to do with fields that files do not have alike: raise; leave them out; or store them in a type that holds
+        all values exactly, missing in files that have none. As a mapping of names or patterns to one of these, or to a
+        dtype: ``{"*": "promote", "eventNumber": "float64"}``.
+    rename : mapping, optional
+        New names of fields, by name or pattern: ``{"GEN.x": "gen_x", "jet_*": "j_*"}``. `fields` and `exclude` have the
+        names in the file; the cut, aliases, weights and `pad` may use both.
+    pad : mapping, optional
+        Lists that become dense fields, by name or pattern, with the items of each row, and perhaps what stands where
+        there are fewer: ``{"jet_pt": (22, nan)}``. The cut, aliases and weights see the whole lists. What is cut off is
+        counted, and warned of.
+    tree_label : str, optional
+        A label that is the name of the tree, as ``"systematic"``: a category.
 
     Returns
     -------
     Dataset
-        Of the whole store.
+        Of the whole store; with `plan`, a `ConversionPlan`.
 
     Raises
     ------
@@ -148,11 +189,14 @@ def from_root(
     FieldNotFoundError
         When a name or pattern matches no branch.
     SchemaError
-        When files differ in their branches, or labels in their names.
+        When files differ in their branches, or labels in their names; with `on_mismatch`, where there is no way to
+        store them together, or the store would have to hold other types than it does (``update=True``).
     StoreExistsError
         When something else is at `path`.
     OptionError
         When the store was made with other options; it names them.
+    WorkerError
+        When a worker process dies. What was finished stays, and the same call goes on from there.
 
     Warns
     -----
@@ -161,7 +205,7 @@ def from_root(
     RuntimeWarning
         When the sum of a weight is no finite number, so that nothing can be normalised by it.
     """
-    convert_root(
+    found = convert_root(
         sources,
         path,
         fields=fields,
@@ -173,7 +217,17 @@ def from_root(
         update=update,
         missing=missing,
         progress=progress,
+        workers=workers_of(workers),
+        check=check,
+        part_nbytes=parse_nbytes(part_nbytes),
+        plan=plan,
+        on_mismatch=on_mismatch,
+        rename=rename,
+        pad=pad,
+        tree_label=tree_label,
     )
+    if plan:
+        return found  # type: ignore[return-value]  # nearly nobody asks for it, and all others get a Dataset
     return open_dataset(path)
 
 

@@ -46,6 +46,11 @@ def memmap_of(rows: Rows, name: str, array: str, part: int | None, mode: Literal
         )
     if not snapshot.home(number).on_disk:
         raise OptionError(f"{name!r} is no field of a store, but of arrays that were given; map the files of these")
+    if snapshot.manifest.zarr is not None:
+        raise OptionError(
+            f"{snapshot.path}: its arrays are compressed, and cannot be mapped; ds[{name!r}].compute() reads one, and "
+            "ds.save(path, backend='memmap') makes a store that can be mapped"
+        )
     if not snapshot.addressable:
         raise OptionError(
             f"{snapshot.path}: opened with io={snapshot.io!r}, which maps nothing here; mm.open(path, io='mmap') does"

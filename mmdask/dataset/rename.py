@@ -48,6 +48,7 @@ def _names(dataset: View, wanted: Mapping[str, str]) -> dict[str, str]:
     """New names of the fields that get one."""
     schema = dataset.schema
     found: dict[str, str] = {}
+    wanted = dataset._whole(dict(wanted))
     for old, new in wanted.items():
         check_name(new)
         if old in schema:

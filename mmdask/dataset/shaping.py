@@ -213,6 +213,7 @@ class Shaping(Analysis):
         >>> ds[1:].memmap("jet_pt"), ds.memmap("jet_pt", array="offsets")
         (memmap([ 30., 140.]), memmap([0, 1, 3]))
         """
+        name = self._whole(name)
         self._readable("files hold", [name])
         field = self.schema[name]
         return memmap_of(self._resolved(), field.name, array, part, mode)

@@ -207,7 +207,7 @@ class View(Mapping[str, Any]):
 
     def _ipython_key_completions_(self) -> list[str]:
         """What a notebook offers behind ``ds["``."""
-        return list(self._names)
+        return [*self._names, *(short for short, meant in self.schema.short.items() if len(meant) == 1)]
 
     def __array__(self, *_: Any, **__: Any) -> NoReturn:
         raise OptionError(
@@ -271,6 +271,8 @@ class View(Mapping[str, Any]):
         return type(self)(rows, self._names if names is None else names, self._chunk_rows, self._given)
 
     def _field(self, name: str) -> Any:
+        if name in self.schema.short:
+            name = self.schema.resolve(name)
         if name not in self._names and any(sign in name for sign in _OPERATORS):
             hint = f"a cut is written ds[ds.cut({name!r})]"
             raise FieldNotFoundError(f"{self.schema.unknown(name)}; {hint}")
@@ -302,6 +304,17 @@ class View(Mapping[str, Any]):
         self._readable("rows at once are", self._names)
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
         return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
+
+    def _whole(self, names: Any) -> Any:
+        """Names of fields, of which short ones give way to whole ones; also of a list, or as keys; else as given."""
+        short = self._rows.schema.short
+        if isinstance(names, str):
+            return self._rows.schema.resolve(names) if names in short else names
+        if isinstance(names, list | tuple):
+            return type(names)([self._whole(name) for name in names]) if short else names
+        if isinstance(names, dict):
+            return {self._whole(name): value for name, value in names.items()} if short else names
+        return names
 
     def _readable(self, what: str, names: Iterable[object] = (), texts: Iterable[object] = ()) -> None:
         """Raise for fields that are dask arrays, by name or in texts, where nothing is computed by dask."""

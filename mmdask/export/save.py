@@ -25,6 +25,8 @@ from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, store_root
 from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.storage import is_url
+from mmdask.store.zarr_form import Backend, check_backend
 
 __all__ = ["save_rows"]
 
@@ -44,6 +46,7 @@ def save_rows(
     part_nbytes: int | str,
     progress: bool,
     order: Order | None = None,
+    backend: Backend | None = None,
 ) -> None:
     """Write rows as a new store; see `mmdask.Dataset.save`.
 
@@ -53,7 +56,7 @@ def save_rows(
         Already resolved.
     names : sequence of str
         The fields, in their order.
-    path, part_nbytes, progress
+    path, part_nbytes, progress, backend
         As there.
     order : callable, optional
         Gives the store row numbers at positions, from one to another, of another order than that in which they lie.
@@ -62,13 +65,14 @@ def save_rows(
     if target < 1:
         raise OptionError(f"part_nbytes is a number of bytes, 1 or more, got {part_nbytes!r}")
     root = store_root(path)
+    form = check_backend(backend, remote=is_url(root))
     check_free(root)
     schema = _schema(rows, names)
     ordered: _Ordered = _Stored(rows) if order is None else _Mixed(rows, order)
     parts = list(ordered.plan(schema, target))
     made: list[str] = []
     with writing(root, "nothing was saved"):
-        make_folder(root)
+        make_folder(root, form)
         try:
             with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
                 _fill(ordered, schema, parts, root, made, bar.update)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -12,9 +12,10 @@ from mmdask.errors import ExpressionError
 from mmdask.expr.axes import check_axes
 from mmdask.expr.checker import Checker, field_names
 from mmdask.expr.parser import MAX_DEPTH, STORE, check_size, depth_of, parse
-from mmdask.expr.tree import Logic, Node, Not, canonical, error_at
+from mmdask.expr.tree import Logic, Name, Node, Not, canonical, error_at, names_of, spelled_name
 from mmdask.expr.typed import BOOL, TOO_LARGE, Typed
 from mmdask.schema import Field, Schema
+from mmdask.short import ambiguous
 
 __all__ = ["SEMANTICS", "Expression", "check", "check_cut", "combine", "conjuncts", "negate", "operands", "type_of"]
 
@@ -92,6 +93,7 @@ def check(
         The expression, or its tree.
     schema : Schema
         The fields that it may name.
+        A short name of one (`mmdask.short`) gives way to the whole, in `text`, too.
     constants : mapping of str, optional
         Numbers, booleans, texts, or lists of them, each of which it names.
     derived : mapping of str to Expression, optional
@@ -121,6 +123,8 @@ def check(
         node = parse(text) if text is node_or_text else parse(text, longest=len(text))
         derived = derived or {}
         seen = schema if not derived else Schema([*(f for n, f in schema.items() if n not in derived), *_seen(derived)])
+        if seen.short and (long := with_whole_names(text, node, seen, constants or ())) != text:
+            text, node = long, parse(long, longest=len(long))
         checker = Checker(text, seen, constants, {name: _unplaced(e) for name, e in derived.items()})
         typed = checker.visit(node)
         checker.check_used(typed)
@@ -136,6 +140,43 @@ def check(
         raise error.with_traceback(None) from None
     except RecursionError:
         raise ExpressionError("this cut nests too deeply for the depth of the calling code") from None
+
+
+def with_whole_names(text: str, node: Node, schema: Schema, constants: Collection[str] = ()) -> str:
+    """A text in which short names of fields are the names that they are short for.
+
+    Parameters
+    ----------
+    text : str
+        As it was typed.
+    node : Node
+        What it is.
+    schema : Schema
+        The fields.
+    constants : collection of str
+        Names that are none of a field.
+
+    Raises
+    ------
+    ExpressionError
+        For a name that is short for several fields.
+
+    Examples
+    --------
+    >>> from mmdask.schema import Field
+    >>> schema = Schema([Field.dense("GEN.x", "f4"), Field.dense("a b", "f4")])
+    >>> with_whole_names("GEN_x > a_b", parse("GEN_x > a_b"), schema)
+    'GEN.x > `a b`'
+    """
+    places: list[Name] = []
+    for name in names_of(node):
+        if name.name not in schema and name.name not in constants and (meant := schema.short.get(name.name)):
+            if len(meant) > 1:
+                raise error_at(text, name.start, name.end, ambiguous(name.name, meant))
+            places.append(name)
+    for name in sorted(places, key=lambda n: n.start, reverse=True):
+        text = text[: name.start] + spelled_name(schema.resolve(name.name)) + text[name.end :]
+    return text
 
 
 def _seen(derived: Mapping[str, Expression]) -> list[Field]:

@@ -6,7 +6,9 @@ Places take no part in equality: two texts with the same meaning have equal tree
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from mmdask.errors import ExpressionError
 
@@ -29,6 +31,8 @@ __all__ = [
     "Unary",
     "canonical",
     "error_at",
+    "names_of",
+    "spelled_name",
 ]
 
 #: names that are numbers, and words that are operators: a field of such a name is written in backticks
@@ -206,6 +210,18 @@ def canonical(node: Node) -> str:
         case Index(operand=x, index=index):
             return f"{canonical(x)}[{index if isinstance(index, int) else canonical(index)}]"
     raise TypeError(f"not a node of a cut: {node!r}")
+
+
+def names_of(value: Any) -> Iterator[Name]:
+    """Every name in a tree, or in a tuple of trees, in the order of the text."""
+    if isinstance(value, Name):
+        yield value
+    elif isinstance(value, Node):
+        for f in fields(value):
+            yield from names_of(getattr(value, f.name))
+    elif isinstance(value, tuple):
+        for v in value:
+            yield from names_of(v)
 
 
 def spelled_name(name: str) -> str:

@@ -17,29 +17,26 @@ __all__ = ["Known", "agreed_fields", "join_schema", "known_layer", "known_merged
 class Known:
     """The fields of one input.
 
-    `unreadable` are those of which reading failed; `other` are left out for their type, with the reason.
+    `unreadable` are those of which reading failed; `other` are left out for their type, with the reason. The fields of
+    an input that is `stored` already are as they are.
     """
 
     where: str
     fields: Mapping[str, Field]
     unreadable: frozenset[str]
     other: Mapping[str, str]
+    stored: bool = False
 
 
-def known_layer(layer: Layer, unreadable: str) -> Known:
+def known_layer(layer: Layer, unreadable: str | tuple[str, ...]) -> Known:
     """The fields of a finished layer; `unreadable` is how the reason begins when reading failed."""
     source = layer.source or Source("")
-    fields = {name: stored_field(layer, name) for name in layer.fields}
-    for alias in source.aliases:
-        if alias.name in fields:
-            fields[alias.name] = replace(
-                fields[alias.name], expression=alias.expression, optional=tuple(sorted(alias.optional))
-            )
+    fields = _with_aliases({name: stored_field(layer, name) for name in layer.fields}, source)
     return _known(layer, source, fields, unreadable_fields(source, unreadable))
 
 
 def known_merged(
-    layer: Layer, source: Source, names: Iterable[str], replaced: Collection[str], unreadable: str
+    layer: Layer, source: Source, names: Iterable[str], replaced: Collection[str], unreadable: str | tuple[str, ...]
 ) -> Known:
     """The fields of an input whose rows were merged into a layer.
 
@@ -47,29 +44,42 @@ def known_merged(
     A field that is no longer there as it was is as one that could not be read: inputs may have it or not.
     """
     fields = {n: stored_field(layer, n) for n in names if n in layer.fields and n not in replaced}
+    fields = _with_aliases(fields, source)
     return _known(layer, source, fields, unreadable_fields(source, unreadable) | (set(names) - set(fields)))
 
 
-def unreadable_fields(source: Source, unreadable: str) -> frozenset[str]:
+def _with_aliases(fields: dict[str, Field], source: Source) -> dict[str, Field]:
+    """Stored fields, with what is known of those that were computed while they were converted."""
+    for alias in source.aliases:
+        if alias.name in fields:
+            optional = tuple(sorted(alias.optional))
+            fields[alias.name] = replace(fields[alias.name], expression=alias.expression, optional=optional)
+    return fields
+
+
+def unreadable_fields(source: Source, unreadable: str | tuple[str, ...]) -> frozenset[str]:
     """The fields of an input of which reading failed."""
     return frozenset(n for n, why in source.skipped if why.startswith(unreadable))
 
 
 def _known(layer: Layer, source: Source, fields: Mapping[str, Field], unreadable: frozenset[str]) -> Known:
     name = f"{source.uri}:{source.tree}" if source.uri else layer.path
-    return Known(name, fields, unreadable, {n: why for n, why in source.skipped if n not in unreadable})
+    return Known(name, fields, unreadable, {n: why for n, why in source.skipped if n not in unreadable}, stored=True)
 
 
 def stored_field(layer: Layer, name: str) -> Field:
     """A field as a layer stores it."""
     stored = layer.fields[name]
     if stored.kind == "category":
-        return Field.category(name, stored.labels)
+        return Field.category(name, stored.labels, optional=bool(stored.valid))
     if stored.values is None:
         raise SchemaError(f"{layer.path}: field {name!r} is a constant, and no field of an input")
     spec = layer.arrays[stored.values]
-    levels = len(stored.offsets) - (stored.kind == "string")
-    return Field(name, stored.kind, spec.dtype, spec.shape[1:] if stored.kind != "string" else (), levels)
+    levels = len(stored.offsets) - (stored.kind in ("string", "shaped"))
+    shape = spec.shape[1:] if stored.kind != "string" else ()
+    axes = 0 if stored.shapes is None else layer.arrays[stored.shapes].shape[1]
+    optional = tuple(depth for depth, number in enumerate(stored.valid) if number is not None)
+    return Field(name, stored.kind, spec.dtype, shape, levels, axes=axes, optional=optional)
 
 
 def agreed_fields(inputs: Iterable[Known]) -> dict[str, Field]:
@@ -87,12 +97,20 @@ def agreed_fields(inputs: Iterable[Known]) -> dict[str, Field]:
         if first is not None and (differences := _differences(first.where, agreed, unreadable, known)):
             some = "; ".join(differences[:5]) + ("; ..." if len(differences) > 5 else "")
             raise SchemaError(
-                f"{known.where}: {some}. All inputs need the same fields; choose them with fields or exclude"
+                f"{known.where}: {some}. All inputs need the same fields; choose them with fields or exclude, or say "
+                "what to do with others: on_mismatch='common' leaves them out, 'promote' takes what holds all values"
             )
         first = first or known
-        agreed = {**agreed, **{n: f for n, f in known.fields.items() if n not in agreed}}
+        agreed = {**agreed, **{n: _can_miss(agreed.get(n), f) for n, f in known.fields.items()}}
         unreadable |= known.unreadable
     return agreed
+
+
+def _can_miss(agreed: Field | None, field: Field) -> Field:
+    """What was agreed on, which can miss what another can."""
+    if agreed is None or set(field.optional) <= set(agreed.optional):
+        return agreed or field
+    return replace(agreed, optional=tuple(sorted({*agreed.optional, *field.optional})))
 
 
 def _differences(first: str, agreed: Mapping[str, Field], unreadable: set[str], known: Known) -> list[str]:

@@ -16,6 +16,7 @@ from mmdask.sources.lists import ready
 from mmdask.sources.records import members
 from mmdask.sources.writer import create
 from mmdask.store.layer import Scalar
+from mmdask.store.zarr_form import Backend
 
 __all__ = ["Compute", "edges", "ready_to_slice", "write_arrays"]
 
@@ -38,6 +39,7 @@ def write_arrays(
     attrs: Mapping[str, Any] | None = None,
     aux: Mapping[str, Any] | None = None,
     compute: Compute,
+    backend: Backend | None = None,
 ) -> None:
     """Write one entry per field, all with the same number of rows, as a new store; see `mmdask.from_arrays`.
 
@@ -45,7 +47,8 @@ def write_arrays(
     """
     declared = {f.name: f for f in fields or ()}
     aux = {name: ready(value) for name, value in (aux or {}).items()}
-    create(path, labels=labels, attrs=attrs, aux=aux)  # raises now what it would raise after a long computation
+    # raises now what it would raise after a long computation
+    create(path, labels=labels, attrs=attrs, aux=aux, backend=backend)
     parts = members(data, declared)
     known, values = ready_to_slice({part.name: part.rows for part in parts}, declared)
     for name in declared:
@@ -70,7 +73,7 @@ def write_arrays(
     pieces = itertools.pairwise(edges(values.values(), max(lengths.values(), default=0)))
     first = with_records(parts, convert(*next(pieces)))
     known = {name: field for name, (field, _) in first.items()}
-    with create(path, fields=known.values(), labels=labels, attrs=attrs, aux=aux) as writer:
+    with create(path, fields=known.values(), labels=labels, attrs=attrs, aux=aux, backend=backend) as writer:
         writer.extend({name: rows for name, (_, rows) in first.items()})
         del first
         for a, b in pieces:

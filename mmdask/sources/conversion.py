@@ -6,31 +6,51 @@ every input that must be read was opened and checked.
 
 from __future__ import annotations
 
-import math
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from mmdask import display
-from mmdask.errors import MmdaskError, OptionError, SkippedFieldsWarning, SourceError
+from mmdask.errors import MmdaskError, OptionError, SchemaError
 from mmdask.rows.derived import with_derived
-from mmdask.schema import Field, FieldData, Schema
-from mmdask.sources.inputs import Absent, Input, label_fields
-from mmdask.sources.plan import arrange, data_layer, group_id, label_id, labels_id, layer_ids
+from mmdask.schema import Field, Schema
+from mmdask.sources.conversion_plan import ConversionPlan, make_plan
+from mmdask.sources.identify import identify
+from mmdask.sources.inputs import Absent, Input, Label, label_fields
+from mmdask.sources.jobs import Copied, Job, Stretch, make_jobs, n_ranges, split_rows, stretches_of
+from mmdask.sources.pieces import pieces_within
+from mmdask.sources.plan import arrange, group_of, label_id, labels_id, layer_ids, order_of, rows_layer
+from mmdask.sources.progress import Progress
 from mmdask.sources.recipe import Recipe
-from mmdask.sources.streaming import Streamed, stream
-from mmdask.sources.survey import Found, agree, expressions, find, is_done, match_stale, schema_of, without_aliases
-from mmdask.sources.table import UNREADABLE, Reader, Rows, Table, UnreadableError
-from mmdask.sources.target import begin, check_options, look
+from mmdask.sources.settled import StoredOtherwiseError
+from mmdask.sources.survey import (
+    Found,
+    agree,
+    expressions,
+    find,
+    is_done,
+    match_stale,
+    schema_of,
+    settle,
+    without_aliases,
+)
+from mmdask.sources.table import Reader, Table
+from mmdask.sources.target import Target, begin, check_options, look
+from mmdask.sources.warn import warn_of
+from mmdask.sources.work import make
+from mmdask.sources.workers import Here, Tell, Workers, make_workers
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
-from mmdask.store.layer_writer import FieldWriter, LayerWriter
+from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, read_manifest
-from mmdask.store.origin import Alias
 
 __all__ = ["convert"]
+
+#: inputs of which the metadata are read by workers, too
+_MANY_INPUTS = 32
 
 
 class _BehindError(Exception):
@@ -46,45 +66,108 @@ def convert(
     update: bool,
     missing: str,
     progress: bool,
-) -> None:
-    """Make the store at `path` hold the rows of these inputs; see `mmdask.sources.root.convert_root`."""
+    workers: object = None,
+    check: str = "stat",
+    part_nbytes: int = 1 << 30,
+    plan: bool = False,
+) -> ConversionPlan | None:
+    """Make the store at `path` hold the rows of these inputs; see `mmdask.sources.root.convert.convert_root`."""
     if missing not in ("error", "drop"):
         raise OptionError(f"missing is 'error' or 'drop', got {missing!r}")
+    who = make_workers(workers)
     target = look(path, reader.kind)
     check_options(target, reader.options, update)
     if absent and (missing == "error" or target.manifest is None):
         raise absent[0].error
-    groups = {group_id(s, reader.options, reader.recipe.labels_of(s)): s for s in sources}
-    if target.options == reader.options and not absent and is_done(target, groups):
-        return
-    found = find(target, groups, reader)
-    replaced, dropped = match_stale(found, absent, missing)
-    agreed = agree(found)
-    schema_of(found, agreed, target.manifest, [])
+    how: Any = {"missing": missing, "progress": progress, "check": check, "part_nbytes": part_nbytes, "plan": plan}
+    while True:
+        try:
+            return _convert(target, sources, absent, reader, who, **how)
+        except StoredOtherwiseError as error:
+            # what a call that died left may be made again, what was committed only if that is asked for
+            if target.manifest is not None and not update:
+                raise SchemaError(f"{target.root}: {error}") from None
+            target = target.again()
 
+
+def _convert(
+    target: Target,
+    sources: Sequence[Input],
+    absent: Sequence[Absent],
+    reader: Reader,
+    who: Workers,
+    *,
+    missing: str,
+    progress: bool,
+    check: str,
+    part_nbytes: int,
+    plan: bool,
+) -> ConversionPlan | None:
+    """Convert what is missing.
+
+    Raises
+    ------
+    StoredOtherwiseError
+        Before anything is written, when rows that are there would have to be others.
+    """
+    groups = identify(target, sources, reader, check)
+    if target.options == reader.options and target.is_fit and not absent and is_done(target, groups):
+        return ConversionPlan.of_nothing(target.root, groups.values()) if plan else None
+    inspect = partial(_inspect, reader, who)
+    found = find(target, groups, inspect)
+    replaced, dropped = match_stale(found, absent, missing)
+    parts = target.manifest.parts if target.manifest else ()
+    order = order_of(parts, groups, found.kept, replaced, dropped, found.merged)
+    found = settle(found, order, inspect)
+    found, agreed = agree(found, reader)
+    schema_of(found, agreed, target.manifest, [])
+    labels = {group: s.labels for group, s in groups.items()}
+    origin = {group_of(p): whole for whole, inside in found.merged.items() for p in inside or ()}
+    origin |= {replaced[data]: origin[group_of(data)] for data in replaced if group_of(data) in origin}
+    jobs = make_jobs(order, _stretches(found, who), labels, origin, part_nbytes, who.count)
+    if plan:
+        return make_plan(found, jobs, order, replaced, dropped)
+
+    jobs = [_with_fields(found, agreed, job) for job in jobs]
     with _writing(target.root):
-        new = _write(found, agreed, reader, replaced, dropped, progress)
-    _warn(target.root, new)
+        new = _write(found, agreed, reader, jobs, replaced, dropped, who, progress)
+    warn_of(target.root, new)
+    return None
+
+
+def _inspect(reader: Reader, workers: Workers, sources: Sequence[Input]) -> list[Table]:
+    """What the metadata of inputs say; those of many are read by all workers."""
+    who = workers if len(sources) > _MANY_INPUTS else Here()
+    tables: dict[int, Table] = dict(who.run(partial(_inspect_one, reader), sources, lambda nbytes, name: None))
+    return [tables[i] for i in range(len(sources))]
+
+
+def _inspect_one(reader: Reader, source: Input, tell: Tell) -> Table:
+    return reader.inspect(source)
 
 
 def _write(
     found: Found,
     agreed: Mapping[str, Field],
     reader: Reader,
+    jobs: Sequence[Job],
     replaced: Mapping[str, str],
     dropped: frozenset[str],
+    workers: Workers,
     progress: bool,
 ) -> list[Layer]:
     """Make what is missing and commit it; returns the data layers that were not in the store before."""
     target = found.target
     begin(target, reader.kind, reader.options)
-    layers = _make_layers(found, reader, progress)
-    wanted = _make_labels(found, layers)
-    new = [layer for of_group in layers.values() for layer in of_group]
+    layers = _make_layers(found, jobs, reader, workers, progress)
+    wanted, beside = _make_labels(found, layers)
+    new = list({layer.id: layer for of_group in layers.values() for layer in of_group}.values())
     made = {layer.id: Part(layer.rows, (layer.id,), layer.nbytes) for layer in new}
+    within = {p.data for layer in new for p in pieces_within(layer)}
 
     def planned(newest: Manifest | None) -> tuple[Schema, tuple[Part, ...]]:
-        parts = arrange(newest.parts if newest else (), wanted, made, replaced, dropped, found.merged)
+        before = newest.parts if newest else ()
+        parts = arrange(before, wanted, made, replaced, dropped, found.merged, within=within, relabelled=beside)
         return schema_of(found, agreed, newest, new), parts
 
     action = _action(found, new, reader.recipe)
@@ -99,7 +182,7 @@ def _write(
             schema, parts = planned(newest)
             if expressions(schema) != expressions(expected):
                 raise _BehindError
-            parts = tuple(computed.get(data_layer(p) or "", p) for p in parts)
+            parts = tuple(computed.get(rows_layer(p) or "", p) for p in parts)
             if newest is None:
                 return Manifest(os.urandom(16).hex(), 0, block_rows_for(new), schema, parts)
             return replace(newest, schema=schema, parts=parts)
@@ -118,7 +201,7 @@ def _action(found: Found, new: Sequence[Layer], recipe: Recipe) -> str:
     """What is done, for the history."""
     text = f"convert {amount(len(found.sources), 'input')}, {amount(sum(layer.rows for layer in new), 'new row')}"
     if recipe.cut:
-        entries = sum(layer.source.stop - layer.source.start for layer in new if layer.source)
+        entries = sum(s.stop - s.start for layer in new for s in layer.sources)
         text += f" of {display.count_text(entries)} that pass {_short(recipe.cut)}"
     aliases = [f"{name} = {_short(expression)}" for name, expression in recipe.aliases]
     return "; ".join([text, *aliases[:5], *([f"{len(aliases) - 5} more aliases"] if len(aliases) > 5 else [])])
@@ -135,11 +218,11 @@ def _compute(
     """The parts whose rows or labels are new, with what is computed from them, by data layer."""
     if not expressions(schema):
         return {}
-    labels = {data_layer(p): label_id(p.layers) for p in (before.parts if before else ())}
+    labels = {rows_layer(p): label_id(p.layers) for p in (before.parts if before else ())}
     fresh = {
         data: p
         for p in parts
-        if (data := data_layer(p)) is not None and (data in made or labels.get(data) != label_id(p.layers))
+        if (data := rows_layer(p)) is not None and (data in made or labels.get(data) != label_id(p.layers))
     }
     return dict(zip(fresh, with_derived(root, schema, fresh.values()), strict=True))
 
@@ -160,186 +243,96 @@ def _writing(root: str) -> Iterator[None]:
         raise
 
 
-def _make_layers(found: Found, reader: Reader, progress: bool) -> dict[str, list[Layer]]:
-    """Convert every table, in the order of the sources; layers that are there already are not made again."""
-    layers = {group: list(of_group) for group, of_group in found.finished.items()}
+def _stretches(found: Found, workers: Workers) -> dict[str, list[Stretch]]:
+    """What each group that must be made consists of."""
+    stretches: dict[str, list[Stretch]] = {}
     total = sum(sum(t.nbytes.values()) for t in found.tables.values())
-    with _Progress(total, show=progress) as bar:
-        for group, table in found.tables.items():
-            layers[group] = _make_table(found.target.root, group, table, reader, bar)
+    for group, table in found.tables.items():
+        n = n_ranges(len(table.ranges), sum(table.nbytes.values()), total, workers.count)
+        # A call that did not end may have cut it into others, of which some are there.
+        n = found.left.get(group, n)
+        ranges = table.ranges if n == len(table.ranges) else split_rows(table.rows, n, table.cuts)
+        stretches[group] = stretches_of(group, table, ranges)
+    for group, pieces in found.copies.items():
+        stretches[group] = []
+        for p in pieces:
+            layer = read_layer(found.target.root, p.layer)
+            nbytes = layer.rows_nbytes * p.rows // max(1, layer.rows)
+            copied = Copied(p.layer, p.first, p.rows, p.source or Source(""))
+            stretches[group].append(Stretch(group, p.data, nbytes, None, copied=copied))
+    return stretches
+
+
+def _with_fields(found: Found, agreed: Mapping[str, Field], job: Job) -> Job:
+    """The job, with the fields that all its rows have."""
+    tables = [s.table for s in job.stretches if s.table is not None]
+    fields = {f.name: f for f in tables[0].fields} if tables else dict(agreed)
+    for s in job.stretches:
+        if s.table is not None:
+            names = {f.name for f in s.table.fields}
+        else:
+            names = {n for p in found.copies[s.group] if p.data == s.data for n in (p.fields or {}).get(p.data, ())}
+        fields = {n: f for n, f in fields.items() if n in names}
+    optional = {n: {d for t in tables for f in t.fields if f.name == n for d in f.optional} for n in fields}
+    for s in job.stretches:
+        if s.copied is not None:
+            stored = read_layer(found.target.root, s.copied.layer).fields
+            for n in fields:
+                optional[n] |= {d for d, number in enumerate(stored[n].valid) if number is not None}
+    return replace(
+        job, fields=tuple(replace(f, optional=tuple(sorted(optional[n] | {*f.optional}))) for n, f in fields.items())
+    )
+
+
+def _make_layers(
+    found: Found, jobs: Sequence[Job], reader: Reader, workers: Workers, progress: bool
+) -> dict[str, list[Layer]]:
+    """Do the jobs; per group its layers in the order of its rows, of which some may be those of others, too."""
+    layers = {group: list(of_group) for group, of_group in found.finished.items()}
+    queue = sorted(jobs, key=lambda job: -job.nbytes) if workers.count > 1 else list(jobs)
+    with Progress(sum(job.nbytes for job in jobs), show=progress) as bar:
+        made: dict[int, Layer] = dict(workers.run(partial(_make, found.target.root, reader), queue, bar.tell))
+    by_id = {job.id: made[i] for i, job in enumerate(queue)}
+    for job in jobs:
+        for s in job.stretches:
+            layers.setdefault(s.group, []).append(by_id[job.id])
     return layers
 
 
-def _make_table(root: str, group: str, table: Table, reader: Reader, bar: _Progress) -> list[Layer]:
-    layers: list[Layer] = []
-    unreadable: dict[str, str] = {}
-    with reader.open(table) as rows:
-        for (start, stop), layer_id in zip(table.ranges, layer_ids(group, len(table.ranges)), strict=True):
-            if layer_exists(root, layer_id):
-                layer = read_layer(root, layer_id)
-                skipped = dict(layer.source.skipped if layer.source else ())
-                unreadable.update({n: why for n, why in skipped.items() if why.startswith(UNREADABLE)})
-                bar.forward(table, table.nbytes, start, stop)
-            else:
-                with LayerWriter(root, layer_id) as w:
-                    n, source = _fill(w, table, reader.recipe, rows, start, stop, unreadable, bar)
-                    table.source.check_unchanged()
-                    _check_required(table, unreadable)
-                    layer = w.finish(n, replace(source, skipped=(*table.skipped, *unreadable.items())))
-            layers.append(layer)
-    return layers
+def _make(root: str, reader: Reader, job: Job, tell: Tell) -> Layer:
+    return make(root, job, reader, tell)
 
 
-def _fill(
-    w: LayerWriter,
-    table: Table,
-    recipe: Recipe,
-    rows: Rows,
-    start: int,
-    stop: int,
-    unreadable: dict[str, str],
-    bar: _Progress,
-) -> tuple[int, Source]:
-    """Write the fields of a range of rows, and say how many were kept; what cannot be read is noted."""
-    writers = {}
-    for field in table.fields:  # in their order, whichever is written first
-        if field.name not in unreadable:
-            writers[field.name] = w.field(field)
-            writers[field.name].close()
-    found = Streamed(None, ())
-    done: set[str] = set()
-    if table.bound is not None:
-        bar.describe(table)
-        found = stream(table, rows, start, stop, writers)
-        done = {f.name for f in (*table.bound.reads, *table.bound.fields)}
-        bar.forward(table, done, start, stop)
-    n = stop - start if found.picked is None else found.picked.rows
-    for field in table.fields:
-        if field.name in done:
-            continue
-        if field.name in writers:
-            bar.describe(table)
-            try:
-                _copy(w, writers[field.name], rows(field, start, stop, picked=found.picked), n)
-            except UnreadableError as error:
-                unreadable[field.name] = UNREADABLE + str(error)
-        bar.forward(table, [field.name], start, stop)
-    return n, _provenance(table, recipe, start, stop, found)
+def _make_labels(
+    found: Found, layers: Mapping[str, Sequence[Layer]]
+) -> tuple[dict[str, list[tuple[str, str | None]]], dict[str, str | None]]:
+    """The label layers, which are written where they are not there yet.
 
-
-def _copy(w: LayerWriter, writer: FieldWriter, rows: Iterator[FieldData], n: int) -> None:
-    """Write the rows of one field; nothing of it stays when reading fails."""
-    try:
-        for data in rows:
-            writer.write(data)
-        if writer.rows != n:
-            raise UnreadableError(f"damaged, it gives {writer.rows} of {n} rows")
-        writer.close()
-    except UnreadableError:
-        w.remove_field(writer.field.name)
-        raise
-
-
-def _check_required(table: Table, unreadable: Mapping[str, str]) -> None:
-    """Raise `SourceError` for a field that was asked for by name, or when no field is left."""
-    named = [n for n in unreadable if n in table.required]
-    if named or len(unreadable) == len(table.fields):
-        name = named[0] if named else next(iter(unreadable))
-        raise SourceError(f"{table.source.name}: field {name!r} {unreadable[name]}")
-
-
-def _provenance(table: Table, recipe: Recipe, start: int, stop: int, found: Streamed) -> Source:
-    s = table.source
-    fields = {f.name: f for f in table.bound.fields} if table.bound else {}
-    aliases = tuple(Alias(name, fields[name].expression, fields[name].optional) for name, _ in recipe.aliases)
-    about = s.path, table.tree, start, stop, s.size, s.mtime_ns, table.fingerprint
-    return Source(*about, cut=recipe.cut, aliases=aliases, weights=found.weights)
-
-
-def _make_labels(found: Found, layers: Mapping[str, Sequence[Layer]]) -> dict[str, list[tuple[str, str | None]]]:
-    """Per group its data layers with their label layers, which are written where they are not there yet."""
+    Per group the layers of its rows with those of its labels, but for those within merged parts that stay; and the
+    label layers of these.
+    """
+    root = found.target.root
     fields = {f.name: f for f in label_fields(found.sources.values())}
+
+    def of(labels: Sequence[tuple[str, Label]], data: str, rows: int) -> str | None:
+        made = labels_id(labels, data)
+        if made is not None and not layer_exists(root, made):
+            with LayerWriter(root, made) as w:
+                for name, value in labels:
+                    w.constant(fields[name], value)
+                w.finish(rows)
+        return made
+
     wanted: dict[str, list[tuple[str, str | None]]] = {}
+    beside: dict[str, str | None] = {}
     for group, source in found.sources.items():
         if group in found.kept:
-            kept = [found.pieces[i] for i in layer_ids(group, found.kept[group])]
-            of_group = [(p.data, p.rows) for p in kept if p.merged is None]
+            pieces = [found.pieces[i] for i in layer_ids(group, found.kept[group])]
+            of_group = [(p.data, p.rows) for p in pieces if p.merged is None]
+            for p in pieces:
+                if p.merged is not None and p.apart and p.merged not in beside:
+                    beside[p.merged] = of(source.labels, p.merged, read_layer(root, p.merged).rows)
         else:
             of_group = [(layer.id, layer.rows) for layer in layers[group]]
-        wanted[group] = []
-        for data, n in of_group:
-            labels = labels_id(source.labels, data)
-            if labels is not None and not layer_exists(found.target.root, labels):
-                with LayerWriter(found.target.root, labels) as w:
-                    for name, value in source.labels:
-                        w.constant(fields[name], value)
-                    w.finish(n)
-            wanted[group].append((data, labels))
-    return wanted
-
-
-def _warn(root: str, layers: Sequence[Layer]) -> None:
-    """One warning for all fields that were left out; those that cannot be read come first, with their file."""
-    unread: dict[str, str] = {}
-    others: dict[str, dict[str, str]] = {}  # by the file where they were seen first
-    seen: set[str] = set()
-    for layer in layers:
-        for name, why in layer.source.skipped if layer.source else ():
-            uri = layer.source.uri if layer.source else ""
-            if why.startswith(UNREADABLE):
-                unread.setdefault(name, f"{name!r} in {uri}: {why.removeprefix(UNREADABLE)}")
-            elif name not in seen:
-                seen.add(name)
-                others.setdefault(uri, {})[name] = f"{name!r}: {why}"
-    texts = []
-    if unread:
-        texts.append(
-            f"the data of {_count(unread)} cannot be read, left out for all rows: {_some(unread)}. "
-            "When a file is repaired, the same call reads it again"
-        )
-    texts += [f"{_count(reasons)} left out, seen in {uri}: {_some(reasons)}" for uri, reasons in others.items()]
-    # convert, convert_root, mm.from_root, the caller
-    if texts:
-        warnings.warn(f"{root}: {'. '.join(texts)}", SkippedFieldsWarning, stacklevel=5)
-    sums = [(layer.source.uri, w) for layer in layers if layer.source for w in layer.source.weights]
-    if wrong := [(uri, w.weight) for uri, w in sums if not math.isfinite(w.sum + w.sum2)]:
-        (uri, weight), more = wrong[0], f", and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""
-        warnings.warn(
-            f"{root}: the sum of the weight {weight!r} over {uri}{more} is no finite number, so that nothing can be "
-            "normalised by it; a row has nan or an infinity: see ds.sources",
-            RuntimeWarning,
-            stacklevel=5,
-        )
-
-
-def _count(reasons: Mapping[str, str]) -> str:
-    return f"{len(reasons)} field{'s' * (len(reasons) > 1)}"
-
-
-def _some(reasons: Mapping[str, str]) -> str:
-    some = "; ".join(list(reasons.values())[:10])
-    return some + (f"; and {len(reasons) - 10} more, listed in the store's sources" if len(reasons) > 10 else "")
-
-
-class _Progress:
-    """A bar in decoded bytes, which are known about; every field of every part moves it by its share."""
-
-    def __init__(self, total: int, *, show: bool) -> None:
-        self._bar = display.progress(total, "convert", "B", disable=not show)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.set_postfix_str("", refresh=False)
-        self._bar.close()
-
-    def describe(self, table: Table) -> None:
-        file = os.path.basename(table.source.path)
-        # Behind the bar, and short, so that there is room for the bar.
-        self._bar.set_postfix_str(display.terminal_safe(file if len(file) <= 20 else f"...{file[-17:]}"), refresh=False)
-
-    def forward(self, table: Table, names: Iterable[str], start: int, stop: int) -> None:
-        """Count the bytes of some fields for a range of rows."""
-        nbytes = sum(table.nbytes.get(name, 0) for name in names)
-        self._bar.update(nbytes * stop // max(1, table.rows) - nbytes * start // max(1, table.rows))
+        wanted[group] = [(data, of(source.labels, data, n)) for data, n in of_group]
+    return wanted, beside

@@ -9,7 +9,6 @@ import fnmatch
 import glob
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +18,13 @@ import xxhash
 
 from mmdask.errors import OptionError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
 from mmdask.schema import Field, check_name
+from mmdask.sources.remote import find_remote, is_remote, remote_state, without_scheme
 
 __all__ = ["Absent", "Input", "Label", "digest", "find_inputs", "label_fields", "split_names"]
 
 Label = bool | int | float | str
 PathLike = str | os.PathLike[str]
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SOURCES = "sources are a path, a glob, 'file.root:tree', or a list or mapping of these"
 _LABEL_FIELDS: dict[type, Any] = {
     str: Field.category,
@@ -39,7 +38,8 @@ _LABEL_FIELDS: dict[type, Any] = {
 class Input:
     """One tree of one file, as named, with what `os.stat` said about the file.
 
-    `tree` is empty when the user named none. `labels` are pairs, so that inputs are values.
+    `tree` is empty when the user named none. `labels` are pairs, so that inputs are values. `hash` is of the contents,
+    if they were looked at.
     """
 
     path: str
@@ -47,6 +47,7 @@ class Input:
     size: int
     mtime_ns: int
     labels: tuple[tuple[str, Label], ...] = ()
+    hash: str = ""
 
     @property
     def name(self) -> str:
@@ -71,6 +72,8 @@ class Absent:
 
     def was(self, path: str) -> bool:
         """Whether a file that was converted earlier went by this name."""
+        if is_remote(self.path):
+            return fnmatch.fnmatchcase(path, self.path) or path == self.path
         return path == os.path.realpath(self.path) or fnmatch.fnmatchcase(path, os.path.abspath(self.path))
 
 
@@ -107,7 +110,7 @@ def find_inputs(
     Raises
     ------
     SourceError
-        For a folder, or a remote file.
+        For a folder, or a server that does not answer.
     OptionError
         When no source is named, a file twice, or something that is no path.
     SchemaError
@@ -141,10 +144,15 @@ def find_inputs(
             absent.append(found)
             continue
         for path, tree_name in found:
-            key = (os.path.realpath(path), tree_name)
+            key = (path if is_remote(path) else os.path.realpath(path), tree_name)
             if key in inputs:
                 raise OptionError(f"{path} is named twice, by {named_by[key]!r} and by {os.fspath(name)!r}")
-            inputs[key] = Input(*key, *_stat(key[0]), values)
+            try:
+                state = _stat(key[0])
+            except SourceNotFoundError as error:
+                absent.append(Absent(path, error))
+                continue
+            inputs[key] = Input(*key, *state, values)
             named_by[key] = os.fspath(name)
     return list(inputs.values()), absent
 
@@ -164,9 +172,12 @@ def label_fields(inputs: Iterable[Input]) -> list[Field]:
 
 def _find(name: PathLike, tree: str) -> list[tuple[str, str]] | Absent:
     """(path, tree) of the files that one name means."""
-    text = os.path.expanduser(os.fspath(name))
-    if _URL.match(text):
-        raise SourceError(f"{text}: only local files can be converted; copy it to this machine first")
+    text = without_scheme(os.path.expanduser(os.fspath(name)))
+    if is_remote(text):
+        try:
+            return find_remote(text, tree)
+        except SourceNotFoundError as error:
+            return Absent(text, error)
     # A pathlib path names a file, never a tree.
     ways = list(split_names(text)) if isinstance(name, str) else [(text, "")]
     folder = None
@@ -207,6 +218,8 @@ def _not_found(path: str) -> str:
 
 
 def _stat(path: str) -> tuple[int, int]:
+    if is_remote(path):
+        return remote_state(path)
     try:
         s = os.stat(path)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +12,10 @@ from mmdask.errors import ExpressionError, OptionError, SchemaError
 from mmdask.expr import SEMANTICS, Expression, canonical, check, check_cut, parse, spelled_name
 from mmdask.rows.counting import check_number
 from mmdask.rows.derived import derive
+from mmdask.rows.naming import renamed_text
 from mmdask.rows.virtual import Derived, names_in
 from mmdask.schema import Field, Schema, check_name
+from mmdask.short import ambiguous, short_name, short_names
 from mmdask.sources.inputs import Input, Label, label_fields
 
 __all__ = ["Bound", "Recipe", "make_recipe"]
@@ -78,13 +80,36 @@ class Recipe:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """All that the expressions name but aliases: fields and labels."""
+        """All that the expressions name but aliases: fields and labels, as they are written."""
         texts = (*([self.cut] if self.cut else []), *(text for _, text in self.aliases), *self.weights)
         return frozenset(n for text in texts for n in names_in(text, text)) - {name for name, _ in self.aliases}
 
     def labels_of(self, source: Input) -> dict[str, Label]:
         """The labels of an input that the expressions name: with others, its rows would be others."""
-        return {name: value for name, value in source.labels if name in self.names}
+        return {name: value for name, value in source.labels if {name, short_name(name)} & self.names}
+
+    def with_new_names(self, names: Mapping[str, str]) -> Recipe:
+        """The same, which names fields by the new names that they got."""
+        if not self.names & names.keys():
+            return self
+        return replace(
+            self,
+            cut=renamed_text(self.cut, names) if self.cut else "",
+            aliases=tuple((name, renamed_text(text, names)) for name, text in self.aliases),
+            weights=tuple(renamed_text(text, names) for text in self.weights),
+        )
+
+    def needs(self, names: Collection[str], where: str) -> list[str]:
+        """Those of the fields of an input that the expressions name, also by short names."""
+        found: set[str] = set()
+        short = short_names(names)
+        labels = {f.name for f in self.labels}
+        for name in self.names - labels:
+            meant = [name] if name in names else short.get(name, ())
+            if len(meant) > 1:
+                raise ExpressionError(f"{where}: {ambiguous(name, meant)}")
+            found.update(meant)
+        return sorted(found)
 
     def bind(self, source: Input, names: Collection[str], layout: Callable[[str], Field | str]) -> Bound:
         """Check everything against the fields of an input. Reads no data.
@@ -119,7 +144,7 @@ class Recipe:
                 f"{source.name}: {both[0]!r}, which an expression names, is both a label and a field there; "
                 "rename the label"
             )
-        needed = sorted(name for name in self.names if name in names)
+        needed = self.needs(names, source.name)
         reads = {name: layout(name) for name in needed}
         for name, found in reads.items():
             if isinstance(found, str):
@@ -127,7 +152,8 @@ class Recipe:
                 raise SchemaError(f"{source.name}: {name!r}, which an expression names, cannot be read: {why}")
         fields = [f for f in reads.values() if isinstance(f, Field)]
         known = [*fields, *self.labels]
-        if self.names - set(names) - set(labels):
+        short = short_names(names)
+        if any(name not in names and name not in labels and name not in short for name in self.names):
             # for the message: it proposes the nearest of all names
             others = (layout(name) for name in names if name not in reads and name not in labels)
             known += [f for f in others if isinstance(f, Field)]

@@ -6,7 +6,8 @@ The fields that it needs are read together, each along its own baskets and once;
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from mmdask.errors import ExpressionError, OptionError, SourceError
 from mmdask.expr import Expression, evaluate_cut, evaluate_many
 from mmdask.rows.derived import compute
 from mmdask.schema import CODE_DTYPE, Field, FieldData
+from mmdask.sources.ahead import ahead
 from mmdask.sources.inputs import Label
 from mmdask.sources.picked import Picked, select
 from mmdask.sources.recipe import Bound
+from mmdask.sources.shaping import Padding
 from mmdask.sources.table import RUN_NBYTES, Rows, Table, UnreadableError
 from mmdask.store.layer_writer import FieldWriter
 from mmdask.store.origin import WeightSum
@@ -44,7 +47,7 @@ class Streamed:
     weights: tuple[WeightSum, ...]
 
 
-def stream(table: Table, rows: Rows, start: int, stop: int, writers: Mapping[str, FieldWriter]) -> Streamed:
+def stream(table: Table, rows: Rows, start: int, stop: int, writers: Mapping[str, FieldWriter | Padding]) -> Streamed:
     """Evaluate the recipe of a table over rows `start` to `stop`, and write the rows that are kept.
 
     Parameters
@@ -70,8 +73,8 @@ def stream(table: Table, rows: Rows, start: int, stop: int, writers: Mapping[str
     sums = [_Sum(e) for e in bound.weights]
     kept = [writers[name] for name in (*(f.name for f in bound.reads), *_names(bound)) if name in writers]
 
-    def masks() -> Iterator[npt.NDArray[np.bool_]]:
-        for at, block in _together(table, bound.reads, rows, start, stop):
+    def masks(blocks: Iterable[tuple[int, _Block]]) -> Iterator[npt.NDArray[np.bool_]]:
+        for at, block in blocks:
             n = block.rows
             try:
                 values = {**block.fields, **_labels(bound.labels, n)}
@@ -91,7 +94,8 @@ def stream(table: Table, rows: Rows, start: int, stop: int, writers: Mapping[str
             if mask is not None:
                 yield mask
 
-    found = Picked(start, masks())
+    with closing(ahead(_together(table, bound.reads, rows, start, stop))) as blocks:
+        found = Picked(start, masks(blocks))
     for writer in kept:
         writer.close()
     return Streamed(None if bound.cut is None else found, tuple(s.total for s in sums))
@@ -111,32 +115,39 @@ class _Block:
 
 def _together(table: Table, fields: Sequence[Field], rows: Rows, start: int, stop: int) -> Iterator[tuple[int, _Block]]:
     """Runs of rows of some fields, each with its first row; each field is read along its own baskets."""
-    nbytes = max(RUN_NBYTES // max(len(fields), 1), _LEAST_NBYTES)
-    runs = {f.name: rows(f, start, stop, nbytes=nbytes) for f in fields}
-    held: dict[str, tuple[int, FieldData]] = {}
+    groups = table.together(fields)
+    nbytes = max(RUN_NBYTES // max(len(groups), 1), _LEAST_NBYTES)
+    runs = [rows(group, start, stop, nbytes=nbytes) for group in groups]
+    held: dict[int, tuple[int, tuple[FieldData, ...]]] = {}
     at = start
     while at < stop:
         stops = [stop, at + _BLOCK_ROWS]
-        for name, run in runs.items():
-            if name not in held or at == held[name][0] + len(held[name][1]):
-                held.pop(name, None)  # before the next is read
-                held[name] = at, _next(table, name, run)
-            stops.append(held[name][0] + len(held[name][1]))
+        for i, run in enumerate(runs):
+            if i not in held or at == held[i][0] + len(held[i][1][0]):
+                held.pop(i, None)  # before the next is read
+                held[i] = at, _next(table, groups[i], run)
+            stops.append(held[i][0] + len(held[i][1][0]))
         end = min(stops)
-        yield at, _Block(end - at, {name: data[at - first : end - first] for name, (first, data) in held.items()})
+        found = {
+            f.name: data[at - held[i][0] : end - held[i][0]]
+            for i, group in enumerate(groups)
+            for f, data in zip(group, held[i][1], strict=True)
+        }
+        yield at, _Block(end - at, found)
         at = end
 
 
-def _next(table: Table, name: str, run: Iterator[FieldData]) -> FieldData:
+def _next(table: Table, fields: Sequence[Field], runs: Iterator[tuple[FieldData, ...]]) -> tuple[FieldData, ...]:
     try:
-        data = next((data for data in run if len(data)), None)
-        if data is None:
+        run = next((run for run in runs if len(run[0])), None)
+        if run is None:
             raise UnreadableError("damaged, it gives too few rows")
     except UnreadableError as error:
         raise SourceError(
-            f"{table.source.name}: field {name!r}, which the cut, an alias or a weight needs, cannot be read: {error}"
+            f"{table.source.name}: field {fields[0].name!r}, which the cut, an alias or a weight needs, "
+            f"cannot be read: {error}"
         ) from error
-    return data
+    return run
 
 
 def _labels(labels: Sequence[tuple[Field, Label]], n: int) -> dict[str, FieldData]:

@@ -6,30 +6,37 @@ Nothing is written here.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmdask.errors import MmdaskError, OptionError, SchemaError, SourceNotFoundError, StoreExistsError
-from mmdask.rows.derived import derive, reads
+from mmdask.rows.derived import derive
 from mmdask.schema import Field, Schema
-from mmdask.sources.agree import Known, agreed_fields, join_schema, known_layer, known_merged, unreadable_fields
+from mmdask.sources.agree import Known, join_schema, known_layer, known_merged, unreadable_fields
+from mmdask.sources.fitting import fit_tables
 from mmdask.sources.inputs import Absent, Input, label_fields
-from mmdask.sources.pieces import Piece, dissolve, pieces_of
+from mmdask.sources.pieces import Piece, dissolve, pieces_of, pieces_within
 from mmdask.sources.plan import (
     complete_groups,
     data_layer,
     extra_layers,
     group_of,
-    labels_id,
+    is_merge,
     layer_ids,
     merged_layer,
+    most_layers,
 )
+from mmdask.sources.settled import NOT_COMMON
 from mmdask.sources.table import UNREADABLE, Reader, Table
 from mmdask.sources.target import Target
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
 from mmdask.store.manifest import Manifest, Part
 
-__all__ = ["Found", "agree", "expressions", "find", "is_done", "match_stale", "schema_of"]
+__all__ = ["Found", "agree", "expressions", "find", "is_done", "match_stale", "schema_of", "settle", "without_aliases"]
+
+
+#: how the reason begins when a field is left out that an input may have all the same
+_LEFT_OUT = (UNREADABLE, NOT_COMMON)
 
 
 @dataclass(frozen=True)
@@ -39,8 +46,10 @@ class Found:
     `pieces` are the converted rows in the manifest, by data layer, without those of merged parts that must go. `merged`
     are all merged parts, with None for those that stay, else the data layers of their pieces.
     `kept` are the groups that the manifest has, with their number of parts; `finished` those whose layers a dead
-    conversion left, or a merged part; `tables` those to be made. `stale` are converted rows in the manifest of no kept
-    group. `like` is what kept rows have, which all new ones must resemble; `old_labels` are the labels of kept rows.
+    conversion left, or a merged part; `copies` those whose rows a merged part that goes has; `tables` those that must
+    be read. `stale` are converted rows in the manifest of no kept group. `like` is what kept rows have, which all new
+    ones must resemble; `old_labels` are the labels of kept rows. `left` is how many layers a dead conversion cut an
+    input into.
     """
 
     target: Target
@@ -49,14 +58,21 @@ class Found:
     merged: Mapping[str, tuple[str, ...] | None]
     kept: Mapping[str, int]
     finished: Mapping[str, Sequence[Layer]]
+    copies: Mapping[str, Sequence[Piece]]
     tables: Mapping[str, Table]
     stale: Mapping[str, Source]
     like: Known | None
     old_labels: frozenset[str]
+    left: Mapping[str, int]
 
     def source_of(self, data: str) -> Source:
         """Where the rows of a piece in the manifest came from."""
         return _source(self.target.root, self.pieces[data])
+
+    @property
+    def is_new(self) -> bool:
+        """Whether any rows are made, or were by a call that did not end."""
+        return bool(self.tables or self.finished or self.copies)
 
 
 def is_done(target: Target, groups: Mapping[str, Input]) -> bool:
@@ -64,11 +80,15 @@ def is_done(target: Target, groups: Mapping[str, Input]) -> bool:
     pieces = pieces_of(target.root, target.manifest.parts if target.manifest else ())
     kept = complete_groups(p.data for p in pieces)
     return set(kept) == set(groups) == {group_of(p.data) for p in pieces} and all(
-        p.labels == labels_id(groups[group_of(p.data)].labels, p.data) for p in pieces
+        p.has_labels(groups[group_of(p.data)].labels) for p in pieces
     )
 
 
-def find(target: Target, groups: Mapping[str, Input], reader: Reader) -> Found:
+Inspect = Callable[[Sequence[Input]], Sequence[Table]]
+
+
+def find(target: Target, groups: Mapping[str, Input], inspect: Inspect) -> Found:
+    """Compare inputs with what is in the store, and left beside it; those that must be read are inspected."""
     root, parts = target.root, target.manifest.parts if target.manifest else ()
     stay, going = dissolve(pieces_of(root, parts), {group: s.labels for group, s in groups.items()})
     merged: dict[str, tuple[str, ...] | None] = {m: None for p in parts if (m := merged_layer(p)) is not None}
@@ -78,17 +98,21 @@ def find(target: Target, groups: Mapping[str, Input], reader: Reader) -> Found:
     kept = {group: n for group, n in complete_groups(pieces).items() if group in groups}
     stale = {p.data: _source(root, p) for p in (*(p for p in stay if group_of(p.data) not in kept), *going)}
     folder = os.path.join(root, "parts")
-    left = complete_groups(os.listdir(folder) if os.path.isdir(folder) else ())
-    finished: dict[str, list[Layer]] = {}
-    tables: dict[str, Table] = {}
-    for group, source in groups.items():
-        if group in kept:
-            continue
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    left = complete_groups(names)
+    finished: dict[str, Sequence[Layer]] = {}
+    copies: dict[str, Sequence[Piece]] = {}
+    wanted = {group: s for group, s in groups.items() if group not in kept}
+    for group in wanted:
         ids = layer_ids(group, left.get(group, 0))
         if ids and all(layer_exists(root, i) for i in ids):
             finished[group] = [read_layer(root, i) for i in ids]
-        else:
-            tables[group] = reader.inspect(source)
+        elif inside := _copyable(root, [p for p in going if group_of(p.data) == group]):
+            copies[group] = inside
+    open_groups = {g: s for g, s in wanted.items() if g not in finished and g not in copies}
+    finished |= _merged_layers_left(root, names, merged, open_groups)
+    to_read = {g: s for g, s in open_groups.items() if g not in finished}
+    tables = dict(zip(to_read, inspect(list(to_read.values())), strict=True))
     like, old_labels = None, frozenset[str]()
     of_kept = [p for p in stay if group_of(p.data) in kept]
     if of_kept:
@@ -96,10 +120,55 @@ def find(target: Target, groups: Mapping[str, Input], reader: Reader) -> Found:
         first = next((p for p in of_kept if p.merged is None), of_kept[0])
         like = _known(root, first)
         if first.labels is not None:
-            old_labels = frozenset(
-                first.fields[first.labels] if first.fields else read_layer(root, first.labels).fields
-            )
-    return Found(target, groups, pieces, merged, kept, finished, tables, stale, like, old_labels)
+            merged_fields = (first.fields or {}).get(first.labels)
+            old_labels = frozenset(read_layer(root, first.labels).fields if merged_fields is None else merged_fields)
+    begun = most_layers(names)
+    return Found(target, groups, pieces, merged, kept, finished, copies, tables, stale, like, old_labels, begun)
+
+
+def _copyable(root: str, pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """The pieces of an input in merged parts that go, in order, if all its rows and fields are there as they were."""
+    if len(complete_groups(p.data for p in pieces)) != 1:
+        return ()
+    for p in pieces:
+        names = set((p.fields or {}).get(p.data, ()))
+        if not names or names & p.added or not names <= set(read_layer(root, p.layer).fields):
+            return ()
+    n = len(pieces)
+    by_id = {p.data: p for p in pieces}
+    return [by_id[i] for i in layer_ids(group_of(pieces[0].data), n)] if len(by_id) == n else ()
+
+
+def _merged_layers_left(
+    root: str, names: Iterable[str], in_store: Collection[str], groups: Mapping[str, Input]
+) -> dict[str, Sequence[Layer]]:
+    """The groups whose rows a dead conversion left in merged layers, each with that layer; the largest first."""
+    found: dict[str, Sequence[Layer]] = {}
+    layers = [
+        read_layer(root, name) for name in names if is_merge(name) and name not in in_store and layer_exists(root, name)
+    ]
+    for layer in sorted(layers, key=lambda of: (-len(of.merged), of.id)):
+        inside = [group_of(p.data) for p in pieces_within(layer)]
+        labels = [groups[g].labels for g in inside if g in groups]
+        whole = len(labels) == len(inside) == len(layer.merged) and all(some == labels[0] for some in labels)
+        if whole and not found.keys() & set(inside):
+            found |= {g: [layer] for g in inside}
+    return found
+
+
+def settle(found: Found, order: Sequence[str | None], inspect: Inspect) -> Found:
+    """Give up merged layers of a dead conversion whose inputs no longer stand beside each other in that order."""
+    at = {group: i for i, group in enumerate(order) if group is not None}
+    lost = set()
+    for group, layers in found.finished.items():
+        inside = [group_of(p.data) for p in pieces_within(layers[0])]
+        if inside and [at[g] for g in inside] != list(range(at[inside[0]], at[inside[0]] + len(inside))):
+            lost.add(group)
+    if not lost:
+        return found
+    tables = dict(zip(lost, inspect([found.sources[g] for g in lost]), strict=True))
+    finished = {g: layers for g, layers in found.finished.items() if g not in lost}
+    return replace(found, finished=finished, tables={**found.tables, **tables})
 
 
 def _source(root: str, piece: Piece) -> Source:
@@ -108,11 +177,19 @@ def _source(root: str, piece: Piece) -> Source:
     return read_layer(root, piece.data).source or Source("")
 
 
-def _known(root: str, piece: Piece) -> Known:
+def _known(root: str, piece: Piece, layer: Layer | None = None) -> Known:
     if piece.merged is None:
-        return known_layer(read_layer(root, piece.data), UNREADABLE)
+        return known_layer(read_layer(root, piece.data), _LEFT_OUT)
     fields = (piece.fields or {}).get(piece.data, ())
-    return known_merged(read_layer(root, piece.merged), _source(root, piece), fields, piece.added, UNREADABLE)
+    layer = layer or read_layer(root, piece.merged)
+    return known_merged(layer, _source(root, piece), fields, piece.added, _LEFT_OUT)
+
+
+def _known_finished(root: str, group: str, layers: Sequence[Layer]) -> list[Known]:
+    pieces = [p for p in pieces_within(layers[0]) if group_of(p.data) == group]
+    if pieces:
+        return [_known(root, p, layers[0]) for p in pieces]
+    return [known_layer(layer, _LEFT_OUT) for layer in layers]
 
 
 def match_stale(found: Found, absent: Sequence[Absent], missing: str) -> tuple[dict[str, str], frozenset[str]]:
@@ -152,7 +229,11 @@ def _by_tree(found: Found) -> dict[tuple[str, str], str]:
         if group in found.tables:
             trees.append((group, found.tables[group].tree))
         elif group in found.finished:
-            trees.append((group, (found.finished[group][0].source or Source("")).tree))
+            layer = found.finished[group][0]
+            inside = (p.source for p in pieces_within(layer) if group_of(p.data) == group)
+            trees.append((group, (next(inside, layer.source) or Source("")).tree))
+        elif group in found.copies:
+            trees.append((group, (found.copies[group][0].source or Source("")).tree))
         elif any(s.path == source.path for g, s in found.sources.items() if g != group):
             first = layer_ids(group, found.kept[group])[0]
             trees.append((group, found.source_of(first).tree))
@@ -165,23 +246,19 @@ def _by_tree(found: Found) -> dict[tuple[str, str], str]:
     return {key: group for key, group in named.items() if group not in found.kept}
 
 
-def agree(found: Found) -> dict[str, Field]:
-    """The fields of everything new, which all inputs must have alike.
-
-    An alias is computed for rows that are appended, too, if a store has what it reads; otherwise it has no expression.
-    """
-    if not found.tables and not found.finished:
-        return {}
+def agree(found: Found, reader: Reader) -> tuple[Found, dict[str, Field]]:
+    """The fields of everything new, and the inputs with what each changes for them; see `fit_tables`."""
+    if not found.is_new:
+        return found, {}
+    root = found.target.root
     known = [found.like] if found.like else []
-    for group, source in found.sources.items():
-        if group in found.tables:
-            t = found.tables[group]
-            known.append(Known(source.name, {f.name: f for f in t.fields}, frozenset(), dict(t.skipped)))
-        elif group in found.finished:
-            known += [known_layer(layer, UNREADABLE) for layer in found.finished[group]]
-    fields = agreed_fields(known)
-    there = {*fields, *(f.name for f in label_fields(found.sources.values()))}
-    return {n: replace(f, expression="") if f.expression and reads(f) - there else f for n, f in fields.items()}
+    for group in found.sources:
+        if group in found.finished:
+            known += _known_finished(root, group, found.finished[group])
+        elif group in found.copies:
+            known.append(_known(root, found.copies[group][0]))
+    tables, fields = fit_tables(found.tables, known, reader.recipe, reader.shaping)
+    return replace(found, tables=tables), fields
 
 
 def schema_of(found: Found, agreed: Mapping[str, Field], newest: Manifest | None, new: Sequence[Layer]) -> Schema:
@@ -189,12 +266,12 @@ def schema_of(found: Found, agreed: Mapping[str, Field], newest: Manifest | None
     old = newest.schema if newest else Schema()
     parts = newest.parts if newest else ()
     computed = _computed(found.target.root, newest)
-    if found.tables or found.finished:
+    if found.is_new:
         _check_arrays(found.target.root, old, parts)
     if newest is None or not found.kept:
         fields = list(agreed.values())
     else:
-        fields = [f for f in old.values() if f.name not in found.old_labels]
+        fields = [_as_agreed(f, agreed) for f in old.values() if f.name not in found.old_labels]
         fields += _readable_again(found, newest)
     fields = [f for f in fields if f.name not in computed and all(f.name in layer.fields for layer in new)]
     converted = found.pieces.keys() | {data for inside in found.merged.values() for data in inside or ()}
@@ -235,9 +312,15 @@ def _with_computed(root: str, schema: Schema, old: Schema, computed: Mapping[str
     return Schema([*(fields[name] for name in old if name in fields), *(f for n, f in fields.items() if n not in old)])
 
 
+def _as_agreed(field: Field, agreed: Mapping[str, Field]) -> Field:
+    """A field of the store, which can now miss what it can in new rows."""
+    optional = agreed[field.name].optional if field.name in agreed else ()
+    return replace(field, optional=tuple(sorted({*field.optional, *optional})))
+
+
 def _readable_again(found: Found, newest: Manifest) -> list[Field]:
     """Fields that were left out because a part that goes could not be read, and that all kept parts have."""
-    lost = {n for source in found.stale.values() for n in unreadable_fields(source, UNREADABLE)}
+    lost = {n for source in found.stale.values() for n in unreadable_fields(source, _LEFT_OUT)}
     lost -= set(newest.schema)
     if not lost or found.like is None:
         return []

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from mmdask.schema import Field, FieldData
 from mmdask.sources.inputs import Input
+from mmdask.sources.padding import Pad
 from mmdask.sources.picked import Picked
 from mmdask.sources.recipe import Bound, Recipe
+from mmdask.sources.shaping import Change, Shaping
 
 __all__ = ["RUN_NBYTES", "UNREADABLE", "Reader", "Rows", "Table", "UnreadableError"]
 
@@ -25,14 +27,14 @@ class UnreadableError(Exception):
 
 
 class Rows(Protocol):
-    """Reads one field of an input, run by run of about `nbytes` decoded bytes: its rows from `start` to `stop`.
+    """Reads fields of one group, run by run of about `nbytes` decoded bytes: their rows from `start` to `stop`.
 
     With `picked` only the rows that it keeps, and what holds none of them is not decoded.
     """
 
     def __call__(
-        self, field: Field, start: int, stop: int, *, nbytes: int = ..., picked: Picked | None = ...
-    ) -> Iterator[FieldData]: ...
+        self, fields: Sequence[Field], start: int, stop: int, *, nbytes: int = ..., picked: Picked | None = ...
+    ) -> Iterator[tuple[FieldData, ...]]: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,14 @@ class Table:
 
     `nbytes` are decoded bytes per field, about. `required` fields were asked for by name: not to read one is an error.
     `fields` begin with those of the input that are stored; behind them are the aliases of `bound`, what is to be
-    computed of the rows, which may read more fields.
+    computed of the rows, which may read more fields. `groups` are the names of fields that come out of the same bytes,
+    by what they are read from.
+
+    Names are those of the store, but for `groups`, which has those of the input. `changes` say how fields are made that
+    are others in the input. Until inputs agreed on their fields, `fields` are as the input has them, `reads` are more
+    that expressions need, `names` all that it has, `origins` what those are called in the input that have new names,
+    `renamed` the old names that expressions may use, with the new ones, `pads` how fields are padded, and of the names
+    and patterns in options `asked` those that inputs need not all have, `used` those that fit.
     """
 
     source: Input
@@ -53,22 +62,47 @@ class Table:
     required: frozenset[str]
     fingerprint: str
     bound: Bound | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cuts: tuple[int, ...] = ()
+    changes: Mapping[str, Change] = field(default_factory=dict)
+    reads: tuple[Field, ...] = ()
+    names: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    pads: Mapping[str, Pad] = field(default_factory=dict)
+    asked: tuple[tuple[str, str], ...] = ()
+    used: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def rows(self) -> int:
         return self.ranges[-1][1]
 
+    def together(self, fields: Iterable[Field]) -> list[tuple[Field, ...]]:
+        """Some fields, those of one group together; each where the first of its group stands."""
+        group = {name: of for of, names in self.groups.items() for name in names}
+        found: dict[str, list[Field]] = {}
+        for f in fields:
+            origin = self.changes[f.name].origin if f.name in self.changes else f
+            # what the input does not have comes alone
+            key = f"blank {f.name}" if origin is None else f"group {group[origin.name]}"
+            found.setdefault(key, []).append(f)
+        return [tuple(of_group) for of_group in found.values()]
+
 
 class Reader(Protocol):
     """How inputs of one format are read.
 
-    `kind` is its name, `options` all that decides what is read, as JSON; `recipe` is what is computed, if anything is.
+    `kind` is its name, `options` all that decides what is read, as JSON; `recipe` is what is computed, if anything is,
+    and `shaping` how fields become others.
     """
 
     kind: str
 
     @property
     def recipe(self) -> Recipe: ...
+
+    @property
+    def shaping(self) -> Shaping: ...
 
     @property
     def options(self) -> Mapping[str, Any]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmdask.errors import CorruptStoreError, OptionError, StoreExistsError, StoreNotFoundError, UnfinishedError
@@ -18,11 +18,28 @@ __all__ = ["Target", "begin", "check_options", "look"]
 
 @dataclass(frozen=True)
 class Target:
-    """What is at the path: a manifest, unless nothing was committed yet, and the options of the last conversion."""
+    """What is at the path: a manifest, unless nothing was committed yet, and the options of the last conversion.
+
+    `fit` counts how often all inputs were converted again since later ones did not fit the types of the store.
+    """
 
     root: str
     manifest: Manifest | None
     options: Mapping[str, Any] | None
+    fit: int = 0
+    is_fit: bool = True
+
+    def of_group(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What decides, together with an input, which data its layers hold."""
+        return {**options, _FIT: self.fit} if self.fit else options
+
+    def again(self) -> Target:
+        """The same, with all inputs to be converted again."""
+        return replace(self, fit=self.fit + 1, is_fit=False)
+
+
+#: a key beside the options in conversion.json
+_FIT = "fit"
 
 
 def look(path: str | os.PathLike[str], kind: str) -> Target:
@@ -36,11 +53,11 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
         When conversion.json or manifest.json is damaged.
     """
     root = store_root(path)
-    options = _read_options(root, kind)
+    options, fit = _read_options(root, kind)
     try:
         manifest = read_manifest(root)
     except UnfinishedError:
-        return Target(root, None, options)
+        return Target(root, None, options, fit)
     except StoreNotFoundError:
         # A conversion that died before its first file was in place left an empty folder, or a file that is none yet.
         if os.path.lexists(root) and not _is_begun(root):
@@ -51,15 +68,16 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
         raise StoreExistsError(
             f"{root} is a store that was not converted from {kind} files; convert to another path, or append to it"
         )
-    return Target(root, manifest, options)
+    return Target(root, manifest, options, fit)
 
 
 def begin(target: Target, kind: str, options: Mapping[str, Any]) -> None:
     """Write conversion.json, durably, before anything else; the folder is made when it is not there."""
     if not os.path.isdir(target.root):
         _make_folder(target.root)
-    if target.options != options:
+    if target.options != options or not target.is_fit:
         text = {"format": "mmdask-conversion", "version": 1, "kind": kind, "options": dict(options)}
+        text |= {_FIT: target.fit} if target.fit else {}
         write_atomically(os.path.join(target.root, CONVERSION), document.dump(text))
 
 
@@ -80,12 +98,12 @@ def check_options(target: Target, options: Mapping[str, Any], update: bool) -> N
     )
 
 
-def _read_options(root: str, kind: str) -> dict[str, Any] | None:
+def _read_options(root: str, kind: str) -> tuple[dict[str, Any] | None, int]:
     path = os.path.join(root, CONVERSION)
     try:
         data = document.read_file(root, CONVERSION)
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return None, 0
     except OSError as error:
         raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
     r = document.Reader(document.parse(data, path), path)
@@ -94,7 +112,7 @@ def _read_options(root: str, kind: str) -> dict[str, Any] | None:
         r.fail("version", "1, which is what this version of mmdask reads")
     if r.text("kind") != kind:
         raise StoreExistsError(f"{root} was converted from {r.text('kind')} files, not from {kind} files")
-    return r.object("options")
+    return r.object("options"), r.integer(_FIT, 0)
 
 
 def _is_begun(root: str) -> bool:

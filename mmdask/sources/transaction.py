@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,7 +14,8 @@ from mmdask.store.folder import make_folder, remove_folder
 from mmdask.store.layer import Layer, new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, read_manifest
-from mmdask.store.system import SYSTEM
+from mmdask.store.storage import storage_of
+from mmdask.store.zarr_form import Zarr
 
 __all__ = ["Transaction"]
 
@@ -32,6 +31,8 @@ class Transaction:
         The store; None to create one.
     attrs, aux : mapping
         Of a store that is created: what is noted, and the one row of each array that is not per row.
+    form : Zarr, optional
+        Of a store that is created: how its arrays are stored.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class Transaction:
         base: Manifest | None,
         attrs: Mapping[str, Any],
         aux: Mapping[str, tuple[Field, FieldData]],
+        form: Zarr | None = None,
     ) -> None:
+        self._form = form
         self.root = root
         #: the store as this transaction knows it; None until it exists
         self.newest = base
@@ -62,8 +65,9 @@ class Transaction:
         StoreExistsError
             When something else is there.
         """
+        storage_of(self.root).check_writable()
         if self._base is None:
-            make_folder(self.root)
+            make_folder(self.root, self._form)
 
     def new_layer(self) -> str:
         """An id for a layer that is about to be written."""
@@ -149,9 +153,8 @@ class Transaction:
 
     def _remove_unfinished(self) -> None:
         """Whatever was interrupted: a layer that is not finished is in a folder of its id and ``.tmp-...``."""
-        parts = os.path.join(self.root, "parts")
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            for name in os.listdir(parts):
-                layer_id, mark, _ = name.partition(".tmp-")
-                if mark and layer_id in self._begun:
-                    SYSTEM.remove_tree(os.path.join(parts, name))
+        storage = storage_of(self.root)
+        for entry in storage.entries("parts"):
+            layer_id, mark, _ = entry.name.partition(".tmp-")
+            if mark and layer_id in self._begun:
+                storage.remove_folder("parts", entry.name)

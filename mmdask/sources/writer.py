@@ -26,6 +26,8 @@ from mmdask.store.attrs import check_attrs
 from mmdask.store.folder import check_free
 from mmdask.store.layer import Scalar
 from mmdask.store.manifest import Manifest, read_manifest, store_root
+from mmdask.store.storage import is_url
+from mmdask.store.zarr_form import Backend, Zarr, check_backend
 
 __all__ = ["PART_NBYTES", "Writer", "append", "create"]
 
@@ -56,6 +58,7 @@ class Writer:
         attrs: Mapping[str, Any] | None = None,
         aux: Mapping[str, Any] | None = None,
         part_nbytes: int | str = PART_NBYTES,
+        form: Zarr | None = None,
     ) -> None:
         self.path = store_root(path)
         self._part_nbytes = parse_nbytes(part_nbytes)
@@ -64,7 +67,8 @@ class Writer:
         if aux is not None and not isinstance(aux, Mapping):
             raise OptionError(f"aux is a mapping of names to arrays, got {type(aux).__name__}")
         rows_of_aux = {name: aux_data(name, value) for name, value in (aux or {}).items()}
-        self._transaction = Transaction(self.path, base, check_attrs({} if attrs is None else attrs), rows_of_aux)
+        noted = check_attrs({} if attrs is None else attrs)
+        self._transaction = Transaction(self.path, base, noted, rows_of_aux, form)
         self._fields = RowFields(self.path, fields, labels or {}, base.schema if base else None)
         self._pending: dict[str, list[Any]] = {}
         self._n_pending = self._pending_nbytes = 0
@@ -470,6 +474,7 @@ def create(
     attrs: Mapping[str, Any] | None = None,
     aux: Mapping[str, Any] | None = None,
     part_nbytes: int | str = PART_NBYTES,
+    backend: Backend | None = None,
 ) -> Writer:
     """Start a new store.
 
@@ -488,6 +493,9 @@ def create(
         or lists of these.
     part_nbytes : int or str
         How large parts grow, in bytes or as text like ``"256 MiB"``.
+    backend : {"memmap", "zarr"} or mmdask.Zarr, optional
+        How arrays are stored: in files that are mapped, or compressed in chunks. By default the former, and the latter
+        behind a URL.
 
     Returns
     -------
@@ -514,8 +522,9 @@ def create(
     """
     root = store_root(path)
     check_free(root)
+    form = check_backend(backend, remote=is_url(root))
     fields = () if fields is None else fields
-    return Writer(root, None, fields=fields, labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes)
+    return Writer(root, None, fields=fields, labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes, form=form)
 
 
 def append(

@@ -9,7 +9,6 @@ import pytest
 from kinds import pack
 
 import mmdask as mm
-from mmdask.store import layer_writer as layer_module
 from mmdask.store.layer import new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, dump_manifest, read_manifest
@@ -20,7 +19,6 @@ def write_parts(path, fields, parts):
     """A store with these parts, each a mapping of names to rows (a list), or to the one value that all rows have."""
     path = Path(path)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_module, "fsync_all", lambda fds: [None for _ in fds])
         patch.setattr(System, "fsync", lambda *_: None)
         patch.setattr(System, "fsync_folder", lambda *_: None)
         with mm.create(path, fields=fields):

@@ -185,6 +185,9 @@ DATASET = {
         now(lambda e: e.ds[10:20].to_dataframe(["x"]), {"x": 10}),
         *[later(lambda e: e.ds[10:20].to_dataframe(["x"], lazy=True), {"x": 10}) for _ in DATAFRAMES],
     ],
+    "to_root": [
+        now(lambda e: e.ds.to_root(e.out, fields=["x", "jet_*"], progress=False), {**ALL, "jet_pt": N, "jet_ok": N})
+    ],
     "to_xarray": [later(lambda e: e.ds[10:20].to_xarray("x"), {"x": 10})],
     "values": [later(lambda e: next(iter(e.ds.values())), ALL)],
     "zip": [later(lambda e: e.ds.zip("jet"), {"jet_pt": N, "jet_ok": N})],

@@ -94,8 +94,8 @@ def test_nothing_found(tmp_path):
 def test_folders_urls_and_nothing(tmp_path):
     with pytest.raises(SourceError, match=r"is a folder; name the files in it"):
         find_inputs(str(tmp_path), None)
-    with pytest.raises(SourceError, match="only local files"):
-        find_inputs("root://eos//a.root:t", None)
+    with pytest.raises(SourceError, match=r"nonsense://eos//a.root: .*; copy it to this machine first"):
+        find_inputs("nonsense://eos//a.root:t", None)
     with pytest.raises(OptionError, match="no source is named"):
         find_inputs([], None)
 

@@ -16,7 +16,7 @@ from mmdask.schema import Field
 from mmdask.sources import streaming
 from mmdask.sources.coerce import to_field_data
 from mmdask.sources.picked import Picked, select
-from mmdask.sources.rootfile import _spans
+from mmdask.sources.root.ranges import spans
 from mmdask.testing.strategies import tables
 
 
@@ -52,30 +52,32 @@ def test_spans_are_the_baskets_with_a_picked_row(sizes, data):
     start = data.draw(st.integers(0, offsets[-1]))
     stop = data.draw(st.integers(start, offsets[-1]))
     mask = data.draw(st.lists(st.booleans(), min_size=stop - start, max_size=stop - start))
-    spans = _spans(start, stop, offsets, Picked(start, [np.array(mask, bool)]))
-    rows = {row for a, b in spans for row in range(a, b)}
+    found = spans(start, stop, offsets, Picked(start, [np.array(mask, bool)]))
+    rows = {row for a, b in found for row in range(a, b)}
     expected = set()
     for a, b in zip(offsets[:-1], offsets[1:], strict=True):
         inside = range(max(a, start), min(b, stop))
         if any(mask[row - start] for row in inside):
             expected |= set(inside)
     assert rows == expected
-    assert sum(b - a for a, b in spans) == len(rows)
-    assert all(a[1] < b[0] for a, b in zip(spans[:-1], spans[1:], strict=True)), "neighbours are one span"
+    assert sum(b - a for a, b in found) == len(rows)
+    assert all(a[1] < b[0] for a, b in zip(found[:-1], found[1:], strict=True)), "neighbours are one span"
 
 
 FIELDS = (Field.dense("x", "i8"), Field.ragged("y", "i8"))
+TABLE = SimpleNamespace(source=SimpleNamespace(name="a.root"), together=lambda fields: [(f,) for f in fields])
 
 
 def reader(lengths):
     """Rows 0, 1, 2 ... of two fields in runs of these lengths."""
 
-    def rows(field, start, stop, *, nbytes):
+    def rows(fields, start, stop, *, nbytes):
+        (field,) = fields
         at = start
         for n in lengths[field.name]:
             ids = range(at, at + n)
             values = list(ids) if field.name == "x" else [[i] * (i % 3) for i in ids]
-            yield to_field_data(field.name, values, field)[1]
+            yield (to_field_data(field.name, values, field)[1],)
             at += n
 
     return rows
@@ -88,9 +90,8 @@ def test_fields_are_read_together(n, data):
     for field in FIELDS:
         ends = sorted(data.draw(st.lists(st.integers(0, n), max_size=6)))
         lengths[field.name] = np.diff([0, *ends, n]).tolist()
-    table = SimpleNamespace(source=SimpleNamespace(name="a.root"))
     x, y, at = [], [], 7
-    for first, block in streaming._together(table, FIELDS, reader(lengths), 7, 7 + n):
+    for first, block in streaming._together(TABLE, FIELDS, reader(lengths), 7, 7 + n):
         assert first == at
         assert {len(d) for d in block.fields.values()} == {block.rows}
         x += rows_back(FIELDS[0], block.fields["x"])
@@ -101,6 +102,5 @@ def test_fields_are_read_together(n, data):
 
 
 def test_a_field_that_ends_too_early():
-    table = SimpleNamespace(source=SimpleNamespace(name="a.root"))
     with pytest.raises(SourceError, match=r"a\.root: field 'y', which the cut.*too few rows"):
-        list(streaming._together(table, FIELDS, reader({"x": [5], "y": [3, 0]}), 0, 5))
+        list(streaming._together(TABLE, FIELDS, reader({"x": [5], "y": [3, 0]}), 0, 5))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmdask.errors import ConflictError
 from mmdask.sources.inputs import Input
 from mmdask.sources.plan import arrange, complete_groups, group_id, group_of, labels_id, layer_ids
-from mmdask.sources.rootfile import part_ranges, runs
+from mmdask.sources.root.ranges import part_ranges, runs
 from mmdask.store.manifest import Part
 
 A, B, C, D = (letter * 32 for letter in "abcd")

@@ -9,7 +9,6 @@ import struct
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import uproot
 from root_tools import (
@@ -34,7 +33,9 @@ from mmdask.errors import (
     SourceError,
     SourceNotFoundError,
 )
-from mmdask.sources import conversion, pieces, rootfile, survey
+from mmdask.sources import conversion, pieces, survey
+from mmdask.sources.root.file import brief
+from mmdask.sources.root.ttree import Branch
 
 # ---- nothing, one and all that changed ------------------------------------------------------------------------------
 
@@ -251,7 +252,7 @@ def test_the_size_of_files_beyond_2_gib(tmp_path, out):
 
 def test_damage_is_told_in_whole_sentences(tmp_path, files, out):
     """What uproot says stands in brackets behind what we say, and does not end with a comma."""
-    half = rootfile._brief(OSError("expected Chunk of length 120,\nreceived 3"))
+    half = brief(OSError("expected Chunk of length 120,\nreceived 3"))
     assert half == "(uproot: OSError: expected Chunk of length 120)"
     good = Path(files[0]).read_bytes()
     for at in range(100, len(good), 97):
@@ -271,26 +272,17 @@ def test_damage_is_told_in_whole_sentences(tmp_path, files, out):
                 assert re.search(r"(damaged|cannot be told)[^(]*\(uproot: .*[^,;: ]\)", text), text
 
 
-def test_rntuple_is_named(tmp_path, out):
-    with uproot.recreate(tmp_path / "a.root") as file:
-        file.mkrntuple("nt", {"x": np.arange(3.0)})
-    with pytest.raises(
-        SourceError, match=r"holds no TTree \(and the RNTuple nt, which this version does not read; .*mktree\)"
-    ):
-        run(tmp_path / "a.root", out)
-
-
 def test_a_file_that_changes_meanwhile(files, out, monkeypatch):
-    original = rootfile._read_run
+    original = Branch.read
     calls = []
 
-    def read_run(branch, field, start, stop):
+    def read_run(column, start, stop, wanted):
         calls.append(1)
         if len(calls) == 6:
             os.utime(files[1], ns=(5, 5))
-        return original(branch, field, start, stop)
+        return original(column, start, stop, wanted)
 
-    monkeypatch.setattr(rootfile, "_read_run", read_run)
+    monkeypatch.setattr(Branch, "read", read_run)
     with pytest.raises(SourceError, match=r"b\.root: the file changed while it was converted"):
         run(files, out)
     assert len(list(Path(out, "parts").iterdir())) == 1

@@ -18,7 +18,10 @@ from root_tools import DATA, events, labelled, manifest, needs_data, part_layers
 
 import mmdask as mm
 from mmdask.errors import ExpressionError, OptionError, SchemaError, SourceError, SourceNotFoundError
-from mmdask.sources import rootfile, streaming
+from mmdask.sources import streaming
+from mmdask.sources.root import reader, ttree
+from mmdask.sources.root.ttree import Branch
+from mmdask.sources.table import UnreadableError
 
 
 def wide(n, seed):
@@ -104,10 +107,8 @@ def test_rows_that_pass(source, tmp_path, cut, part_nbytes):
 @pytest.mark.parametrize("limit", [1, 1_000])
 def test_fields_whose_runs_end_elsewhere(source, tmp_path, monkeypatch, limit):
     """Baskets of several sizes: each field is held until the others have its rows."""
-    original = rootfile._basket_weights
-    monkeypatch.setattr(
-        rootfile, "_basket_weights", lambda branch, offsets: [w * len(branch.name) for w in original(branch, offsets)]
-    )
+    original = Branch.weights.func
+    monkeypatch.setattr(Branch, "weights", property(lambda column: [w * len(column.name) for w in original(column)]))
     monkeypatch.setattr(streaming, "RUN_NBYTES", limit)
     monkeypatch.setattr(streaming, "_LEAST_NBYTES", limit)
     monkeypatch.setattr(streaming, "_BLOCK_ROWS", 7)
@@ -185,7 +186,7 @@ def test_files_without_rows(tmp_path, opened):
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
     """48 MB in two branches that the cut reads and 24 MB in one that it does not, in runs of 2 MiB together."""
-    monkeypatch.setattr(rootfile, "RUN_NBYTES", 2 << 20)
+    monkeypatch.setattr(reader, "RUN_NBYTES", 2 << 20)
     monkeypatch.setattr(streaming, "RUN_NBYTES", 2 << 20)
     rng = np.random.default_rng(0)
 
@@ -258,26 +259,26 @@ def test_a_name_that_is_a_label_and_a_field(files, out):
 
 
 def test_fields_that_cannot_be_read(source, tmp_path, monkeypatch):
-    original = rootfile._layout
-    monkeypatch.setattr(rootfile, "_layout", lambda name, *a: "is odd" if name == "flag" else original(name, *a))
+    original = ttree.column_of
+    monkeypatch.setattr(ttree, "column_of", lambda name, *a: "is odd" if name == "flag" else original(name, *a))
     with pytest.raises(SchemaError, match="'flag', which an expression names, cannot be read: is odd"):
         run(source, tmp_path / "o.mm", fields=["met"], cut="flag")
     monkeypatch.undo()
-    original = rootfile._read_run
+    original = Branch.read
 
-    def read(branch, field, start, stop):
-        if branch.name == "weight" and start > 40:
-            raise rootfile.UnreadableError("odd bytes")
-        return original(branch, field, start, stop)
+    def read(column, start, stop, wanted):
+        if column.name == "weight" and start > 40:
+            raise UnreadableError("odd bytes")
+        return original(column, start, stop, wanted)
 
-    monkeypatch.setattr(rootfile, "_read_run", read)
+    monkeypatch.setattr(Branch, "read", read)
     monkeypatch.setattr(streaming, "RUN_NBYTES", 1)
     monkeypatch.setattr(streaming, "_LEAST_NBYTES", 1)
     with pytest.raises(
         SourceError, match=r"wide\.root.*'weight', which the cut, an alias or a weight needs.*odd bytes"
     ):
         run(source, tmp_path / "o.mm", weights="weight")
-    monkeypatch.setattr(rootfile, "RUN_NBYTES", 1)
+    monkeypatch.setattr(reader, "RUN_NBYTES", 1)
     with pytest.warns(mm.errors.SkippedFieldsWarning, match="'weight' in .*odd bytes"):
         mm.from_root(source, tmp_path / "p.mm", cut="met > 0.2", progress=False)
 
@@ -582,15 +583,15 @@ def test_labels_that_the_cut_reads(files, out, opened):
 def test_killed_and_resumed(files, out, opened, stop_at):
     script = f"""
 import os, signal
-from mmdask.sources import rootfile
+from mmdask.sources.root.ttree import Branch
 from mmdask.sources.root import convert_root
-original, calls = rootfile._read_run, []
+original, calls = Branch.read, []
 def read_run(*args):
     calls.append(1)
     if len(calls) == {stop_at}:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args)
-rootfile._read_run = read_run
+Branch.read = read_run
 convert_root({files!r}, {str(out)!r}, progress=False, **{ASKED!r}, exclude="number")
 """
     dead = subprocess.run([sys.executable, "-c", script], check=False)

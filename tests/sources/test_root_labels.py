@@ -32,7 +32,8 @@ from mmdask.errors import (
     SkippedFieldsWarning,
 )
 from mmdask.schema import Field, FieldData
-from mmdask.sources import conversion, rootfile
+from mmdask.sources import conversion
+from mmdask.sources.root.reader import CONVERTER_VERSION
 from mmdask.store.commit import commit
 from mmdask.store.layer import new_id, read_layer
 from mmdask.store.layer_writer import LayerWriter
@@ -243,7 +244,7 @@ def test_provenance(files, out):
     assert (layer.source.tree, layer.source.start, layer.source.stop, layer.source.skipped) == ("events", 0, 20, ())
     assert len(layer.source.fingerprint) == 32
     options = json.loads((out / "conversion.json").read_bytes())["options"]
-    assert options == {"fields": None, "exclude": [], "part_nbytes": 2**30, "converter": rootfile.CONVERTER_VERSION}
+    assert options == {"fields": None, "exclude": [], "part_nbytes": 2**30, "converter": CONVERTER_VERSION}
 
 
 def test_offsets_are_shared(files, out):

@@ -30,7 +30,9 @@ from mmdask.errors import (
     StoreExistsError,
     UnfinishedError,
 )
-from mmdask.sources import conversion, rootfile
+from mmdask.sources import conversion, work
+from mmdask.sources.root.reader import RootFiles
+from mmdask.sources.root.ttree import Branch
 from mmdask.store.manifest import read_manifest
 from mmdask.store.system import SYSTEM
 
@@ -103,19 +105,19 @@ def test_damaged_conversion_json(files, out):
 
 @pytest.mark.parametrize("stop_at", [1, 5, 8, 11])
 def test_interrupted_and_resumed(files, out, opened, baskets, monkeypatch, stop_at):
-    original = rootfile._read_run
+    original = Branch.read
     calls = []
 
-    def read_run(branch, field, start, stop):
+    def read_run(column, start, stop, wanted):
         calls.append(1)
         if len(calls) == stop_at:
             raise KeyboardInterrupt
-        return original(branch, field, start, stop)
+        return original(column, start, stop, wanted)
 
-    monkeypatch.setattr(rootfile, "_read_run", read_run)
+    monkeypatch.setattr(Branch, "read", read_run)
     with pytest.raises(KeyboardInterrupt):
         run(files, out)
-    monkeypatch.setattr(rootfile, "_read_run", original)
+    monkeypatch.setattr(Branch, "read", original)
     with pytest.raises(UnfinishedError, match="run the same call again"):
         read_manifest(out)
     finished = (stop_at - 1) // 4
@@ -135,7 +137,7 @@ def test_interrupted_and_resumed(files, out, opened, baskets, monkeypatch, stop_
 def test_interrupted_inside_a_file_of_several_parts(tmp_path, out, baskets, monkeypatch):
     chunks = [events(100, seed) for seed in range(6)]
     path = write_tree(tmp_path / "a.root", chunks)
-    original = conversion.LayerWriter
+    original = work.LayerWriter
     made = []
 
     class Stopping(original):
@@ -145,10 +147,10 @@ def test_interrupted_inside_a_file_of_several_parts(tmp_path, out, baskets, monk
                 raise KeyboardInterrupt
             super().__init__(*args)
 
-    monkeypatch.setattr(conversion, "LayerWriter", Stopping)
+    monkeypatch.setattr(work, "LayerWriter", Stopping)
     with pytest.raises(KeyboardInterrupt):
         run(path, out, part_nbytes=3_500)
-    monkeypatch.setattr(conversion, "LayerWriter", original)
+    monkeypatch.setattr(work, "LayerWriter", original)
     assert len(list(Path(out, "parts").iterdir())) == 3
     baskets.clear()
     run(path, out, part_nbytes=3_500)
@@ -208,7 +210,7 @@ def test_a_disk_that_takes_nothing_more(files, out, monkeypatch, call, number, c
 
 
 def test_our_own_errors_carry_no_note(files, out, monkeypatch):
-    monkeypatch.setattr(rootfile.RootFiles, "open", lambda *args: (_ for _ in ()).throw(SourceError("gone")))
+    monkeypatch.setattr(RootFiles, "open", lambda *args: (_ for _ in ()).throw(SourceError("gone")))
     with pytest.raises(SourceError, match="gone") as error:
         run(files, out)
     assert not hasattr(error.value, "__notes__")
@@ -230,15 +232,15 @@ def test_killed_and_resumed(files, out):
     """SIGKILL in the middle of the second file; the same call goes on."""
     script = f"""
 import os, signal
-from mmdask.sources import rootfile
+from mmdask.sources.root.ttree import Branch
 from mmdask.sources.root import convert_root
-original, calls = rootfile._read_run, []
+original, calls = Branch.read, []
 def read_run(*args):
     calls.append(1)
     if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args)
-rootfile._read_run = read_run
+Branch.read = read_run
 convert_root({files!r}, {str(out)!r}, progress=False)
 """
     dead = subprocess.run([sys.executable, "-c", script], check=False)

@@ -1,14 +1,22 @@
-"""ROOT files as a source: `convert_root`, which `mm.from_root` calls."""
+"""`convert_root`, which `mm.from_root` calls: options are checked, inputs found, and handed to the conversion."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmdask.errors import OptionError
 from mmdask.sources.conversion import convert
+from mmdask.sources.conversion_plan import ConversionPlan
 from mmdask.sources.inputs import Label, PathLike, find_inputs
+from mmdask.sources.mismatch import make_modes
+from mmdask.sources.padding import make_pads
 from mmdask.sources.recipe import make_recipe
-from mmdask.sources.rootfile import RootFiles
+from mmdask.sources.renaming import check_rename
+from mmdask.sources.root.file import tree_names
+from mmdask.sources.root.reader import RootFiles
+from mmdask.sources.shaping import Shaping
+from mmdask.sources.trees import expand_trees
 
 __all__ = ["convert_root"]
 
@@ -27,16 +35,23 @@ def convert_root(
     missing: str = "error",
     progress: bool = True,
     part_nbytes: int = 2**30,
-) -> None:
-    """Convert TTrees of ROOT files to the store at `path`; what it holds already is not read again.
+    workers: object = None,
+    check: str = "stat",
+    plan: bool = False,
+    on_mismatch: str | Mapping[str, str] = "error",
+    rename: Mapping[str, str] | None = None,
+    pad: Mapping[str, int | tuple[int, Any]] | None = None,
+    tree_label: str | None = None,
+) -> ConversionPlan | None:
+    """Convert TTrees or RNTuples of ROOT files to the store at `path`; what it holds already is not read again.
 
-    Every branch of numbers, fixed arrays, lists of these and text becomes a field of its name. Reading goes branch by
-    branch along its baskets, in bounded memory. Nothing is visible before one commit at the end; an interrupted call is
-    resumed by the same call.
+    Every branch becomes a field of its name, an object or a map one of each member: numbers, fixed arrays, text, and
+    lists of all these, of any depth. Reading goes branch by branch along its baskets, in bounded memory. Nothing is
+    visible before one commit at the end; an interrupted call is resumed by the same call.
 
     Parameters
     ----------
-    sources : path, glob, ``"file.root:tree"``, list of these, or mapping of these to labels
+    sources : path, address, glob, ``"file.root:tree"``, list of these, or mapping of these to labels
         In the order in which the rows are to come; the files of a glob are sorted. Without a tree the file must hold
         only one. Labels such as ``{"process": "ttbb", "year": 2016}`` become fields: a category for text, else int64,
         float64 or bool.
@@ -60,6 +75,28 @@ def convert_root(
         Show a bar.
     part_nbytes : int
         Decoded bytes of a part, about.
+    workers : int or Workers, optional
+        Processes that share the work; this one does all by default.
+    check : {"stat", "hash"}
+        What tells that an input changed: size and time of its file, or its contents.
+    plan : bool
+        Write nothing, and return what would be done.
+    on_mismatch : {"error", "common", "promote"} or mapping
+        Of fields that inputs do not have alike: raise; take only those that all have alike; or store them so that no
+        value is lost, missing where an input has none. Or by name or pattern one of these, or a dtype.
+    rename : mapping, optional
+        New names of fields, by name or pattern: each ``*`` of a new name is what the next wildcard stands for. `fields`
+        and `exclude` have the names of the file, expressions may use both.
+    pad : mapping, optional
+        By name or pattern how many items each row of a list gets, or that and what fills it: ``{"jet_pt": (22, nan)}``.
+        The field is then dense; cuts, aliases and weights see the whole lists.
+    tree_label : str, optional
+        A label that is the name of the tree. Trees may be patterns: ``"a.root:nominal*"`` is one source for each.
+
+    Returns
+    -------
+    ConversionPlan
+        With `plan`, else None.
 
     Raises
     ------
@@ -73,11 +110,14 @@ def convert_root(
     FieldNotFoundError
         When a pattern matches no branch.
     SchemaError
-        When inputs differ in their fields or labels, or a branch that was named has a type that cannot be stored.
+        When inputs differ in their fields or labels, a branch that was named has a type that cannot be stored, a field
+        cannot be renamed or padded so, or rows that the store has would have to be of another type.
     StoreExistsError
         When `path` holds something else than a store of these sources.
     OptionError
         When the options differ from those of the last call, cannot be used, or leave no field.
+    WorkerError
+        When a worker process dies; what was finished stays.
     OSError
         When the disk takes nothing more, or forbids it; what was finished stays, and the same call goes on from there.
 
@@ -88,13 +128,17 @@ def convert_root(
     """
     if type(part_nbytes) is not int or part_nbytes < 1:
         raise OptionError(f"part_nbytes is a positive number of bytes, got {part_nbytes!r}")
+    shaping = Shaping(check_rename(rename), make_pads(pad), make_modes(on_mismatch))
     inputs, absent = find_inputs(sources, tree)
+    inputs = expand_trees(inputs, tree_label, tree_names)
     wanted = None if fields is None else _patterns(fields)
     recipe = make_recipe(cut, aliases, weights, inputs)
     if wanted == () and not recipe.aliases:
         raise OptionError("no field is selected: fields is empty; leave it out to take all")
-    reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes, recipe)
-    convert(inputs, absent, path, reader, update=update, missing=missing, progress=progress)
+    reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes, recipe, shaping)
+    how: dict[str, Any] = {"update": update, "missing": missing, "progress": progress}
+    how |= {"workers": workers, "check": check, "part_nbytes": part_nbytes, "plan": plan}
+    return convert(inputs, absent, path, reader, **how)
 
 
 def _patterns(names: str | Iterable[str]) -> tuple[str, ...]:

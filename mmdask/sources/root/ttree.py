@@ -1,0 +1,130 @@
+"""The branches of a TTree as columns, each read along its own baskets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mmdask.errors import SourceError
+from mmdask.schema import Field, FieldData
+from mmdask.sources.root.column import Column, Lazy
+from mmdask.sources.root.decode import Decoder, decoder_of
+from mmdask.sources.root.file import DAMAGED, brief
+from mmdask.sources.root.ranges import runs
+from mmdask.sources.table import UnreadableError
+
+__all__ = ["Branch", "Branches", "column_of"]
+
+
+class Branches:
+    """A TTree of uproot as a `Tree`: sub-branches are columns, too, called ``group/branch``."""
+
+    def __init__(self, tree: Any, name: str) -> None:
+        self.name = name
+        self.rows = int(tree.num_entries)  # a float in some files
+        self._branches: dict[str, Any] = {}
+        self.doubles: list[str] = []
+        for full, branch in tree.iteritems():
+            if full in self._branches:
+                self.doubles.append(full)
+            else:
+                self._branches[full] = branch
+        self.columns = Lazy(self._branches, lambda name: column_of(name, self._branches[name], self.rows))
+        self.types = Lazy(self._branches, lambda name: _type_of(self._branches[name]))
+
+
+def _type_of(branch: Any) -> str:
+    try:
+        return str(branch.typename)
+    except Exception as error:  # as in `column_of`, which says why
+        return f"unknown {brief(error)}"
+
+
+def column_of(name: str, branch: Any, rows: int) -> Column | str:
+    """The column that a branch becomes, or why it becomes none; empty text for a group, whose members count."""
+    try:
+        decoder = decoder_of(name, branch)
+        if isinstance(decoder, str):
+            return decoder
+        if branch.num_entries != rows:
+            return f"it has {branch.num_entries} entries, the tree has {rows}"
+        offsets = branch.entry_offsets
+    except Exception as error:
+        # What is odd in a file of another decade comes out of uproot as any kind of exception.
+        return f"its type cannot be told {brief(error)}"
+    if len(offsets) > 1 and any(a > b for a, b in itertools.pairwise(offsets)):
+        return "its baskets are not in order"
+    if not decoder.fields:
+        return "; ".join(f"{member}: {why}" for member, why in decoder.skipped)
+    return Branch(name, branch, decoder, rows)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch as a `Column`."""
+
+    name: str
+    branch: Any
+    decoder: Decoder
+    rows: int
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        return self.decoder.fields
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        return self.decoder.skipped
+
+    @cached_property
+    def nbytes(self) -> tuple[int, ...]:
+        """About how many bytes each field takes in memory; exact for dense fields."""
+        header = int(getattr(self.decoder.interpretation, "header_bytes", 0))
+        content = max(0, int(self.branch.uncompressed_bytes) - header * self.rows)
+        items = self.decoder.item_nbytes
+        found = []
+        for f in self.fields:
+            if f.kind == "dense" and not f.optional:
+                found.append(self.rows * f.item_nbytes)
+            else:
+                share = content * f.item_nbytes // items if items else content // len(self.fields)
+                found.append(share + 8 * self.rows * max(1, f.n_offsets))
+        return tuple(found)
+
+    @cached_property
+    def offsets(self) -> Sequence[int]:
+        offsets: Sequence[int] = self.branch.entry_offsets
+        return offsets
+
+    @cached_property
+    def weights(self) -> list[float]:
+        """Compressed bytes of each basket, which need no reading; rows where the file does not say."""
+        rows = [float(b - a) for a, b in itertools.pairwise(self.offsets)]
+        sizes = self.branch.member("fBasketBytes", none_if_missing=True)
+        if sizes is None or len(sizes) < len(rows) or not all(s > 0 for s in sizes[: len(rows)]):
+            return rows
+        return [float(s) for s in sizes[: len(rows)]]
+
+    def ends(self, start: int, stop: int, limit: int, wanted: Sequence[Field]) -> Iterator[int]:
+        """Ends of runs along baskets."""
+        scale = sum(self.nbytes) / max(1.0, sum(self.weights))
+        return runs(start, stop, self.offsets, [w * scale for w in self.weights], limit)
+
+    def read(self, start: int, stop: int, wanted: Sequence[Field]) -> tuple[FieldData, ...]:
+        """Rows of some of its fields."""
+        asked = self.decoder
+        try:
+            array = self.branch.array(
+                asked.interpretation, entry_start=start, entry_stop=stop, library=asked.library, array_cache=None
+            )
+        except MemoryError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise SourceError(f"{self.branch.file.file_path}: {error.strerror} at field {self.name!r}") from error
+            # uproot raises whatever the odd bytes lead to: AssertionError, struct.error, IndexError, ...
+            raise UnreadableError(f"{DAMAGED} {brief(error)}") from error
+        return asked.rows(array, wanted)

@@ -1,0 +1,241 @@
+"""How the fields of an input become those of the store: new names, wider types, blanks where it has none, one length.
+
+`Shaping` is what the user asked for, a `Change` what that means for one field of one input, `Shaped` reads by it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmdask import display
+from mmdask.errors import SchemaError
+from mmdask.schema import Field, FieldData
+from mmdask.short import resolve
+from mmdask.sources.mismatch import Modes
+from mmdask.sources.padding import Pad, pad_rows
+from mmdask.sources.picked import Picked
+from mmdask.sources.promote import blank, promoted
+from mmdask.store.layer_writer import FieldWriter
+from mmdask.store.origin import Padded
+
+if TYPE_CHECKING:
+    from mmdask.sources.table import Rows, Table
+
+__all__ = ["Change", "Padding", "Shaped", "Shaping", "cut_text"]
+
+#: rows of a field that an input does not have which are made at once
+_BLANK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """What the user asked for: `rename` and `pads` by name or pattern, and what is done where inputs differ."""
+
+    rename: Mapping[str, str] = field(default_factory=dict)
+    pads: Mapping[str, Pad] = field(default_factory=dict)
+    modes: Modes = field(default_factory=Modes)
+
+    def __bool__(self) -> bool:
+        return bool(self.rename or self.pads or self.modes)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What decides how fields are stored, as JSON; empty if nothing was asked for."""
+        options: dict[str, Any] = {}
+        if self.rename:
+            # of two patterns that fit the first counts
+            options["rename"] = [list(pair) for pair in self.rename.items()]
+        if self.pads:
+            options["pad"] = [[name, *pad.option] for name, pad in self.pads.items()]
+        return {**options, **self.modes.options}
+
+    def pads_of(self, names: Mapping[str, str]) -> tuple[dict[str, Pad], set[str]]:
+        """Which fields are padded, and which entries name one.
+
+        Parameters
+        ----------
+        names : mapping
+            From new names of fields to those in the input. New ones count first; a field named exactly goes before one
+            that a pattern fits, of which the first counts.
+        """
+        found: dict[str, Pad] = {}
+        used: set[str] = set()
+        old = {before: new for new, before in names.items()}
+        for key, pad in self.pads.items():
+            if hit := resolve(key, names) or old.get(resolve(key, old) or ""):
+                found.setdefault(hit, pad)
+                used.add(key)
+        for key, pad in self.pads.items():
+            if key in used:
+                continue
+            hits = fnmatch.filter(names, key) or [old[n] for n in fnmatch.filter(old, key)]
+            if hits:
+                used.add(key)
+            for hit in hits:
+                found.setdefault(hit, pad)
+        return found, used
+
+    def is_exact(self, name: str, before: str) -> bool:
+        """Whether a field that is padded was named, so that it is an error if it cannot be."""
+        return name in self.pads or before in self.pads
+
+
+@dataclass(frozen=True)
+class Change:
+    """How one field is made of one of the input.
+
+    Parameters
+    ----------
+    origin : Field or None
+        As the input has it, under its name there; None if it has none, or if it is computed.
+    read : Field
+        Under its new name and of the type that all inputs agreed on: what cuts, aliases and weights see.
+    stored : Field
+        After padding.
+    pad : Pad, optional
+        How it is padded.
+    computed : bool
+        Whether it is an alias.
+    """
+
+    origin: Field | None
+    read: Field
+    stored: Field
+    pad: Pad | None = None
+    computed: bool = False
+
+    @property
+    def note(self) -> str:
+        """What is not in the store as it was in the input, in a few words; empty if that is nothing."""
+        if self.computed:
+            return ""
+        if self.origin is None:
+            return "not in this file, missing in all its rows"
+        texts = []
+        if self.origin.name != self.read.name:
+            texts.append(f"called {self.origin.name} in the file")
+        if not self.origin.same_layout(self.read):
+            texts.append(f"{self.origin.describe()} in the file")
+        return ", ".join(texts)
+
+
+class Shaped:
+    """Reads rows of the fields of the store from an input that has others; the rows of one part.
+
+    Asked for a field as it is stored, it is padded; asked for it as cuts see it, it is not.
+    """
+
+    def __init__(self, rows: Rows, table: Table) -> None:
+        self._rows, self._table = rows, table
+        self._cut: dict[str, tuple[int, int]] = {}
+
+    def __call__(
+        self,
+        fields: Sequence[Field],
+        start: int,
+        stop: int,
+        *,
+        nbytes: int | None = None,
+        picked: Picked | None = None,
+    ) -> Iterator[tuple[FieldData, ...]]:
+        changes = [self._table.changes.get(f.name) for f in fields]
+        size = {} if nbytes is None else {"nbytes": nbytes}
+        if all(c is None for c in changes):
+            yield from self._rows(fields, start, stop, picked=picked, **size)
+            return
+        if changes[0] is not None and changes[0].origin is None:
+            n = stop - start if picked is None else sum(map(int, _counts(picked, start, stop)))
+            for at in range(0, n, _BLANK_ROWS):
+                rows = min(_BLANK_ROWS, n - at)
+                yield tuple(self._padded(f, c, blank(c.read, rows)) for f, c in zip(fields, changes, strict=True) if c)
+            return
+        origins = [f if c is None or c.origin is None else c.origin for f, c in zip(fields, changes, strict=True)]
+        for run in self._rows(origins, start, stop, picked=picked, **size):
+            yield tuple(self._made(f, c, data) for f, c, data in zip(fields, changes, run, strict=True))
+
+    def _made(self, asked: Field, change: Change | None, data: FieldData) -> FieldData:
+        if change is None or change.origin is None:
+            return data
+        try:
+            data = promoted(change.origin, data, change.read)
+        except SchemaError as error:
+            raise SchemaError(f"{self._table.source.name}: {error}") from None
+        return self._padded(asked, change, data)
+
+    def _padded(self, asked: Field, change: Change, data: FieldData) -> FieldData:
+        return self.store(change, data) if asked.same_layout(change.stored) else data
+
+    def store(self, change: Change, data: FieldData) -> FieldData:
+        """Rows as cuts see them as they are stored; what is cut off is counted."""
+        if change.pad is None:
+            return data
+        data, rows, items = pad_rows(change.read, data, change.pad)
+        before = self._cut.get(change.stored.name, (0, 0))
+        self._cut[change.stored.name] = before[0] + rows, before[1] + items
+        return data
+
+    def writers(self, writers: Mapping[str, FieldWriter]) -> dict[str, FieldWriter | Padding]:
+        """Writers that take rows as cuts see them."""
+        changes = self._table.changes
+        return {
+            name: Padding(w, self, changes[name]) if name in changes and changes[name].pad else w
+            for name, w in writers.items()
+        }
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """What is not in the store as it was in the input, by field."""
+        return tuple((name, c.note) for name, c in self._table.changes.items() if c.note)
+
+    @property
+    def padded(self) -> tuple[Padded, ...]:
+        """What padding cut off."""
+        return tuple(Padded(name, rows, items) for name, (rows, items) in self._cut.items())
+
+
+class Padding:
+    """Writes rows to a field after they were padded."""
+
+    def __init__(self, writer: FieldWriter, shaped: Shaped, change: Change) -> None:
+        self.writer, self._shaped, self._change = writer, shaped, change
+        self.field = writer.field
+
+    @property
+    def rows(self) -> int:
+        return self.writer.rows
+
+    def write(self, data: FieldData) -> None:
+        self.writer.write(self._shaped.store(self._change, data))
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _counts(picked: Picked, start: int, stop: int) -> Iterator[int]:
+    """How many rows are kept, a run at a time: of large inputs a mask would be large."""
+    for at in range(start, stop, 1 << 22):
+        yield int(picked.mask(at, min(stop, at + (1 << 22))).sum())
+
+
+def cut_text(padded: Iterable[Padded]) -> str:
+    """What padding cut off, for a warning; empty if that is nothing.
+
+    Examples
+    --------
+    >>> cut_text([Padded("jet_pt", 3, 5), Padded("jet_pt", 1, 1), Padded("el_pt", 0, 0)])
+    "pad cut 6 items off 4 rows of 'jet_pt'"
+    """
+    total: dict[str, tuple[int, int]] = {}
+    for name, rows, items in padded:
+        before = total.get(name, (0, 0))
+        total[name] = before[0] + rows, before[1] + items
+    texts = [
+        f"{display.amount(items, 'item')} off {display.amount(rows, 'row')} of {name!r}"
+        for name, (rows, items) in total.items()
+        if items
+    ]
+    more = f", and of {len(texts) - 10} more fields" if len(texts) > 10 else ""
+    return f"pad cut {', '.join(texts[:10])}{more}" if texts else ""
