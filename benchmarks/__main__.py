@@ -20,6 +20,7 @@ from benchmarks import (  # noqa: F401
     ragged_cuts,
     reading,
     skipping,
+    zarr,
 )
 from benchmarks.harness import BENCHMARKS, markdown, run_all, text, to_json
 

@@ -50,6 +50,7 @@ def test_a_short_name_means_one_field_or_is_refused(names: list[str]) -> None:
         else:
             assert resolve(short, names) == name
     assert resolve("unheard", names) is None
+    assert not set(short_names(names)) & set(names)
 
 
 FIELDS = {

@@ -48,7 +48,8 @@ class Asking:
             self._unit, sequence = sequence.size, sequence.sequence
         # Copies of rows, and classes of them, have no blocks of the store.
         self._windows = sequence if type(sequence) is WindowSequence else None
-        self._blocks: tuple[int, int, Int64s] = (-1, -1, np.empty(0, np.int64))  # key and number of a window
+        nothing = np.empty(0, np.int64)
+        self._blocks: tuple[int, int, tuple[Int64s, Int64s]] = (-1, -1, (nothing, nothing))  # key, number of a window
         self._rest = 0  # runs of single rows for which nothing is asked
         self._whole = self._windows is not None and _whole_blocks(rows, self.names, self._windows, share)
         self._at: tuple[int, int] | None = None  # epoch and window of what was read last
@@ -65,7 +66,7 @@ class Asking:
         if sequence is None or stop <= start or not self._whole:
             return False
         start, stop = start // self._unit * self._unit, min(-(-stop // self._unit) * self._unit, sequence.n)
-        key, starts = sequence._starts(epoch)
+        key, starts = sequence.starts(epoch)
         first, last = (np.searchsorted(starts, [start, stop - 1], side="right") - 1).tolist()
         before, self._at = self._at, (epoch, last)
         if before is None or before[0] != epoch or not first - 1 <= before[1] <= first:
@@ -76,7 +77,9 @@ class Asking:
         ahead = int(_PIECES * (stop - starts[last]) / (starts[last + 1] - starts[last]))
         while window <= last + 1 and window < sequence.windows.n_windows:
             wanted = _PIECES if window <= last else ahead
-            if pieces < wanted:
+            if not pieces and wanted and not self._missing(sequence, key, window):
+                wanted = _PIECES
+            elif pieces < wanted:
                 self._ask(sequence, key, window, pieces, wanted)
             self._asked = epoch, window, max(pieces, wanted)
             if window > last:
@@ -93,21 +96,25 @@ class Asking:
         elif not self.rows.ask(self.names, rows, rows + 1):
             self._rest = _REST
 
+    def _missing(self, sequence: WindowSequence, key: int, window: int) -> bool:
+        """Whether a window is not in memory, as far as some of its rows tell: it is looked at once."""
+        begins, _ = self._of(sequence, key, window)
+        return self.rows.missing(self.names, begins)
+
     def _ask(self, sequence: WindowSequence, key: int, window: int, first: int, last: int) -> None:
+        begins, ends = self._of(sequence, key, window)
+        some = slice(first * len(begins) // _PIECES, last * len(begins) // _PIECES)
+        self.rows.ask(self.names, begins[some], ends[some])
+
+    def _of(self, sequence: WindowSequence, key: int, window: int) -> tuple[Int64s, Int64s]:
         if self._blocks[:2] != (key, window):
-            self._blocks = key, window, sequence.windows.blocks(key, window)
-        blocks = self._blocks[2]
-        blocks = blocks[first * len(blocks) // _PIECES : last * len(blocks) // _PIECES]
-        if sequence._filled is not None:
-            blocks = sequence._filled[0][blocks]
-        size = sequence.grain.block
-        begins = blocks * size
-        self.rows.ask(self.names, begins, np.minimum(begins + size, self.rows.n_store))
+            self._blocks = key, window, sequence.block_rows(key, window)
+        return self._blocks[2]
 
 
 def _whole_blocks(rows: Rows, names: Several[str], sequence: WindowSequence, share: float) -> bool:
     """Whether most pages of a block hold a row that is wanted, when of each batch a share is read."""
-    block, filled = sequence.grain.block, sequence._filled
+    block, filled = sequence.grain.block, sequence.filled
     n_blocks = -(-rows.n_store // block) if filled is None else len(filled[0])
     wanted = share * len(rows) / max(n_blocks * block, 1)
     widest = max([rows.schema[name].item_nbytes for name in names if not rows.schema[name].n_offsets] or [1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from mmdask.rows.passes import Runner, run_serially
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
 
-__all__ = ["BalancedSequence", "Class", "checked_shares", "classes_of", "rows_of_stream", "seed_of"]
+__all__ = ["BalancedSequence", "Class", "checked_shares", "classes_of", "rows_of_stream", "seed_of", "spans_of_stream"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -178,11 +178,15 @@ class BalancedSequence:
 
 def rows_of_stream(sequence: Sequence, first: int, n: int) -> Int64s:
     """Rows number `first` to `first + n` of all epochs of a sequence, one after the other; int64."""
-    rows = np.empty(n, np.int64)
-    done = 0
-    while done < n:
-        epoch, start = divmod(first + done, sequence.n)
-        stop = min(start + n - done, sequence.n)
-        rows[done : done + stop - start] = sequence.rows_at(epoch, start, stop)
-        done += stop - start
-    return rows
+    pieces = [sequence.rows_at(*span) for span in spans_of_stream(sequence.n, first, n)]
+    return pieces[0] if len(pieces) == 1 else np.concatenate([np.zeros(0, np.int64), *pieces])
+
+
+def spans_of_stream(size: int, first: int, n: int) -> Iterator[tuple[int, int, int]]:
+    """Where these are in epochs of a size: each epoch, with the first position in it and the one after the last."""
+    stop = first + n
+    while first < stop:
+        epoch, start = divmod(first, size)
+        end = min(start + stop - first, size)
+        yield epoch, start, end
+        first += end - start

@@ -42,6 +42,8 @@ class Wanted:
     streams : numpy.ndarray, optional
         int64: for each of `everyone` the number of its random stream, where rows come several times in an epoch; by
         default its row number.
+    longest : mapping, optional
+        How long the rows of other loaders in this batch are, by field: on each axis the longest.
     """
 
     everyone: npt.NDArray[np.int64]
@@ -53,6 +55,7 @@ class Wanted:
     index: int
     position: int
     streams: npt.NDArray[np.int64] | None = None
+    longest: Mapping[str, tuple[int, ...]] | None = None
 
     @property
     def own(self) -> npt.NDArray[np.int64]:
@@ -87,7 +90,8 @@ class Fetching:
         numbers = own[0] if len(own) == 1 else np.concatenate(own)
         ends = np.cumsum([len(rows) for rows in own]).tolist()
         takes = [
-            Take(end - len(w.own), end, w.everyone, w.start, w.streams) for w, end in zip(wanted, ends, strict=True)
+            Take(end - len(w.own), end, w.everyone, w.start, w.streams, w.longest)
+            for w, end in zip(wanted, ends, strict=True)
         ]
         entries = self.plan.entries(Fetch(self.rows, numbers, tuple(takes), self.seed, wanted[0].epoch))
         return self._made(wanted, takes, entries)

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches.batch import Batch
-from mmdask.batches.collate import Packed
+from mmdask.batches.collate import Packed, Take
+from mmdask.batches.collate.base import Fetch
+from mmdask.batches.collate.padding import Pad
+from mmdask.batches.fetching import Wanted
 from mmdask.batches.row_rng import streams_of
 from mmdask.errors import OptionError
+from mmdask.kernels import dense
 
-__all__ = ["joined"]
+if TYPE_CHECKING:
+    from mmdask.batches.loader import Loader
+
+__all__ = ["agreed", "joined"]
 
 Int64s = npt.NDArray[np.int64]
 
@@ -40,7 +48,10 @@ def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str], f
     numbers = sorted(pieces)
     # Where each row is among the rows of all pieces, one piece behind the other.
     at = np.empty(len(sources), np.int64)
-    at[np.argsort(sources, kind="stable")] = np.arange(len(sources))
+    order = [np.flatnonzero(sources == i) for i in numbers]
+    at[np.concatenate(order) if order else slice(0)] = np.arange(len(sources))
+    starts = np.cumsum([0, *[len(pieces[i].rows) for i in numbers]])
+    located = dense.Located(starts, at, len(numbers))
     batch = Batch()
     first = pieces[numbers[0]] if numbers else Batch()
     for i in numbers:
@@ -54,22 +65,55 @@ def joined(pieces: Mapping[int, Batch], sources: Int64s, names: Sequence[str], f
     for name in first:
         values = [pieces[i][name] for i in numbers]
         try:
-            batch[name] = _join(values, at)
+            batch[name] = _join(values, at, located)
         except _UnlikeError as error:
             what = ", ".join(f"{_text(v)} in {names[i]!r}" for i, v in zip(numbers, values, strict=True))
             raise OptionError(f"entries {name!r} cannot be joined: {what}; {error}") from None
-    batch.rows = _join([pieces[i].rows for i in numbers], at) if numbers else np.empty(0, np.int64)
+    batch.rows = _join([pieces[i].rows for i in numbers], at, located) if numbers else np.empty(0, np.int64)
     batch.valid = None
     each = [pieces[i].rows if pieces[i].streams is None else pieces[i].streams for i in numbers]
-    batch.streams = streams_of(_join(each, at) if numbers else batch.rows, sources)
+    batch.streams = streams_of(_join(each, at, located) if numbers else batch.rows, sources)
     return batch
+
+
+def agreed(loaders: Sequence[Loader], wanted: Sequence[Sequence[Wanted]]) -> Sequence[Sequence[Wanted]]:
+    """What each loader gives to each batch, with the lengths that `mm.pad("max")` makes of the rows of all of them.
+
+    Parameters
+    ----------
+    loaders : sequence of Loader
+    wanted : sequence of sequence of Wanted
+        By loader, and by batch.
+    """
+    longest: dict[str, npt.NDArray[np.int64]] = {}
+    for loader, own in zip(loaders, wanted, strict=True) if len(loaders) > 1 else ():
+        chains = [chain for group in loader.plan.groups for chain in group.chains]
+        chains = [chain for chain in chains if isinstance(chain.final, Pad) and chain.final.fixed is None]
+        if chains:
+            fetch = _everything(loader, own)
+        for chain in chains:
+            found = chain.longest(fetch)
+            before = longest.get(chain.field.name)
+            longest[chain.field.name] = found if before is None else np.maximum(before, found)
+    if not longest:
+        return wanted
+    of_batch = [{name: tuple(found[k].tolist()) for name, found in longest.items()} for k in range(len(wanted[0]))]
+    return [[replace(w, longest=of_batch[k]) for k, w in enumerate(own)] for own in wanted]
+
+
+def _everything(loader: Loader, wanted: Sequence[Wanted]) -> Fetch:
+    """The rows of batches on all ranks."""
+    ends = np.cumsum([len(w.everyone) for w in wanted]).tolist()
+    takes = [Take(end - len(w.everyone), end, w.everyone, 0, w.streams) for w, end in zip(wanted, ends, strict=True)]
+    numbers = np.concatenate([w.everyone for w in wanted])
+    return Fetch(loader.fetching.rows, numbers, tuple(takes), loader.seed, wanted[0].epoch)
 
 
 class _UnlikeError(Exception):
     """Entries that are of different kinds or shapes."""
 
 
-def _join(values: list[Any], at: Int64s) -> Any:
+def _join(values: list[Any], at: Int64s, located: dense.Located | None = None) -> Any:
     if len({type(v) for v in values}) > 1:
         raise _UnlikeError("make the loaders with the same steps in collate=")
     if isinstance(values[0], Packed):
@@ -81,15 +125,21 @@ def _join(values: list[Any], at: Int64s) -> Any:
         import awkward as ak
 
         return ak.concatenate(values)[at]
-    return _concatenated(values)[at]
+    return _gathered(values, at, located)
 
 
-def _concatenated(values: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _gathered(values: list[npt.NDArray[Any]], at: Int64s, located: dense.Located | None) -> npt.NDArray[Any]:
+    """Rows of arrays, which lie one behind the other."""
+    first = values[0]
     if len({v.shape[1:] for v in values}) > 1:
         raise _UnlikeError("rows of one length are made by mm.pad(n) with a number, as mm.pad(8)")
     if len({v.dtype for v in values}) > 1:
         raise _UnlikeError("arrays of one dtype are made by the step mm.astype")
-    return np.concatenate(values)
+    fits = located is not None and [*map(len, values)] == np.diff(located.starts).tolist()
+    if located is None or not fits or first.dtype.hasobject or not all(v.flags.c_contiguous for v in values):
+        taken: npt.NDArray[Any] = np.concatenate(values)[at]
+        return taken
+    return located.take(values, np.empty((len(at), *first.shape[1:]), first.dtype))
 
 
 def _packed(values: list[Packed], at: Int64s) -> Packed:

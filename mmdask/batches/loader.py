@@ -26,6 +26,7 @@ from mmdask.batches.fetching import Fetching, Transform, Wanted
 from mmdask.batches.normalisation import Normalisation, NormalisedRows
 from mmdask.batches.quotas import QUOTAS_VERSION
 from mmdask.batches.ranks import check_share, ranks
+from mmdask.batches.releasing import Releasing
 from mmdask.batches.report import Mixing, report
 from mmdask.batches.row_rng import streams_of
 from mmdask.batches.sequence import Sequence
@@ -34,12 +35,16 @@ from mmdask.batches.words import words_of
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
+from mmdask.rows.chunked import chunk_rows
 from mmdask.rows.counting import check_weight
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
 
 __all__ = ["Batch", "Loader"]
+
+#: of a window at least, where a block is a chunk: each is in memory as a whole
+LEAST_CHUNKS = 16
 
 Last = Literal["keep", "drop", "pad"]
 Shuffle = Literal[True, False, "exact"]
@@ -80,8 +85,10 @@ class Loader(Epochs):
         ``(rank + 1) * m // world_size``. By default those of torch.distributed if it is initialised, else 0 and 1.
     window : int or str, optional
         Memory of a window, like "256MiB" (the default), counted over all fields.
-    block : int, optional
-        Rows that stay together until they are mixed in a window; by default the store's.
+    block : int or "chunk", optional
+        Rows that stay together until they are mixed in a window; by default the store's. "chunk" are the rows of a
+        chunk of a store of zarr arrays, which is its default: a window then has 16 blocks at least, and each chunk is
+        decoded once for it.
     weights : str, optional
         A field, or an expression with one number per row: rows come as often as it says, each within one of what is
         expected, and an epoch is as long as without. By default every row comes once, which is what you want where the
@@ -139,7 +146,7 @@ class Loader(Epochs):
         rank: int | None = None,
         world_size: int | None = None,
         window: int | str | None = None,
-        block: int | None = None,
+        block: int | Literal["chunk"] | None = None,
         weights: str | Expression | None = None,
         balance: Balance | tuple[Class, ...] | None = None,
         normalise: Normalisation | None = None,
@@ -177,13 +184,16 @@ class Loader(Epochs):
         if self.shuffle is not True and (window is not None or block is not None):
             raise OptionError(f"window= and block= are for shuffle=True, and shuffle is {shuffle!r}; leave them out")
         self.budget = budget_of(memory)
-        self._unreleased = 0  # rows since pages were given back
+        chunk = chunk_rows(rows.snapshot) if block is None or block == "chunk" else None
+        if block == "chunk" and chunk is None:
+            raise OptionError("block='chunk' is for stores of zarr arrays; these rows are in no chunks: leave it out")
         self.grain = order.grain(
             rows.n_store,
             rows.row_nbytes,
             rows.block_rows,
             window=self._window_nbytes(window),
-            block=None if block is None else integer("block", block, 1, 2**31),
+            block=chunk if block is None or block == "chunk" else integer("block", block, 1, 2**31),
+            least=None if chunk is None else LEAST_CHUNKS,
         )
         own = -(-self.batch_size // self.world_size)
         self.budget.check(self.grain, rows, own * batch_row_nbytes(rows, self.fields), self.shuffle is True)
@@ -199,7 +209,7 @@ class Loader(Epochs):
         return f"<Loader of {', '.join(self.fields[:5])}{more} in batches of {self.batch_size}, epoch {self.epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_asking")
+        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_asking", "_releasing")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
@@ -212,14 +222,19 @@ class Loader(Epochs):
         edges = [start, self.cutting.stop(epoch, start)]
         while len(edges) <= n and not self.ends(epoch, edges[-1]):
             edges.append(self.cutting.stop(epoch, edges[-1]))
-        settled = self._asking.windows(epoch, start, edges[-1])
-        rows = self.sequence.rows_at(epoch, start, edges[-1])
+        rows = self.read_rows(epoch, start, edges[-1])
+        wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
+        if self._releasing is not None:
+            self._releasing.before(epoch, start, edges[-1])
+        return self.fetching.batches(wanted)
+
+    def read_rows(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """The rows at positions `start` to `stop` of an epoch, int64, which are read soon: they are asked for."""
+        settled = self._asking.windows(epoch, start, stop)
+        rows = self.sequence.rows_at(epoch, start, stop)
         if not settled:
             self._asking.some(rows)
-        wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
-        if self.budget.bounded:
-            self._release(sum(len(w.own) for w in wanted))
-        return self.fetching.batches(wanted)
+        return rows
 
     def report(self, field: str) -> Mixing:
         """Look how well batches mix the values of a field, and what that costs. Eager: reads the field once.
@@ -255,13 +270,6 @@ class Loader(Epochs):
         """How many batches like this one are read together."""
         return run_length(batch, self.budget.run(self.shuffle is True and is_narrow(self.rows, self.fields)))
 
-    def _release(self, n: int) -> None:
-        """Give back the pages of what was read, before `n` more rows, once that is a window."""
-        self._unreleased += n
-        if self._unreleased > self.budget.window / (self.rows.row_nbytes + 8):
-            self.rows.release(self.fields)
-            self._unreleased = n
-
     def _wanted(self, epoch: int, start: int, stop: int, everyone: npt.NDArray[np.int64]) -> Wanted:
         """The batch of the rows at positions `start` to `stop`."""
         real, padded = len(everyone), self.last == "pad"
@@ -269,7 +277,8 @@ class Loader(Epochs):
             everyone = np.resize(everyone, self.batch_size)
         streams = None
         if self.weights is not None or self.classes:  # a row comes several times, with other random numbers each time
-            streams = streams_of(everyone, np.resize(np.arange(start, stop), len(everyone)))
+            positions = np.arange(start, stop)
+            streams = streams_of(everyone, positions if real == len(everyone) else np.resize(positions, len(everyone)))
         a, b = (rank * len(everyone) // self.world_size for rank in (self.rank, self.rank + 1))
         return Wanted(everyone, a, b, real, padded, epoch, self.cutting.number(epoch, start), stop, streams)
 
@@ -283,11 +292,12 @@ class Loader(Epochs):
 
     def _mixed(self) -> Sequence:
         if not self.classes:
-            return sequence_of(self.rows, self.shuffle, self.seed, self.grain, self.weights)
+            return sequence_of(self.rows, self.shuffle, self.seed, self.grain, self.weights, self.budget.window)
         # The windows of all classes are in memory together.
         grain = order.Grain(self.grain.block, max(self.grain.blocks // len(self.classes), order.LEAST_BLOCKS))
+        most = self.budget.window // len(self.classes)
         parts = [
-            sequence_of(self.rows.cut(c.cut), self.shuffle, seed_of(self.seed, c.label), grain, self.weights)
+            sequence_of(self.rows.cut(c.cut), self.shuffle, seed_of(self.seed, c.label), grain, self.weights, most)
             for c in self.classes
         ]
         return BalancedSequence(parts, tuple([c.share for c in self.classes]))
@@ -315,6 +325,11 @@ class Loader(Epochs):
     def _asking(self) -> Asking:
         """The way to tell the system what will be read."""
         return Asking(self.rows, self.fields, self.sequence, 1 / self.world_size)
+
+    @cached_property
+    def _releasing(self) -> Releasing | None:
+        """The way to give pages back, if the caller bounds memory."""
+        return Releasing(self.rows, self.fields, self.sequence, self.budget.window) if self.budget.bounded else None
 
     @cached_property
     def _read(self) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -12,20 +13,22 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.batches.balanced import checked_shares, rows_of_stream
+from mmdask.batches.balanced import checked_shares, rows_of_stream, spans_of_stream
 from mmdask.batches.batch import Batch
+from mmdask.batches.collate.chain import Chain
 from mmdask.batches.collate.forms import Equal
 from mmdask.batches.collate.padding import Pad
 from mmdask.batches.cutting import Even
 from mmdask.batches.epochs import Epochs, integer
 from mmdask.batches.fetching import Wanted
-from mmdask.batches.joining import joined
+from mmdask.batches.joining import agreed, joined
 from mmdask.batches.loader import Loader
 from mmdask.batches.quotas import QUOTAS_VERSION, Quotas
 from mmdask.batches.ranks import check_share
 from mmdask.batches.report import Mixing, report_mix
 from mmdask.batches.row_rng import streams_of
 from mmdask.errors import OptionError
+from mmdask.rows.rows import Rows
 
 __all__ = ["Mix", "mix"]
 
@@ -61,7 +64,7 @@ class Mix(Epochs):
         return f"<Mix of {{{shares}}} in batches of {self.batch_size}, epoch {self._epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("quotas", "n_rows", "cutting", "_reader")
+        made = ("quotas", "n_rows", "cutting", "_reader", "_alike")
         state = {name: value for name, value in self.__dict__.items() if name not in made}
         return state | {"_running": None, "loaders": tuple(map(copy.copy, self.loaders))}
 
@@ -113,14 +116,67 @@ class Mix(Epochs):
 
     def run(self, epoch: int, start: int, n: int) -> Iterator[Batch]:
         """Up to `n` batches from a position on, whose rows are read together, loader by loader."""
-        places, streams = [], []
+        edges = [start]
         for _ in range(max(min(n, self.cutting.left(epoch, start)), 1)):
-            stop = self.cutting.stop(epoch, start)
-            places.append((start, stop))
-            streams.append(self.quotas.streams(start, stop))
-            start = stop
-        parts = [self._of_loader(i, epoch, places, streams) for i in range(len(self.loaders))]
-        return self._joined(epoch, places, streams, parts)
+            edges.append(self.cutting.stop(epoch, edges[-1]))
+        streams = self.quotas.streams(start, edges[-1])
+        whole = [self._of_loader(i, epoch, edges, streams) for i in range(len(self.loaders))]
+        if self._alike and len(streams):
+            return self._together(epoch, edges, streams, whole)
+        wanted = agreed(self.loaders, whole)
+        # A loader makes entries of the batches in which it has rows on this rank, and the first of them if none has.
+        pieces: list[list[Wanted]] = [[] for _ in self.loaders]
+        makers: list[list[int]] = []
+        for k, begin in enumerate(edges[:-1]):
+            own = [i for i, w in enumerate(wanted) if w[k].stop > w[k].start]
+            makers.append(own or streams[begin - start : begin - start + 1].tolist())
+            for i in makers[-1]:
+                pieces[i].append(wanted[i][k])
+        parts = [
+            loader.fetching.batches(some) if some else iter(())
+            for loader, some in zip(self.loaders, pieces, strict=True)
+        ]
+        return self._joined(epoch, edges, streams, makers, parts)
+
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether all loaders make the same of rows of the same store, so that one can do it for all of them."""
+        first, *others = self.loaders
+        return all(
+            loader.transform is None
+            and isinstance(loader.rows, Rows)
+            and loader.rows.snapshot is first.rows.snapshot
+            and loader.rows.derived == first.rows.derived
+            and loader.normalise is first.normalise
+            and loader.plan == first.plan
+            and (loader.seed == first.seed or not any(chain.cuts for chain in _chains(loader)))
+            for loader in (first, *others)
+        )
+
+    def _together(self, epoch: int, edges: list[int], streams: Int64s, whole: list[list[Wanted]]) -> Iterator[Batch]:
+        """Batches of rows of all loaders, which are read as if they were of one."""
+        rows, again = np.empty(len(streams), np.int64), np.empty(len(streams), np.int64)
+        for i, each in enumerate(whole):
+            mine = np.flatnonzero(streams == i)
+            rows[mine] = np.concatenate([w.everyone for w in each])
+            again[mine] = np.concatenate([w.streams for w in each if w.streams is not None])
+        wanted = []
+        for begin, end in itertools.pairwise(edges):
+            all_of_it, own = slice(begin - edges[0], end - edges[0]), self._own(0, end - begin)
+            index = self.cutting.number(epoch, begin)
+            wanted.append(
+                Wanted(rows[all_of_it], own.start, own.stop, end - begin, False, epoch, index, end, again[all_of_it])
+            )
+        return self._told(wanted, streams, self.loaders[0].fetching.batches(wanted))
+
+    def _told(self, wanted: list[Wanted], streams: Int64s, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches that know which loader each row is of."""
+        start = wanted[0].position - wanted[0].real
+        for w, batch in zip(wanted, batches, strict=True):
+            begin = w.position - w.real - start
+            batch.source = streams[begin + w.start : begin + w.stop].copy()
+            batch.streams = None if batch.streams is None else streams_of(batch.streams, batch.source)
+            yield batch
 
     def rows_at(self, epoch: int, start: int, stop: int) -> list[Int64s]:
         """The rows of each loader at positions `start` to `stop` of an epoch, in the stores of these."""
@@ -145,42 +201,52 @@ class Mix(Epochs):
         return report_mix(self, field)
 
     def _joined(
-        self, epoch: int, places: list[tuple[int, int]], streams: list[Int64s], parts: list[Iterator[Batch]]
+        self, epoch: int, edges: list[int], streams: Int64s, makers: list[list[int]], parts: list[Iterator[Batch]]
     ) -> Iterator[Batch]:
         """Batches of what each loader gives to them."""
-        for (begin, end), numbers in zip(places, streams, strict=True):
-            own = numbers[self._own(len(numbers))]
-            pieces = {i: next(parts[i]) for i in self._makers(numbers)}
-            batch = joined(pieces, own, self.names, self._flags)
+        for (begin, end), numbers in zip(itertools.pairwise(edges), makers, strict=True):
+            own = streams[self._own(begin, end, edges[0])]
+            batch = joined({i: next(parts[i]) for i in numbers}, own, self.names, self._flags)
             batch.epoch, batch.index, batch.position = epoch, self.cutting.number(epoch, begin), end
-            batch.source, batch.seed = own, self.loaders[0].seed
+            batch.source, batch.seed = own.copy(), self.loaders[0].seed
             yield batch
 
-    def _own(self, n: int) -> slice:
-        """Which rows of a batch are those of this rank."""
-        return slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
+    def _own(self, begin: int, end: int, start: int = 0) -> slice:
+        """Which positions of a batch are those of this rank, counted from one."""
+        n = end - begin
+        return slice(
+            begin - start + self.rank * n // self.world_size, begin - start + (self.rank + 1) * n // self.world_size
+        )
 
-    def _makers(self, numbers: Int64s) -> list[int]:
-        """The loaders that make entries of a batch on this rank; also if it has no row, then empty ones."""
-        own = numbers[self._own(len(numbers))]
-        found: list[int] = np.unique(own if len(own) else numbers[:1]).tolist()
-        return found
-
-    def _of_loader(self, i: int, epoch: int, places: list[tuple[int, int]], streams: list[Int64s]) -> Iterator[Batch]:
-        """What one loader gives to the batches of which it makes anything on this rank."""
-        loader, wanted = self.loaders[i], []
-        done = epoch * self._each[i] + int(self.quotas.before(places[0][0])[i])
-        for (start, stop), numbers in zip(places, streams, strict=True):
-            mine = numbers == i
-            n, own = int(mine.sum()), self._own(len(numbers))
-            first, last = int(mine[: own.start].sum()), int(mine[: own.stop].sum())
-            if i in self._makers(numbers):
-                everyone = rows_of_stream(loader.sequence, done, n)
-                index = self.cutting.number(epoch, start)
-                again = streams_of(everyone, start + np.flatnonzero(mine))
-                wanted.append(Wanted(everyone, first, last, n, False, epoch, index, stop, again))
-            done += n
-        return loader.fetching.batches(wanted) if wanted else iter(())
+    def _of_loader(self, i: int, epoch: int, edges: list[int], streams: Int64s) -> list[Wanted]:
+        """What one loader gives to each batch, on all ranks and on this one."""
+        loader, start = self.loaders[i], edges[0]
+        places = np.flatnonzero(streams == i)
+        done = epoch * self._each[i] + int(self.quotas.before(start)[i])
+        everyone = np.zeros(0, np.int64)
+        for span in spans_of_stream(loader.sequence.n, done, len(places)):
+            everyone = np.concatenate([everyone, loader.read_rows(*span)])
+        again = streams_of(everyone, start + places)
+        own = [self._own(a, b, start) for a, b in itertools.pairwise(edges)]
+        cuts = np.searchsorted(places, np.array(edges) - start).tolist()
+        firsts = np.searchsorted(places, [s.start for s in own]).tolist()
+        lasts = np.searchsorted(places, [s.stop for s in own]).tolist()
+        return [
+            Wanted(
+                everyone[a:b],
+                first - a,
+                last - a,
+                b - a,
+                False,
+                epoch,
+                self.cutting.number(epoch, begin),
+                end,
+                again[a:b],
+            )
+            for (a, b), first, last, (begin, end) in zip(
+                itertools.pairwise(cuts), firsts, lasts, itertools.pairwise(edges), strict=True
+            )
+        ]
 
     @cached_property
     def _each(self) -> list[int]:
@@ -309,19 +375,33 @@ def _check_entries(loaders: Mapping[str, Loader]) -> None:
 
 
 def _check_lengths(loaders: Mapping[str, Loader]) -> None:
-    """Raise where each loader makes rows as long as its own rows ask for, unless functions may change them."""
+    """Raise where loaders make rows of lengths that do not agree, unless functions may change them.
+
+    `mm.pad("max")` agrees where all have it: it looks at the rows of all loaders.
+    """
     if len(loaders) == 1 or any(loader.transform is not None for loader in loaders.values()):
         return
+    padded = [{chain.field.name for chain in _chains(loader) if _pads_to_longest(chain)} for loader in loaders.values()]
+    agreed = set.intersection(*padded)
     for name, loader in loaders.items():
-        for chain in (chain for group in loader.plan.groups for chain in group.chains):
+        for chain in _chains(loader):
             final, least = chain.final, [cut for cut in chain.cuts if cut.needs_least]
-            varies = (isinstance(final, Pad) and final.fixed is None) or (isinstance(final, Equal) and least)
-            if varies and chain.field.kind != "dense":
+            alone = _pads_to_longest(chain) and chain.field.name not in agreed
+            if (alone or (isinstance(final, Equal) and least)) and chain.field.kind != "dense":
                 raise OptionError(
                     f"the loader {name!r} has {least[0] if least else final} for {chain.field.name!r}, which is as "
                     "long as its own rows of a batch ask for, and those of other loaders are of other lengths, so that "
-                    "they make no one array; give a number, as in mm.pad(8), the same for all loaders"
+                    "they make no one array; give a number, as in mm.pad(8), the same for all loaders, or all of them "
+                    "mm.pad('max')"
                 )
+
+
+def _chains(loader: Loader) -> list[Chain]:
+    return [chain for group in loader.plan.groups for chain in group.chains]
+
+
+def _pads_to_longest(chain: Chain) -> bool:
+    return isinstance(chain.final, Pad) and chain.final.fixed is None
 
 
 def _check_labels(loaders: Mapping[str, Loader]) -> None:

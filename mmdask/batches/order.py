@@ -64,7 +64,13 @@ class Grain:
 
 
 def grain(
-    n_rows: int, row_nbytes: float, block_rows: int, *, window: int | None = None, block: int | None = None
+    n_rows: int,
+    row_nbytes: float,
+    block_rows: int,
+    *,
+    window: int | None = None,
+    block: int | None = None,
+    least: int | None = None,
 ) -> Grain:
     """Choose the block and the window for a store. They do not depend on the fields that are asked for.
 
@@ -80,11 +86,13 @@ def grain(
         Bytes of a window; 256 MiB by default, and then 2**20 rows at most.
     block : int, optional
         Rows of a block; by default `block_rows`, halved at most three times while a window holds fewer than 512.
+    least : int, optional
+        Blocks of a window at least; 256 by default.
 
     Returns
     -------
     Grain
-        A window is never less than 256 blocks: where the bytes do not suffice, it grows.
+        Where the bytes do not suffice for the least window, it grows.
 
     Examples
     --------
@@ -99,7 +107,7 @@ def grain(
         block = block_rows
         while rows < n_rows and rows // block < GOOD_BLOCKS and block > max(1, block_rows // 8):
             block //= 2
-    return Grain(block, max(rows // block, LEAST_BLOCKS))
+    return Grain(block, max(rows // block, LEAST_BLOCKS if least is None else least))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.kernels import combs
+
 __all__ = ["QUOTAS_VERSION", "Quotas"]
 
 #: of the order in which streams take turns
@@ -96,9 +98,4 @@ class Quotas:
 
     def _in_order(self, low: Int64s, high: Int64s) -> Int64s:
         """The streams of the draws `low` to `high` of each, in the order in which they are due."""
-        counts = high - low
-        stream = np.repeat(np.arange(len(low)), counts)
-        draw = np.arange(len(stream)) - np.repeat(np.cumsum(counts) - counts - low, counts)
-        time = self._due(stream, draw)
-        order = np.argsort(time, kind="stable")  # streams ascend, so that they do where times are equal
-        return stream[order]
+        return combs.turns(self._shares, low, high)

@@ -16,20 +16,18 @@ import numpy.typing as npt
 
 from mmdask.batches import order
 from mmdask.errors import OptionError
+from mmdask.kernels import combs
 from mmdask.kernels.hashing import GOLDEN, mix
 
 __all__ = ["RowRng", "below", "streams_of"]
 
-#: 2**64 divided by the square root of 2, made odd: steps of the numbers of a stream are not steps of rows
-_SILVER = 0xB504F333F9DE6485
 _U = np.uint64
 Size = int | tuple[int, ...]
 
 
 def streams_of(rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Numbers of streams for rows that come several times, int64: another one each time that a row comes."""
-    with np.errstate(over="ignore"):
-        return mix(rows.astype(_U) * _U(_SILVER) + mix(positions.astype(_U) + _U(1))).view(np.int64)
+    return combs.streams(rows, positions)
 
 
 class RowRng:
@@ -76,7 +74,7 @@ class RowRng:
         n = math.prod(shape)
         with np.errstate(over="ignore"):
             numbers = np.arange(self._drawn + 1, self._drawn + 1 + n, dtype=_U)
-            steps = mix(numbers * _U(_SILVER) + self._key)
+            steps = mix(numbers * _U(combs.SILVER) + self._key)
             drawn = mix(self._rows[:, None] + steps)
         self._drawn += n
         return drawn.reshape(len(self._rows), *shape)

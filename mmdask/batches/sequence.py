@@ -132,7 +132,7 @@ class WindowSequence:
             return self._rows_at(epoch, start, stop)
 
     def _rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
-        starts = self._starts(epoch)[1]
+        starts = self.starts(epoch)[1]
         window = int(np.searchsorted(starts, start, side="right")) - 1
         rows = np.empty(max(stop - start, 0), np.int64)
         done = 0
@@ -146,7 +146,7 @@ class WindowSequence:
         return rows
 
     @cached_property
-    def _filled(self) -> tuple[Int64s, Int64s] | None:
+    def filled(self) -> tuple[Int64s, Int64s] | None:
         """Numbers of the blocks that have selected rows, and how many; None when all rows are selected."""
         if self.all_selected:
             return None
@@ -157,16 +157,25 @@ class WindowSequence:
     @cached_property
     def windows(self) -> order.Windows:
         """The blocks of each window, numbered among the blocks that have a selected row."""
-        n = -(-self.rows.n_store // self.grain.block) if self._filled is None else len(self._filled[0])
+        n = -(-self.rows.n_store // self.grain.block) if self.filled is None else len(self.filled[0])
         return order.Windows.of(n, self.grain.blocks)
 
-    def _starts(self, epoch: int) -> tuple[int, Int64s]:
+    def starts(self, epoch: int) -> tuple[int, Int64s]:
+        """The key of the blocks of an epoch, and the position at which each window begins, and the end: int64."""
         if self._epoch is None or self._epoch[0] != epoch:
             key = order.epoch_key(self.seed, epoch, "blocks")
-            counts = None if self._filled is None else self._filled[1]
+            counts = None if self.filled is None else self.filled[1]
             starts = self.windows.starts(key, counts, self.grain.block, self.rows.n_store)
             self._epoch = (epoch, key, starts)
         return self._epoch[1], self._epoch[2]
+
+    def block_rows(self, key: int, window: int) -> tuple[Int64s, Int64s]:
+        """Of each block of a window the first store row, and the one after its last, int64."""
+        blocks = self.windows.blocks(key, window)
+        if self.filled is not None:
+            blocks = self.filled[0][blocks]
+        begins = blocks * self.grain.block
+        return begins, np.minimum(begins + self.grain.block, self.rows.n_store)
 
     def _rows_of(self, epoch: int, window: int, stop: int) -> npt.NDArray[Any]:
         """The rows of a window, of which at least the first `stop` are in their order.
@@ -175,14 +184,15 @@ class WindowSequence:
         """
         if self._window is None or self._window[:2] != (epoch, window):
             self._window = None  # until it is whole: an interrupt may come anywhere
-            key, starts = self._starts(epoch)
+            key, starts = self.starts(epoch)
             blocks = self.windows.blocks(key, window)
             n = int(starts[window + 1] - starts[window])
-            if self._filled is None:
-                # The one that may be short is the last.
-                rows = self._meaning(epoch, self._whole_blocks(blocks)[:n])
+            if self.filled is None:
+                begins = blocks * self.grain.block
+                rows = self._meaning(epoch, begins, np.minimum(begins + self.grain.block, self.n))
+                _check(len(rows), n)
             else:
-                rows = self.rows.rows_of_blocks(self._filled[0][blocks], self.grain.block)
+                rows = self.rows.rows_of_blocks(self.filled[0][blocks], self.grain.block)
                 _check(len(rows), n)
                 rows = rows.astype(self._dtype)
             self._settled = 0
@@ -198,18 +208,15 @@ class WindowSequence:
             self._window = kept
         return rows
 
-    def _meaning(self, epoch: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The store row numbers of rows that are mixed, if these are something else; ascending."""
-        return rows
-
-    def _whole_blocks(self, blocks: Int64s) -> npt.NDArray[Any]:
+    def _meaning(self, epoch: int, begins: Int64s, ends: Int64s) -> npt.NDArray[Any]:
+        """The store row numbers of the rows of whole blocks, ascending; of some other thing, what it stands for."""
         size = self.grain.block
-        if len(self._scratch) < len(blocks) * size:
+        if len(self._scratch) < len(begins) * size:
             self._scratch = np.empty((self.windows.n_strata + 1) * size, self._dtype)
-        rows = self._scratch[: len(blocks) * size]
-        begins = (blocks * size).astype(self._dtype)
-        np.add(begins[:, None], np.arange(size, dtype=self._dtype), out=rows.reshape(-1, size))
-        return rows
+        rows = self._scratch[: len(begins) * size]
+        np.add(begins.astype(self._dtype)[:, None], np.arange(size, dtype=self._dtype), out=rows.reshape(-1, size))
+        # The one that may be short is the last.
+        return rows[: int((ends - begins).sum())]
 
 
 def mixed(rows: Rows, how: object, seed: object) -> Callable[[int, int], Int64s] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from mmdask.batches import order
 from mmdask.batches.sequence import ExactSequence, Sequence, Span, StoredSequence, WindowSequence
-from mmdask.rows.weighing import weigh
+from mmdask.rows.weighing import Drawn, weigh
 
 if TYPE_CHECKING:
     from mmdask.expr import Expression
@@ -43,11 +44,26 @@ class WeightedStored:
 
 
 class WeightedExact(WeightedStored):
-    """One permutation of all copies."""
+    """One permutation of all copies.
 
-    def __init__(self, weighed: Weighed, seed: int) -> None:
+    Which rows they are of is kept for the whole epoch, if that takes no more than `most` bytes.
+    """
+
+    def __init__(self, weighed: Weighed, seed: int, most: int = order.DEFAULT_WINDOW) -> None:
         super().__init__(weighed, seed)
+        self._keeps = Drawn.nbytes_of(weighed) <= most
         self._copies = ExactSequence(Span(self.n), seed)
+        self._drawn: tuple[int, Drawn] | None = None
+        self._lock = threading.Lock()  # any thread may ask for a batch by its number
+
+    def rows_at(self, epoch: int, start: int, stop: int) -> Int64s:
+        if not self._keeps:
+            return super().rows_at(epoch, start, stop)
+        copies = self._copies.rows_at(epoch, start, stop)
+        with self._lock:
+            if self._drawn is None or self._drawn[0] != epoch:
+                self._drawn = epoch, Drawn(self.weighed, shift_of(self.seed, epoch))
+            return self._drawn[1].copies(copies)
 
 
 class WeightedWindows(WindowSequence):
@@ -57,8 +73,8 @@ class WeightedWindows(WindowSequence):
         super().__init__(Span(weighed.n), seed, grain)
         self.weighed = weighed
 
-    def _meaning(self, epoch: int, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        found = self.weighed.copies(shift_of(self.seed, epoch), rows.astype(np.int64))
+    def _meaning(self, epoch: int, begins: Int64s, ends: Int64s) -> npt.NDArray[Any]:
+        found = self.weighed.runs(shift_of(self.seed, epoch), begins, ends - 1)
         return found.astype(np.int32) if self.weighed.rows.n_store < 2**31 else found
 
 
@@ -68,8 +84,12 @@ def sequence_of(
     seed: int,
     grain: order.Grain,
     weights: Expression | None = None,
+    most: int = order.DEFAULT_WINDOW,
 ) -> Sequence:
-    """The order of rows, or of their copies by weights, which are added up if that was not done yet."""
+    """The order of rows, or of their copies by weights, which are added up if that was not done yet.
+
+    `most` are the bytes that may be kept of an exact order by weights.
+    """
     if weights is None:
         if shuffle is True:
             return WindowSequence(rows, seed, grain)
@@ -77,4 +97,4 @@ def sequence_of(
     weighed = weigh(rows, weights)
     if shuffle is True:
         return WeightedWindows(weighed, seed, grain)
-    return WeightedExact(weighed, seed) if shuffle == "exact" else WeightedStored(weighed, seed)
+    return WeightedExact(weighed, seed, most) if shuffle == "exact" else WeightedStored(weighed, seed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mmdask import display
 from mmdask.dataset.lazy import MaskArray, to_dask
-from mmdask.dataset.run import dask_runner
+from mmdask.dataset.run import resolve
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, combine, conjuncts, negate
 from mmdask.rows.keyed import keyed_leaves
@@ -69,7 +69,7 @@ class Cut:
             self.keep()  # chunks could not compute it: what does is never pickled
         rows = self._dataset._rows.stored
         leaves = conjuncts(self._expression)
-        return to_dask(MaskArray(rows, leaves), self._dataset.chunks, "cut")
+        return to_dask(MaskArray(rows, leaves), self._dataset.chunks, f"mask:{','.join(self.fields)}")
 
     def count(self) -> int:
         """How many rows of the dataset pass; computes and keeps the cut if that was not done."""
@@ -81,10 +81,7 @@ class Cut:
         return self
 
     def _kept(self) -> Rows:
-        selected = self._selected
-        if not selected.resolved:
-            selected.resolve(dask_runner("cut"))
-        return selected
+        return resolve(self._selected)
 
     def __and__(self, other: Cut) -> Cut:
         return self._combine("and", other)

@@ -356,7 +356,8 @@ def cut_flow(
     weights = None if weight is None else check_weight(weight, rows)
     if by is not None:
         check_by(by, rows.schema)
-    counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow"))
+    read = dict.fromkeys(name for cut in cuts for name in cut.fields)
+    counted = count_passing(rows, cuts, weight=weights, by=by, run=dask_runner("cut flow", read))
     found = before_conversion(rows.snapshot, rows.cuts, weights, by)
     if by in rows.derived and found:
         found = f"{by} is computed, and no label of the inputs"

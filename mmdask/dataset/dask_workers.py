@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+from mmdask.dataset.run import task_key
 from mmdask.errors import OptionError, WorkerError
 from mmdask.sources.workers import StoppedError, Tell
 
@@ -25,10 +26,10 @@ class DaskWorkers:
     A task of a worker that died is done again by another one, as the scheduler decides.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, key: str = "convert") -> None:
         if client.asynchronous:
             raise OptionError("workers is an asynchronous Client; pass one that waits: Client(address)")
-        self._client = client
+        self._client, self._key = client, key
         self.count = max(1, sum(client.nthreads().values()))
 
     def run(self, call: Callable[[T, Tell], Any], items: Sequence[T], tell: Tell) -> Iterator[tuple[int, Any]]:
@@ -50,7 +51,11 @@ class DaskWorkers:
 
         stop = Event(topic, client=client)
         client.subscribe_topic(topic, hear)
-        futures = {client.submit(_on_worker, topic, i, call, item, pure=False): i for i, item in enumerate(items)}
+        key = task_key(self._key)
+        futures = {
+            client.submit(_on_worker, topic, i, call, item, key=f"{key}-{i}", pure=False): i
+            for i, item in enumerate(items)
+        }
         try:
             left = set(futures)
             while left:

@@ -13,13 +13,13 @@ from mmdask.batches.collate import Collate
 from mmdask.batches.fetching import Transform
 from mmdask.batches.loader import Balance, Last, Loader, Shuffle
 from mmdask.batches.normalisation import Normalisation, check_normalised
-from mmdask.batches.sequence import mixed
 from mmdask.dataset.frames import OnRagged, dask_frame, frame_names, pandas_frame, xarray_of
 from mmdask.dataset.given import each_masked
 from mmdask.dataset.layouts import records
 from mmdask.dataset.recipe import Frame
 from mmdask.dataset.records import Records, zipped
-from mmdask.dataset.run import dask_runner
+from mmdask.dataset.run import dask_runner, resolve
+from mmdask.dataset.saving import order_of, workers_for
 from mmdask.dataset.shaping import Shaping
 from mmdask.errors import OptionError
 from mmdask.export.root import Format, rows_to_root
@@ -58,7 +58,7 @@ class Dataset(Shaping):
         rank: int | None = None,
         world_size: int | None = None,
         window: int | str | None = None,
-        block: int | None = None,
+        block: int | Literal["chunk"] | None = None,
         weights: str | None = None,
         balance: Balance | None = None,
         normalise: Normalisation | None = None,
@@ -126,9 +126,9 @@ class Dataset(Shaping):
         classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))
         for some in [rows.cut(c.cut) for c in classes] if classes else [rows]:
             if classes:
-                some.resolve(dask_runner("classes"))
+                resolve(some)
             if weight is not None:
-                weigh(some, weight, dask_runner("weights"))
+                weigh(some, weight, dask_runner("weights", weight.fields))
         return Loader(
             rows.only([*names, *([bucket.field] if isinstance(bucket, Bucket) else [])]),
             batch_size,
@@ -160,7 +160,7 @@ class Dataset(Shaping):
         progress: bool = True,
         backend: Backend | None = None,
     ) -> Dataset:
-        """Write the rows as a new store, and open it. Eager, in bounded memory.
+        """Write the rows as a new store, and open it. Eager, in bounded memory; by the workers of a dask client.
 
         Units, docs, labels, attrs and aux are kept, also the expressions of fields if the fields that they read are
         saved, too. What is constant for a whole part takes no space. ``ds.sources`` of the new store says where its
@@ -173,7 +173,7 @@ class Dataset(Shaping):
         fields : str or iterable of str, optional
             Names of fields or records, or patterns (``"jet_*"``); all by default.
         part_nbytes : int or str
-            Bytes of a part, about.
+            Bytes of a part, about; less, down to 64 MiB, where several workers share them.
         order : {None, "shuffled"}
             As the rows lie, or mixed once and for all: any neighbours are then rows from everywhere, and batches of
             the new store are mixed as well with the smallest window as by ``shuffle="exact"``.
@@ -210,8 +210,16 @@ class Dataset(Shaping):
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("a store holds", names)
         rows = self._resolved()
-        mix = mixed(rows, order, seed)
-        save_rows(rows, names, path, part_nbytes=part_nbytes, progress=progress, order=mix, backend=backend)
+        save_rows(
+            rows,
+            names,
+            path,
+            part_nbytes=part_nbytes,
+            progress=progress,
+            order=order_of(rows, order, seed),
+            backend=backend,
+            workers=workers_for(rows, path),
+        )
         return open_dataset(path)
 
     def to_root(

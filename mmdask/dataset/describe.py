@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmdask import display
-from mmdask.dataset.run import dask_runner
+from mmdask.dataset.run import dask_runner, resolve
 from mmdask.errors import FieldNotFoundError, MissingDependencyError
 from mmdask.rows.describing import describe
 from mmdask.rows.rows import Rows
@@ -144,7 +144,7 @@ _ITEMS = ("items_min", "items_mean", "items_max")
 
 def describe_rows(rows: Rows, names: Sequence[str]) -> Description:
     """Describe fields; the parameters are those of `Dataset.describe`."""
-    found = describe(rows, names, dask_runner("describe"))
+    found = describe(resolve(rows), names, dask_runner("describe", names))
     fields = [_summary_of(rows.schema[name], summary) for name, summary in found.items()]
     return Description(len(rows), fields)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask import display
-from mmdask.dataset.run import dask_runner
+from mmdask.dataset.run import dask_runner, resolve
 from mmdask.errors import MissingDependencyError, OptionError
 from mmdask.expr import Expression, spelled_name
 from mmdask.rows.binning import Axis, Edges, Flags, Labels, Listed, Regular, Whole, fitting
@@ -98,7 +98,7 @@ def text_histograms(
 
 def filled(rows: Rows, asked: Sequence[Sequence[Asked]], weight: str | None, by: str | None) -> list[Drawn]:
     """Find the bins that are not given, and fill everything in one pass."""
-    run = dask_runner("histogram")
+    run = dask_runner("hist", dict.fromkeys(a.name for axes in asked for a in axes))
     first = [] if by is None else [_by(rows, by)]
     every = [[*first, *axes] for axes in asked]
     for axes in every:
@@ -106,6 +106,7 @@ def filled(rows: Rows, asked: Sequence[Sequence[Asked]], weight: str | None, by:
         if twice:
             raise OptionError(f"a histogram has {twice[0]!r} once, and it is given twice")
     weights = None if weight is None else _weight(rows, weight, asked)
+    resolve(rows)
     found = _found(rows, [a for axes in every for a in axes], run)
     wanted = [
         Histogram(tuple([a.coordinate for a in axes]), tuple([_axis(a, rows.schema, found) for a in axes]), weights)

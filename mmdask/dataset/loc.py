@@ -103,7 +103,7 @@ class _Table:
         self.names = names
         self.rows = dataset._resolved()
         self.fields = [rows.snapshot.schema[name] for name in names]
-        parts = indexes(rows.snapshot, names, dask_runner("index"))
+        parts = indexes(rows.snapshot, names, dask_runner("index", names))
         starts = rows.snapshot.starts.tolist()
         self.parts: list[tuple[int, Index]] = [(a, x) for a, x in zip(starts, parts, strict=False) if len(x.hashes)]
 

@@ -22,7 +22,7 @@ def normalisation_of(rows: Rows, names: Sequence[str], weight: str | None, dtype
     for name in names:
         check_number(rows.schema[name])
     by = None if weight is None else check_weight(weight, rows)
-    found = weighted(rows, names, by, dask_runner("normalisation"))
+    found = weighted(rows, names, by, dask_runner("normalisation", names))
     mean, std = {}, {}
     for name, m in found.items():
         if not (m.count > 0).all():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
@@ -11,17 +13,58 @@ from threading import Event
 from typing import Any
 
 from mmdask.display import progress
+from mmdask.errors import WorkerError
 from mmdask.rows.blocks import unless
 from mmdask.rows.passes import Done, Runner, Task, run_serially
+from mmdask.rows.rows import Rows
+from mmdask.rows.selecting import Cut
 
-__all__ = ["dask_runner"]
+__all__ = ["client_in_force", "dask_runner", "resolve", "task_key"]
 
 #: seconds before a bar appears; most cuts are done by then
 _BAR_DELAY = 0.5
+#: characters of the name of a task
+_LONG = 60
 
 
-def dask_runner(description: str) -> Runner:
-    """A runner for `Rows.resolve` that shows `description` beside its bar.
+def task_key(doing: str, names: Iterable[str] = ()) -> str:
+    """What tasks are called on the dashboard of a cluster, and a token: ``"cut:met,nJets-3f9..."``.
+
+    Dask shows what stands before the first hyphen.
+    """
+    texts = [re.sub(r"[^\w.*]", "_", name) for name in names]
+    shown = ",".join(texts)
+    if len(shown) > _LONG:
+        shown = f"{shown[:_LONG].rpartition(',')[0] or shown[:_LONG]},..."
+    return f"{doing}:{shown}-{os.urandom(8).hex()}" if texts else f"{doing}-{os.urandom(8).hex()}"
+
+
+def resolve(rows: Rows) -> Rows:
+    """The same rows, once it is found which they are."""
+    if not rows.resolved:
+        rows.resolve(dask_runner("cut", _names_of(rows)))
+    return rows
+
+
+def _names_of(rows: Rows) -> list[str]:
+    """The fields that the cuts of a selection read."""
+    return list(dict.fromkeys(name for s in rows.steps if isinstance(s, Cut) for name in s.expression.fields))
+
+
+def client_in_force() -> Any:
+    """The distributed client that dask would use here; None if that is another scheduler."""
+    import dask
+    from dask.base import get_scheduler
+
+    # Asking dask imports distributed to look for a client, which takes longer than most cuts.
+    if "distributed" not in sys.modules and dask.config.get("scheduler", None) is None:
+        return None
+    client = getattr(get_scheduler(), "__self__", None)
+    return client if hasattr(client, "scheduler") else None
+
+
+def dask_runner(description: str, names: Iterable[str] = ()) -> Runner:
+    """A runner for `Rows.resolve` that shows `description` beside its bar; tasks on a cluster have `names`, too.
 
     The scheduler is the one that dask would use here: a current distributed client, ``dask.config``, or threads.
     Arguments of tasks that are dask arrays of one chunk are computed along, on the same scheduler.
@@ -34,18 +77,17 @@ def dask_runner(description: str) -> Runner:
         from dask.system import CPU_COUNT
         from dask.threaded import get as threaded
 
-        # Asking dask imports distributed to look for a client, which takes longer than most cuts.
-        elsewhere = "distributed" in sys.modules or dask.config.get("scheduler", None) is not None
-        get = (get_scheduler() if elsewhere else None) or threaded
-        client = getattr(get, "__self__", None)
+        client = client_in_force()
+        asked = "distributed" in sys.modules or dask.config.get("scheduler", None) is not None
+        get = (get_scheduler() if asked and client is None else None) or threaded
         with progress(len(tasks), description, "tasks", delay=_BAR_DELAY, leave=False) as bar:
 
             def finished(number: int, result: Any) -> None:
                 bar.update(1)
                 done(number, result)
 
-            if client is not None and hasattr(client, "scheduler"):
-                _on_cluster(client, tasks, finished)
+            if client is not None:
+                _on_cluster(client, task_key(description.replace(" ", ""), names), tasks, finished)
             elif get is get_sync and _nothing_for_dask(tasks):
                 run_serially(tasks, finished)
             elif get is threaded and _nothing_for_dask(tasks):
@@ -126,8 +168,8 @@ def _arrays_of(tasks: Sequence[Task]) -> list[Any]:
     return [arg for _, args in tasks for arg in args if _is_lazy(arg)]
 
 
-def _on_cluster(client: Any, tasks: Sequence[Task], finished: Done) -> None:
-    from distributed import as_completed
+def _on_cluster(client: Any, key: str, tasks: Sequence[Task], finished: Done) -> None:
+    from distributed import KilledWorker, as_completed
 
     # Futures of the arrays, also all at once; the cluster puts what they become in their place.
     lazy = _arrays_of(tasks)
@@ -135,9 +177,14 @@ def _on_cluster(client: Any, tasks: Sequence[Task], finished: Done) -> None:
     futures = {}
     for i, (function, args) in enumerate(tasks):
         values = [next(arrays) if _is_lazy(arg) else arg for arg in args]
-        futures[client.submit(function, *values, pure=False)] = i
+        futures[client.submit(function, *values, key=f"{key}-{i}", pure=False)] = i
     try:
         for future, result in as_completed(list(futures), with_results=True):
             finished(futures[future], result)
+    except KilledWorker as error:
+        raise WorkerError(
+            f"workers died one after the other at the same task, as when memory runs out ({error}); give them more "
+            "memory or fewer threads. What was finished stays"
+        ) from error
     finally:
         client.cancel(list(futures))

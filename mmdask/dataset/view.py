@@ -17,7 +17,7 @@ from mmdask.dataset.layouts import row, several
 from mmdask.dataset.lazy import FieldArray, row_chunks, to_dask
 from mmdask.dataset.listing import History, Sources
 from mmdask.dataset.ragged import Ragged
-from mmdask.dataset.run import dask_runner
+from mmdask.dataset.run import resolve
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.expr import Expression
 from mmdask.rows.exploded import Exploded
@@ -178,9 +178,7 @@ class View(Mapping[str, Any]):
         return len(self._resolved())
 
     def _resolved(self) -> Rows:
-        if not self._rows.resolved:
-            self._rows.resolve(dask_runner("cut"))
-        return self._rows
+        return resolve(self._rows)
 
     @cached_property
     def chunks(self) -> tuple[int, ...]:
@@ -283,7 +281,7 @@ class View(Mapping[str, Any]):
         return (
             Ragged(rows, name, self._chunk_rows)
             if field.n_offsets
-            else to_dask(FieldArray(rows, name), self.chunks, name)
+            else to_dask(FieldArray(rows, name), self.chunks, f"read:{name}")
         )
 
     def _row(self, i: int) -> dict[str, Any]:

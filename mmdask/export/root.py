@@ -73,10 +73,11 @@ def rows_to_root(
 
         # a descriptor of its own: uproot closes what it is given
         with os.fdopen(os.dup(fd), "w+b") as sink, uproot.recreate(sink, compression=codec) as file:
-            title = _title(columns)
-            extend = _ttree(file, tree, title, rows, columns) if kind == "ttree" else _rntuple(file, tree, columns)
+            blocks = list(_blocks(rows, columns))
+            begin = _ttree if kind == "ttree" else _rntuple
+            extend = begin(file, tree, rows, columns, len(blocks))
             with display.progress(len(rows), "to ROOT", disable=not progress, delay=0.5) as bar:
-                for start, stop in _blocks(rows, columns):
+                for start, stop in blocks:
                     extend({name: rows.read(name, start, stop) for name in columns})
                     rows.release(columns)
                     bar.update(stop - start)
@@ -175,14 +176,21 @@ def _title(columns: Mapping[str, Column]) -> str:
 
 
 def _ttree(
-    file: Any, tree: str, title: str, rows: Rows, columns: Mapping[str, Column]
+    file: Any, tree: str, rows: Rows, columns: Mapping[str, Column], n_blocks: int
 ) -> Callable[[Mapping[str, FieldData]], None]:
     """Begin a TTree; gives what adds a basket to each branch."""
     import awkward as ak
 
     counters = _counters(rows, columns)
     types = {name: column.type() for name, column in columns.items()}
-    made = file.mktree(tree, types, title=title, counter_name=lambda name: counters[name])
+    made = file.mktree(
+        tree,
+        types,
+        title=_title(columns),
+        counter_name=lambda name: counters[name],
+        # uproot would write the list of baskets again when it is full, which takes seconds for a thousand branches
+        initial_basket_capacity=n_blocks + 2,
+    )
     # a field that counts is made of the lists
     given = [name for name in columns if name not in counters.values()]
 
@@ -197,7 +205,9 @@ def _ttree(
     return extend
 
 
-def _rntuple(file: Any, tree: str, columns: Mapping[str, Column]) -> Callable[[Mapping[str, FieldData]], None]:
+def _rntuple(
+    file: Any, tree: str, _rows: Rows, columns: Mapping[str, Column], _n_blocks: int
+) -> Callable[[Mapping[str, FieldData]], None]:
     """Begin an RNTuple; gives what adds a cluster."""
     import awkward as ak
 

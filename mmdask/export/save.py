@@ -6,13 +6,14 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask import display
-from mmdask.errors import OptionError, StoreExistsError
+from mmdask.errors import OptionError, StoreExistsError, StoreNotFoundError
 from mmdask.rows.compact import constant_of, used_labels
 from mmdask.rows.derived import reads
 from mmdask.rows.reader import read_aux
@@ -20,13 +21,13 @@ from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.folder import check_free, make_folder, remove_folder
-from mmdask.store.layer import Layer, Scalar, Source, new_id
+from mmdask.store.layer import Layer, Scalar, Source, layer_exists, new_id, read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, store_root
 from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.storage import is_url
-from mmdask.store.zarr_form import Backend, check_backend
+from mmdask.store.zarr_form import Backend, check_backend, settled
 
 __all__ = ["save_rows"]
 
@@ -36,6 +37,20 @@ Order = Callable[[int, int], npt.NDArray[np.int64]]
 #: bytes of one field that are copied at once
 BLOCK_NBYTES = 32 << 20
 _BLOCK_ROWS = 1 << 20
+#: bytes of a part below which work is not divided among workers
+_LEAST_NBYTES = 64 << 20
+
+
+#: is told of values as they are written, and of nothing else
+Tell = Callable[[int, str], Any]
+
+
+class Workers(Protocol):
+    """Do calls elsewhere, `count` at once; as those of a conversion."""
+
+    count: int
+
+    def run(self, call: Callable[[Any, Tell], Any], items: Sequence[Any], tell: Tell) -> Iterator[tuple[int, Any]]: ...
 
 
 def save_rows(
@@ -47,6 +62,7 @@ def save_rows(
     progress: bool,
     order: Order | None = None,
     backend: Backend | None = None,
+    workers: Workers | None = None,
 ) -> None:
     """Write rows as a new store; see `mmdask.Dataset.save`.
 
@@ -60,22 +76,27 @@ def save_rows(
         As there.
     order : callable, optional
         Gives the store row numbers at positions, from one to another, of another order than that in which they lie.
+    workers : Workers, optional
+        Make the parts; each gets a share of them. Everything is done here by default.
     """
     target = display.parse_nbytes(part_nbytes)
     if target < 1:
         raise OptionError(f"part_nbytes is a number of bytes, 1 or more, got {part_nbytes!r}")
     root = store_root(path)
-    form = check_backend(backend, remote=is_url(root))
+    form = settled(check_backend(backend, remote=is_url(root)), rows.row_nbytes)
     check_free(root)
     schema = _schema(rows, names)
     ordered: _Ordered = _Stored(rows) if order is None else _Mixed(rows, order)
+    if workers is not None:
+        nbytes = sum(n * _width(rows, schema, p) for p, n in enumerate(_counts(rows).tolist()) if n)
+        target = min(target, max(_LEAST_NBYTES, int(nbytes) // (4 * workers.count)))
     parts = list(ordered.plan(schema, target))
     made: list[str] = []
     with writing(root, "nothing was saved"):
         make_folder(root, form)
         try:
             with display.progress(len(rows) * len(schema), "save", "values", disable=not progress, delay=0.5) as bar:
-                _fill(ordered, schema, parts, root, made, bar.update)
+                _fill(ordered, schema, parts, root, made, workers, lambda n, _: bar.update(n))
         except BaseException:
             discard_layers(root, made)
             remove_folder(root)
@@ -83,15 +104,25 @@ def save_rows(
 
 
 def _fill(
-    ordered: _Ordered, schema: Schema, parts: Iterable[_Part], root: str, made: list[str], update: Callable[[int], Any]
+    ordered: _Ordered,
+    schema: Schema,
+    parts: Sequence[_Part],
+    root: str,
+    made: list[str],
+    workers: Workers | None,
+    tell: Tell,
 ) -> None:
-    """Write and commit the parts; the ids of all layers go to `made` as they begin."""
+    """Write and commit the parts; the ids of all layers go to `made` before they begin."""
     rows = ordered.rows
     snapshot = rows.snapshot
-    layers: list[Layer] = []
-    for part in parts:
-        made.append(new_id())
-        layers.append(_write(ordered, schema, part, root, made[-1], update))
+    jobs = [_Job(new_id(), part) for part in parts]
+    made += [job.id for job in jobs]
+    write = partial(_write, ordered, schema, root)
+    if workers is None:
+        layers = [write(job, tell) for job in jobs]
+    else:
+        layers_of = dict(workers.run(write, jobs, tell))
+        layers = [layers_of[i] for i in range(len(jobs))]
     aux = snapshot.manifest.aux
     if aux:
         made.append(new_id())
@@ -138,6 +169,14 @@ class _Part:
     parts: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A part and the id of its layer, which is the same however often it is tried."""
+
+    id: str
+    part: _Part
+
+
 class _Ordered(Protocol):
     """The selected rows in the order in which they are written."""
 
@@ -161,10 +200,12 @@ class _Stored:
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
-        self.read = rows.read
 
     def plan(self, schema: Schema, target: int) -> Iterator[_Part]:
         return _plan(self.rows, schema, target)
+
+    def read(self, name: str, start: int, stop: int) -> FieldData:
+        return self.rows.read(name, start, stop)
 
     def span(self, part: _Part) -> tuple[int, int]:
         return self.rows.number(part.start), self.rows.number(part.stop - 1)
@@ -215,7 +256,7 @@ def _plan(rows: Rows, schema: Schema, target: int) -> Iterator[_Part]:
         if inside and constants != before and nbytes >= target / 2:
             yield _Part(start, stop, tuple(inside))
             start, nbytes, inside = stop, 0.0, []
-        width = sum(_row_nbytes(rows, p, f) for f in schema.values())
+        width = _width(rows, schema, p)
         left = int(counts[p])
         while left:
             room = max(1, int((target - nbytes) / width)) if width else left
@@ -227,6 +268,11 @@ def _plan(rows: Rows, schema: Schema, target: int) -> Iterator[_Part]:
                 start, nbytes, inside = stop, 0.0, []
     if inside:
         yield _Part(start, stop, tuple(inside))
+
+
+def _width(rows: Rows, schema: Schema, part: int) -> float:
+    """Bytes of a row of a part of the store."""
+    return sum(_row_nbytes(rows, part, f) for f in schema.values())
 
 
 def _counts(rows: Rows) -> Any:
@@ -249,17 +295,23 @@ def _row_nbytes(rows: Rows, part: int, field: Field) -> float:
     return max([field.item_nbytes, *(_row_nbytes(rows.stored, part, rows.snapshot.schema[name]) for name in read)])
 
 
-def _write(
-    ordered: _Ordered, schema: Schema, part: _Part, root: str, layer_id: str, update: Callable[[int], Any]
-) -> Layer:
-    rows = ordered.rows
+def _write(ordered: _Ordered, schema: Schema, root: str, job: _Job, tell: Tell) -> Layer:
+    """Make a part, in any process; what another attempt at it has made is not made again."""
+    rows, part = ordered.rows, job.part
     snapshot = rows.snapshot
-    with LayerWriter(root, layer_id) as w:
+    if not is_url(root) and not os.path.isdir(root):
+        raise StoreNotFoundError(
+            f"{root}: the folder of the new store is not there for this worker; workers need a path that all of them "
+            "share"
+        )
+    if layer_exists(root, job.id):
+        return read_layer(root, job.id)
+    with LayerWriter(root, job.id) as w:
         for field in schema.values():
             constant = _constant(rows, part.parts, field)
             if constant is not None:
                 w.constant(field, constant)
-                update(part.stop - part.start)
+                tell(part.stop - part.start, "")
                 continue
             field, codes = used_labels(snapshot, part.parts, field)
             writer = w.field(field)
@@ -271,7 +323,7 @@ def _write(
                 if codes is not None and len(field.labels):
                     data = FieldData(codes.take(data.values), labels=field.labels, valid=data.valid)
                 writer.write(data)
-                update(b - a)
+                tell(b - a, "")
             writer.close()
         first, last = ordered.span(part)
         manifest = snapshot.manifest

@@ -15,7 +15,7 @@ from mmdask.store.arrays import SMALL_NBYTES
 from mmdask.store.layer import Layer
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["ask"]
+__all__ = ["ask", "missing"]
 
 Int64s = npt.NDArray[np.int64]
 #: pages that are looked at first: if all of them are in memory, nothing is asked for
@@ -42,6 +42,25 @@ def ask(snapshot: Snapshot, names: Iterable[str], begins: Int64s, ends: Int64s) 
         return False
     try:
         return _ask(snapshot, asked, begins, ends)
+    except MmdaskError:
+        return False
+
+
+def missing(snapshot: Snapshot, names: Iterable[str], rows: Int64s) -> bool:
+    """Whether rows are not in memory, as far as some of them tell; not where none can be asked for.
+
+    Parameters
+    ----------
+    snapshot, names
+        The store, and the fields.
+    rows : numpy.ndarray
+        int64 ``(n,)``: store rows, in any order.
+    """
+    asked = list(names)
+    if not snapshot.addressable or not len(rows) or not asked:
+        return False
+    try:
+        return not paging.in_memory(list(islice(_looks(snapshot, asked, rows), _LOOKS)))
     except MmdaskError:
         return False
 

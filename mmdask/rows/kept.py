@@ -23,7 +23,7 @@ from mmdask.store.system import SYSTEM
 
 __all__ = ["KeptCut", "find_kept", "remove_kept"]
 
-_ENDINGS = (".mask", ".rows")
+_ENDINGS = (".mask", ".masks", ".rows")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class _File(NamedTuple):
     path: str
     nbytes: int
     time: float
-    kept: Kept | None
+    kept: list[Kept]
 
 
 @dataclass
@@ -87,20 +87,20 @@ def find_kept(snapshot: Snapshot) -> tuple[list[KeptCut], int]:
     groups: dict[tuple[str, ...], _Group] = {}
     n_strange = 0
     for file in _files(snapshot):
-        if file.kept is None:
-            n_strange += 1
-            continue
-        group = groups.setdefault(file.kept.cuts, _Group())
-        group.files.append(file)
-        if not file.kept.readable:
-            continue
-        if file.kept.layers is None:
-            if file.kept.identity == snapshot.identity:
-                group.whole = file.kept.kept, file.kept.rows, n_parts
-        else:
-            for number in _parts_of(snapshot, file.kept.layers, places):
-                if snapshot.parts[number].rows == file.kept.rows:
-                    group.parts[number] = file.kept.kept, file.kept.rows
+        n_strange += not file.kept
+        for cuts in {kept.cuts for kept in file.kept}:
+            groups.setdefault(cuts, _Group()).files.append(file)
+        for kept in file.kept:
+            group = groups[kept.cuts]
+            if not kept.readable:
+                continue
+            if kept.layers is None:
+                if kept.identity == snapshot.identity:
+                    group.whole = kept.kept, kept.rows, n_parts
+            else:
+                for number in _parts_of(snapshot, kept.layers, places):
+                    if snapshot.parts[number].rows == kept.rows:
+                        group.parts[number] = kept.kept, kept.rows
     # Those of other generations alone say nothing of these rows.
     found = [_summary(cuts, group, n_parts) for cuts, group in groups.items() if group.parts or group.whole]
     return sorted(found, key=lambda cut: cut.expression), n_strange
@@ -150,7 +150,7 @@ def remove_kept(snapshot: Snapshot, cuts: AbstractSet[str] | None = None, older_
     before = time.time() - older_than if older_than else math.inf
     n = 0
     for file in _files(snapshot):
-        chosen = cuts is None or (file.kept is not None and not cuts.isdisjoint(file.kept.cuts))
+        chosen = cuts is None or any(not cuts.isdisjoint(kept.cuts) for kept in file.kept)
         if chosen and file.time <= before:
             with contextlib.suppress(OSError):
                 SYSTEM.unlink(file.path)

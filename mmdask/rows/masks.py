@@ -5,6 +5,8 @@ immutable, so a mask is never stale; parts that were appended or converted again
 computed. The text stands in the file and is compared on every hit. Files are written beside their place and renamed,
 so that processes which compute the same cut at once do no harm; nothing here is part of a commit.
 
+Of many small parts the masks of a cut stand together in few files, which its text names: `bundled` says when.
+
 What all cuts of a selection leave of a store is in one more file, of which the name has the identity of all rows: how
 many rows of each grain, and all bits if they are few. So a selection of 10,000 parts is one file to open.
 """
@@ -17,7 +19,8 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +44,7 @@ __all__ = ["LOADED", "Kept", "Mask", "MaskFiles", "cache_folder", "make_folder",
 
 _MASK = b"mmdask-mask 2\n"
 _WHOLE = b"mmdask-rows 1\n"
+_BUNDLE = b"mmdask-many 1\n"
 #: bytes of the line of a file that says what it is
 _MAX_HEAD = 16 << 20
 #: bits of all parts stand together in one file if there are no more than these, and few of each part
@@ -49,6 +53,12 @@ _WHOLE_NBYTES, _PART_NBYTES = 32 << 20, 64 << 10
 _MOST_GRAINS = 1 << 22
 #: from so many files on, those that are there are listed before they are looked for
 _MANY = 256
+#: masks that stand together: those of parts with as many rows at most, and so many of them in one file
+_SMALL_ROWS, _BUNDLED = 1 << 14, 1024
+_BUNDLE_NBYTES = 64 << 20
+#: head and body of a mask, as it was read, and as it will be written
+_Found = tuple[dict[str, Any], npt.NDArray[np.uint8]]
+_Pending = tuple[dict[str, Any], list[npt.NDArray[np.uint8]]]
 #: cache folders of which it was said that they take nothing
 _TOLD: set[str] = set()
 #: masks that were read, by path: each chunk of a cut needs a piece of one
@@ -99,6 +109,10 @@ class MaskFiles:
         self._one = len(self._folders) == 1
         self._names: set[str] | None = None
         self._broken = False
+        #: masks that are still to be written, by folder and cut
+        self._pending: dict[tuple[str, str], list[_Pending]] | None = None
+        #: masks that stand together, by folder and cut, and by their text
+        self._bundles: dict[tuple[str, str], dict[str, _Found]] = {}
 
     def _folder(self, part: int) -> str:
         return self.folder if self._one else self._folders[self.snapshot.home(part).key]
@@ -121,6 +135,10 @@ class MaskFiles:
 
     def text(self, part: int, cut: Expression) -> str:
         """What a mask is: the meaning of cuts, the cut, and the layers that it reads in a part."""
+        return self._texts(part, cut)[0]
+
+    def _texts(self, part: int, cut: Expression) -> tuple[str, str]:
+        """What a mask is, and the text of its cut."""
         snapshot, number, names = _below(self.snapshot, part, cut.fields)
         ids = snapshot.parts[number].layers
         if not cut.fields:
@@ -132,7 +150,7 @@ class MaskFiles:
             layers = {name: snapshot.stored(number, name)[0].id for name in names.values()}
         same = all(name == below for name, below in names.items())
         text = cut.canonical if same else canonical(renamed_tree(cut.tree, names))
-        return json.dumps({"semantics": SEMANTICS, "cut": text, "layers": layers}, sort_keys=True)
+        return json.dumps({"semantics": SEMANTICS, "cut": text, "layers": layers}, sort_keys=True), text
 
     def _path(self, folder: str, text: str, ending: str) -> str:
         name = xxhash.xxh3_128_hexdigest(text.encode())
@@ -140,26 +158,31 @@ class MaskFiles:
 
     def there(self, part: int, cut: Expression) -> bool:
         """Whether there is a file for a mask, whatever is in it."""
-        path = self._path(self._folder(part), self.text(part, cut), ".mask")
-        return path in self._names if self._names is not None else os.path.lexists(path)
+        text, of_cut = self._texts(part, cut)
+        path = self._path(self._folder(part), text, ".mask")
+        there = path in self._names if self._names is not None else os.path.lexists(path)
+        return there or text in self._bundled(self._folder(part), of_cut)
 
     def load(self, part: int, cut: Expression) -> Mask | None:
         """A kept mask, if it is whole and is what its name says."""
-        text = self.text(part, cut)
+        text, of_cut = self._texts(part, cut)
         path = self._path(self._folder(part), text, ".mask")
         mask = LOADED.get(path)
-        if mask is None and (self._names is None or path in self._names):
-            mask = self._read_mask(path, text, self.snapshot.parts[part].rows)
+        if mask is None:
+            rows = self.snapshot.parts[part].rows
+            found = None
+            if self._names is None or path in self._names:
+                found = self._read(path, _MASK, text, 2 * -(-rows // 8))
+            if found is None and rows <= _SMALL_ROWS:
+                found = self._bundled(self._folder(part), of_cut).get(text)
+            mask = None if found is None else self._checked(*found, rows)
             if mask is not None:
                 LOADED.put(path, mask, mask.nbytes + 512)
         return mask
 
-    def _read_mask(self, path: str, text: str, rows: int) -> Mask | None:
+    def _checked(self, head: dict[str, Any], body: npt.NDArray[np.uint8], rows: int) -> Mask | None:
+        """The mask of head and body, if they are right for so many rows."""
         n = -(-rows // 8)
-        found = self._read(path, _MASK, text, 2 * n)
-        if found is None:
-            return None
-        head, body = found
         pieces: list[PartBits | None] = []
         for key in ("true", "known"):
             kind = head.get(key)
@@ -181,7 +204,8 @@ class MaskFiles:
 
     def save(self, part: int, cut: Expression, mask: Mask, kept: int) -> None:
         """Keep a mask, true for `kept` rows. A disk that takes nothing is a warning: the cut is computed, and works."""
-        text, rows = self.text(part, cut), self.snapshot.parts[part].rows
+        rows = self.snapshot.parts[part].rows
+        text, of_cut = self._texts(part, cut)
         kinds = {k: b if b is None or isinstance(b, bool) else "bits" for k, b in mask._asdict().items()}
         body = [b for b in mask if isinstance(b, np.ndarray)]
         path = self._path(self._folder(part), text, ".mask")
@@ -189,7 +213,60 @@ class MaskFiles:
         if not self.snapshot.home(part).on_disk:
             LOADED.put(path, mask, mask.nbytes + 512)
             return
-        self._write(path, _MASK, {"rows": rows, "kept": kept, **kinds, "text": text}, body)
+        head = {"rows": rows, "kept": kept, **kinds, "text": text}
+        if self._pending is None or rows > _SMALL_ROWS:
+            self._write(path, _MASK, head, body)
+            return
+        key = self._folder(part), of_cut
+        some = self._pending.setdefault(key, [])
+        some.append((head, body))
+        if len(some) == _BUNDLED:
+            self._write_bundle(*key, self._pending.pop(key))
+
+    # Masks of many parts --------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def bundled(self, n_parts: int) -> Iterator[None]:
+        """While this lasts, masks of so many parts stand together where parts are small and many.
+
+        However it ends, what was saved is written.
+        """
+        if n_parts <= _MANY:
+            yield
+            return
+        self._pending = {}
+        try:
+            yield
+        finally:
+            pending, self._pending = self._pending, None
+            for key, some in pending.items():
+                self._write_bundle(*key, some)
+
+    def _bundle_path(self, folder: str, of_cut: str, content: str) -> str:
+        name = xxhash.xxh3_128_hexdigest(json.dumps(["many", SEMANTICS, of_cut]).encode())
+        return os.path.join(folder, name[:2], f"{name}-{content}.masks")
+
+    def _write_bundle(self, folder: str, of_cut: str, some: Sequence[_Pending]) -> None:
+        heads = [{**head, "nbytes": sum(b.nbytes for b in body)} for head, body in some]
+        texts = "\n".join([head["text"] for head in heads])
+        path = self._bundle_path(folder, of_cut, xxhash.xxh3_64_hexdigest(texts.encode()))
+        text = json.dumps({"semantics": SEMANTICS, "cut": of_cut})
+        self._write(path, _BUNDLE, {"text": text, "masks": heads}, [b for _, body in some for b in body])
+        self._bundles.pop((folder, of_cut), None)
+
+    def _bundled(self, folder: str, of_cut: str) -> dict[str, _Found]:
+        """Heads and bodies of the masks of a cut that stand together, by their texts; looked for once."""
+        found = self._bundles.get((folder, of_cut))
+        if found is None:
+            found = self._bundles[folder, of_cut] = {}
+            above, name = os.path.split(self._bundle_path(folder, of_cut, ""))
+            text = json.dumps({"semantics": SEMANTICS, "cut": of_cut})
+            with contextlib.suppress(OSError):
+                for file in os.listdir(above):
+                    if file.startswith(name.removesuffix(".masks")) and file.endswith(".masks"):
+                        read = self._read(os.path.join(above, file), _BUNDLE, text, _BUNDLE_NBYTES)
+                        found |= {} if read is None else _each_of(*read)
+        return found
 
     # Whole selections -----------------------------------------------------------------------------------------------
 
@@ -289,6 +366,20 @@ def _below(snapshot: Snapshot, part: int, names: Sequence[str]) -> tuple[Snapsho
     return *places[0], {name: below for name, (_, _, below) in zip(names, found, strict=True)}
 
 
+def _each_of(head: dict[str, Any], body: npt.NDArray[np.uint8]) -> dict[str, _Found]:
+    """Heads and bodies of a file of many masks, by their texts; none if it is not one."""
+    found = {}
+    at = 0
+    heads = head.get("masks")
+    for one in heads if isinstance(heads, list) else ():
+        n = one.get("nbytes") if isinstance(one, dict) else None
+        if type(n) is not int or not 0 <= n <= len(body) - at or not isinstance(one.get("text"), str):
+            return {}
+        found[one["text"]] = one, body[at : at + n]
+        at += n
+    return found if at == len(body) else {}
+
+
 def _n_rows(bits: PartBits, rows: int) -> int:
     return rows * bits if isinstance(bits, bool) else count_bits(bits)
 
@@ -309,26 +400,38 @@ def make_folder(path: str) -> None:
             SYSTEM.mkdir(path)
 
 
-def read_kept(path: str) -> Kept | None:
-    """What a kept file says it is; None when it is none, or damaged. Reads its head alone; no link is followed."""
+def read_kept(path: str) -> list[Kept]:
+    """What a kept file says it is, of many masks each; nothing when it is none, or damaged.
+
+    Reads its head alone; no link is followed.
+    """
     try:
         with open(open_file(os.path.dirname(path), os.path.basename(path)), "rb") as file:
             magic = file.read(len(_MASK))
-            if magic not in (_MASK, _WHOLE):
-                return None
+            if magic not in (_MASK, _WHOLE, _BUNDLE):
+                return []
             file.read(SUM)
             head = json.loads(file.readline(_MAX_HEAD))
-            text = json.loads(head["text"])
-            numbers = head["rows"], head["kept"]
-            readable = text["semantics"] == SEMANTICS
-            if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
-                return None
-            if magic == _MASK:
-                layers = {str(name): str(layer) for name, layer in text["layers"].items()}
-                return Kept(_joined(text["cut"]), layers, "", *numbers, readable)
-            return Kept(tuple(map(str, text["cuts"])), None, str(text["rows"]), *numbers, readable)
+            return [_kept_of(one, whole=magic == _WHOLE) for one in (head["masks"] if magic == _BUNDLE else [head])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+        return []
+
+
+def _kept_of(head: Any, *, whole: bool) -> Kept:
+    text = json.loads(head["text"])
+    numbers = head["rows"], head["kept"]
+    readable = text["semantics"] == SEMANTICS
+    if not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise ValueError("these are no numbers of rows")
+    if whole:
+        return Kept(tuple(map(str, text["cuts"])), None, str(text["rows"]), *numbers, readable)
+    layers = {str(name): str(layer) for name, layer in text["layers"].items()}
+    return Kept(_joined_once(text["cut"]), layers, "", *numbers, readable)
+
+
+@lru_cache(maxsize=64)
+def _joined_once(text: str) -> tuple[str, ...]:
+    return _joined(text)
 
 
 def _joined(text: str) -> tuple[str, ...]:

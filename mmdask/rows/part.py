@@ -186,6 +186,8 @@ def elements_at(snapshot: Snapshot, layer: Layer, number: int, at: Int64s) -> np
     """Elements of one array of a layer along its first axis, as a copy; `at` is int64, in any order."""
     if snapshot.addressable:
         return snapshot.array(layer, number).take(at, axis=0)
+    if snapshot.chunked:
+        return snapshot.elements(layer, number, at)
     spec = layer.arrays[number]
     spans, where = spans_of(np.array([0, spec.shape[0]]), at, lambda _: spec.nbytes / max(spec.shape[0], 1))
     pieces = [np.empty((0, *spec.shape[1:]), spec.dtype)]

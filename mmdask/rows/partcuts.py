@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,24 @@ from mmdask.rows.masks import Mask, MaskFiles
 from mmdask.rows.skip import FALSE, NONE, TRUE, UNKNOWN, settled_parts
 from mmdask.store.snapshot import Snapshot
 
-__all__ = ["PartCuts", "Settled", "Task", "Tree", "keyed_task", "not_kept", "tree_of"]
+__all__ = [
+    "OwnTask",
+    "PartCuts",
+    "Settled",
+    "Task",
+    "Tree",
+    "evaluate_several",
+    "keyed_task",
+    "not_kept",
+    "together",
+    "tree_of",
+]
 
 #: rows of one task; a multiple of a grain, so that the bits of tasks join
 TASK_ROWS = 1 << 20
+
+#: from so many tasks on those of small parts are done together, how many of them at most, and how many there are then
+MANY_TASKS, _TOGETHER, _MOST_TASKS = 256, 64, 1 << 14
 
 #: share of a part that is ruled out, from which on the rest is read alone
 _MOST = 0.5
@@ -258,15 +272,15 @@ class PartCuts:
 
     # Computing ------------------------------------------------------------------------------------------------------
 
-    def tasks(self) -> list[tuple[Task, tuple[str, ...], int]]:
-        """What to run, with the cuts that each gives, and the row at which its rows begin."""
+    def tasks(self) -> list[OwnTask]:
+        """What to run."""
         todo = {}
         for text, (tree, false) in self.missing.items():
             grains = self.settled.of(tree, self.number)
             lacking = bool((grains == NONE).any()) and tree.cut.typed.missing and not false
             todo[text] = (grains == UNKNOWN) | ((grains == NONE) & (tree.cut.typed.missing & false))
             self.arrays[text] = _Computed(self.rows, grains == TRUE, bool(todo[text].all()), lacking)
-        found: list[tuple[Task, tuple[str, ...], int]] = []
+        found: list[OwnTask] = []
         for start, stop in _runs(np.logical_or.reduce(list(todo.values())), self.rows):
             here = slice(start // GRAIN, -(-stop // GRAIN))
             trees = [self.missing[text][0] for text, grains in todo.items() if grains[here].any()]
@@ -274,11 +288,12 @@ class PartCuts:
             snapshot = self.files.snapshot
             if cuts:
                 args = (snapshot, self.number, start, stop, tuple(cuts))
-                found.append(((evaluate_rows, args), tuple(cut.canonical for cut in cuts), start))
+                texts = tuple([cut.canonical for cut in cuts])
+                found.append(OwnTask((evaluate_rows, args), self, texts, start, stop - start))
             for tree in trees:
                 if tree.keyed:
                     task = keyed_task(snapshot, tree.cut, self.number, start, stop)
-                    found.append((task, (tree.text,), start))
+                    found.append(OwnTask(task, self, (tree.text,), start, stop - start))
         self.tasks_left = len(found)
         return found
 
@@ -296,6 +311,16 @@ class PartCuts:
         self.arrays = {}
         self.used_files = True
         return True
+
+
+class OwnTask(NamedTuple):
+    """A task, the part that its result is for, the cuts that it gives, its first row, and how many rows it has."""
+
+    task: Task
+    part: PartCuts
+    texts: tuple[str, ...]
+    start: int
+    rows: int
 
 
 class _Computed:
@@ -344,6 +369,41 @@ def _runs(grains: npt.NDArray[np.bool_], rows: int) -> list[tuple[int, int]]:
     edges = np.flatnonzero(np.diff(grains, prepend=False, append=False)).reshape(-1, 2) * GRAIN
     edges = np.minimum(edges, rows)
     return [(a, min(a + TASK_ROWS, stop)) for first, stop in edges.tolist() for a in range(first, stop, TASK_ROWS)]
+
+
+def together(tasks: Sequence[OwnTask]) -> list[tuple[Task, list[OwnTask]]]:
+    """Tasks of many small parts as fewer, which `evaluate_several`; few tasks stay as they are.
+
+    Each comes with those that it stands for, in the order of its results.
+    """
+    if len(tasks) <= MANY_TASKS:
+        return [(own.task, [own]) for own in tasks]
+    most = max(TASK_ROWS, sum(own.rows for own in tasks) // _MOST_TASKS)
+    many = max(_TOGETHER, len(tasks) // _MOST_TASKS)
+    groups: list[list[OwnTask]] = []
+    rows = 0
+    for own in tasks:
+        rows += own.rows
+        last = groups[-1][-1] if groups else None
+        alike = last is not None and last.task[0] is own.task[0] is evaluate_rows and last.texts == own.texts
+        if alike and rows <= most and len(groups[-1]) < many:
+            groups[-1].append(own)
+        else:
+            groups.append([own])
+            rows = own.rows
+    return [(group[0].task if len(group) == 1 else _several(group), group) for group in groups]
+
+
+def _several(group: Sequence[OwnTask]) -> Task:
+    snapshot, _, _, _, cuts = group[0].task[1]
+    return evaluate_several, (snapshot, tuple([own.task[1][1:4] for own in group]), cuts)
+
+
+def evaluate_several(
+    snapshot: Snapshot, spans: Sequence[tuple[int, int, int]], cuts: Sequence[Expression]
+) -> list[list[tuple[Bits, Bits | None]]]:
+    """`evaluate_rows` of parts and rows one after the other."""
+    return [evaluate_rows(snapshot, *span, cuts) for span in spans]
 
 
 def keyed_task(snapshot: Snapshot, cut: Expression, part: int, start: int, stop: int) -> Task:

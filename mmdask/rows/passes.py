@@ -14,7 +14,18 @@ from mmdask.rows.bits import PartBits, RowBits, count_bits, pack, unpack
 from mmdask.rows.blocks import evaluate_rows
 from mmdask.rows.keyed import keyed_leaves
 from mmdask.rows.masks import Mask, MaskFiles
-from mmdask.rows.partcuts import PartCuts, Settled, Task, Tree, keyed_task, not_kept, tree_of
+from mmdask.rows.partcuts import (
+    OwnTask,
+    PartCuts,
+    Settled,
+    Task,
+    Tree,
+    evaluate_several,
+    keyed_task,
+    not_kept,
+    tree_of,
+)
+from mmdask.rows.partcuts import together as together_tasks
 from mmdask.rows.skip import FALSE, NONE
 from mmdask.store.snapshot import Snapshot
 
@@ -132,8 +143,7 @@ def _find_all(
     if len(wholes) < len(trees):
         files.list_for(len(numbers) * len(trees))
     settled = Settled(snapshot, numbers)
-    tasks: list[Task] = []
-    owners: list[tuple[PartCuts, tuple[str, ...], int]] = []
+    tasks: list[OwnTask] = []
     for number in numbers:
         part = PartCuts(number, files, settled, wholes)
         others = [tree for tree in trees if not part.from_whole(tree)]
@@ -149,18 +159,20 @@ def _find_all(
         if not part.missing:
             finish(part)
             continue
-        for task, texts, start in part.tasks():
-            tasks.append(task)
-            owners.append((part, texts, start))
+        tasks += part.tasks()
+    groups = together_tasks(tasks)
 
     def done(number: int, results: Any) -> None:
-        part, texts, start = owners[number]
-        if part.take(texts, start, results):
-            finish(part)
-            part.masks.clear()
+        (function, _), owners = groups[number]
+        each = results if function is evaluate_several else [results]
+        for (_, part, texts, start, _), result in zip(owners, each, strict=True):
+            if part.take(texts, start, result):
+                finish(part)
+                part.masks.clear()
 
     if tasks:
-        run(tasks, done)
+        with files.bundled(len(tasks)):
+            run([task for task, _ in groups], done)
     return wholes
 
 
@@ -205,8 +217,8 @@ def _find_part(files: MaskFiles, trees: Sequence[Tree], part: int, finish: Calla
     state.find_all(trees)
     if state.missing:
         tasks = state.tasks()
-        for (function, args), texts, start in tasks:
-            state.take(texts, start, function(*args))
+        for (function, args), _, texts, first, _ in tasks:
+            state.take(texts, first, function(*args))
     finish(state)
 
 

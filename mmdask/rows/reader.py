@@ -18,6 +18,7 @@ from mmdask.errors import OptionError, RowNotFoundError
 from mmdask.kernels import dense, gather
 from mmdask.kernels.addresses import address_of
 from mmdask.rows.bits import groups
+from mmdask.rows.chunked import take_in_part
 from mmdask.rows.part import (
     bad_offsets,
     bad_shape,
@@ -205,6 +206,10 @@ def _sources(snapshot: Snapshot, field: Field, rows: Int64s) -> _Sources:
         return _part_sources(snapshot, field, starts, rows, parts)
     if len(rows):
         _parts_between(snapshot, rows)
+    if snapshot.chunked:
+        sources = _Sources(field, np.array([0, len(rows)]), np.arange(len(rows)))
+        sources.add(_take_chunked(snapshot, field, rows))
+        return sources
     spans, where = spans_of(snapshot.starts, rows, lambda part: row_nbytes(snapshot, part, field.name))
     sources = _Sources(field, np.cumsum([0, *(len(span.wanted) for span in spans)]), where)
     for span in spans:
@@ -245,6 +250,8 @@ def take(snapshot: Snapshot, name: str, rows: Int64s, items: tuple[Int64s, Int64
         When offsets of one of the rows lead out of its part, or its shape does not fit its items.
     """
     field = snapshot.schema[name]
+    if snapshot.chunked and items is None:
+        return _take_chunked(snapshot, field, rows)
     if field.kind == "category" and snapshot.addressable:
         return _take_codes(snapshot, field, rows)
     return _gather(field, _sources(snapshot, field, rows), items)
@@ -260,8 +267,12 @@ def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s) -> dict[st
     """
     taken: dict[str, FieldData] = {}
     located = None
+    parts_of_rows = list(by_part(snapshot, rows)) if snapshot.chunked else []
     for name in names:
         field = snapshot.schema[name]
+        if snapshot.chunked:
+            taken[name] = _take_chunked(snapshot, field, rows, parts_of_rows)
+            continue
         if field.kind != "dense" or field.optional or not snapshot.addressable:
             taken[name] = take(snapshot, name, rows)
             continue
@@ -273,14 +284,21 @@ def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s) -> dict[st
     return taken
 
 
-def release(snapshot: Snapshot, names: Iterable[str]) -> None:
-    """Give back the pages of fields that are mapped; they come again when they are read."""
+def release(snapshot: Snapshot, names: Iterable[str], but: tuple[Int64s, Int64s] | None = None) -> None:
+    """Give back the pages of fields that are mapped; they come again when they are read.
+
+    Those of dense values may stay where runs of rows are that are needed: from one number to another.
+    """
     for name in dict.fromkeys(names):
         for part in range(len(snapshot.parts)):
             layer, stored = snapshot.stored(part, name)
             for number in (stored.values, stored.shapes, *stored.offsets, *stored.valid):
-                if number is not None:
-                    snapshot.release(layer, number)
+                if number is None:
+                    continue
+                edges = None
+                if but is not None and number == stored.values and not stored.offsets:
+                    edges = np.clip(np.stack(but, axis=1) - snapshot.starts[part], 0, layer.rows)
+                snapshot.release(layer, number, edges)
 
 
 #: of a block, what is copied whole where some of its rows are wanted: loaders may use so much smaller blocks
@@ -348,6 +366,31 @@ def by_part(snapshot: Snapshot, rows: Int64s) -> Iterator[tuple[int, Any, Int64s
         return
     for part, here in groups(np.searchsorted(snapshot.starts, rows, side="right") - 1):
         yield part, here, rows[here] - snapshot.starts[part]
+
+
+def _take_chunked(
+    snapshot: Snapshot, field: Field, rows: Int64s, parts: Sequence[tuple[int, Any, Int64s]] | None = None
+) -> FieldData:
+    """Rows of a field whose arrays are in chunks, part by part; `parts` as `by_part` gives them, if they are known."""
+    found: list[FieldData] = []
+    places: list[Int64s] = []
+    for part, here, local in by_part(snapshot, rows) if parts is None else parts:
+        made = by_rows(snapshot, part, field.name)
+        if made is None:
+            found.append(take_in_part(snapshot, part, field, local))
+        else:
+            wanted, where = np.unique(local, return_inverse=True)
+            run = read_part(snapshot, part, field.name, int(wanted[0]), int(wanted[-1]) + 1)
+            found.append(gather_rows(field, run, wanted[where] - wanted[0]))
+        if isinstance(here, slice):
+            return found[0]
+        places.append(here)
+    data = concatenate(field, found)
+    if not places:
+        return data
+    back = np.empty(len(rows), np.int64)
+    back[np.concatenate(places)] = np.arange(len(rows))
+    return gather_rows(field, data, back)
 
 
 def _take_codes(snapshot: Snapshot, field: Field, rows: Int64s) -> FieldData:

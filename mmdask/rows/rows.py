@@ -19,7 +19,7 @@ from mmdask.errors import ExpressionError, OptionError, RowNotFoundError
 from mmdask.expr import Expression, check, check_cut
 from mmdask.kernels.gather import pad_runs
 from mmdask.rows import marks, reader
-from mmdask.rows.asking import ask
+from mmdask.rows.asking import ask, missing
 from mmdask.rows.bits import PartBits, RowBits
 from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.dealing import Deal
@@ -366,13 +366,22 @@ class Rows:
         made = {name: reader.concatenate(self.derived[name].field, blocks) for name, blocks in computed.items()}
         return {name: taken[name] if name in taken else made[name] for name in wanted}
 
-    def release(self, names: Iterable[str]) -> None:
-        """Give back the pages that reading these fields, or what they are computed from, took into this process."""
-        reader.release(self.snapshot, self._stored_for(names))
+    def release(
+        self, names: Iterable[str], but: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+    ) -> None:
+        """Give back the pages that reading these fields, or what they are computed from, took into this process.
+
+        Those that runs of store rows need may stay: `but` has the first row of each, and the one after its last.
+        """
+        reader.release(self.snapshot, self._stored_for(names), but)
 
     def ask(self, names: Iterable[str], begins: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> bool:
         """Have the system read runs of store rows of these fields, or of what they are computed from; see `ask`."""
         return ask(self.snapshot, self._stored_for(names), begins, ends)
+
+    def missing(self, names: Iterable[str], rows: npt.NDArray[np.int64]) -> bool:
+        """Whether store rows of these fields are not in memory, as far as some of them tell; see `ask`."""
+        return missing(self.snapshot, self._stored_for(names), rows)
 
     def _stored_for(self, names: Iterable[str]) -> list[str]:
         found = [

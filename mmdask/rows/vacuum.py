@@ -347,14 +347,14 @@ def _masks(storage: Storage, named: set[str], rows: set[str], *, every: bool) ->
             layers = layers_of(path)
             if layers is None or not set(map(stored_id, layers)) <= named:
                 yield file
-        elif not _needed(read_kept(path), named, rows):
+        elif not any(_needed(kept, named, rows) for kept in read_kept(path)):
             yield file
 
 
 def _kept_files(storage: Storage) -> Iterator[tuple[Sequence[str], Callable[[str], set[str] | None] | None]]:
     """The files of kept cuts, summaries and indexes; and what says of which layers those are that are no cuts."""
     kinds: tuple[tuple[str, tuple[str, ...], Callable[[str], set[str] | None] | None], ...] = (
-        ("masks", (".mask", ".rows"), None),
+        ("masks", (".mask", ".masks", ".rows"), None),
         ("summaries", (".summary",), summary_layers),
         ("keys", (".keys",), index_layers),
     )
@@ -366,9 +366,9 @@ def _kept_files(storage: Storage) -> Iterator[tuple[Sequence[str], Callable[[str
                     yield ("cache", folder, above.name, entry.name), layers_of
 
 
-def _needed(kept: Kept | None, named: set[str], rows: set[str]) -> bool:
+def _needed(kept: Kept, named: set[str], rows: set[str]) -> bool:
     """Whether a kept cut is one of these layers, or of one of these sets of rows."""
-    if kept is None or not kept.readable:
+    if not kept.readable:
         return False
     return kept.identity in rows if kept.layers is None else set(map(stored_id, kept.layers.values())) <= named
 

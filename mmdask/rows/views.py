@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import xxhash
 
@@ -126,9 +127,17 @@ class SnapshotView(Snapshot):
         owner, inner = self._owner(layer)
         return owner.read(inner, number, start, stop)
 
-    def release(self, layer: Layer, number: int) -> None:
+    @property
+    def chunked(self) -> bool:
+        return all(base.chunked for base in self.bases)
+
+    def elements(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         owner, inner = self._owner(layer)
-        owner.release(inner, number)
+        return owner.elements(inner, number, at)
+
+    def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
+        owner, inner = self._owner(layer)
+        owner.release(inner, number, but)
 
     def stored_aux(self, name: str) -> tuple[Layer, StoredField]:
         return self.bases[0].stored_aux(name)

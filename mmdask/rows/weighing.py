@@ -18,12 +18,13 @@ import numpy.typing as npt
 
 from mmdask.errors import OptionError
 from mmdask.expr import Expression, evaluate
+from mmdask.kernels import combs
 from mmdask.rows.passes import Runner, run_serially
 from mmdask.rows.rows import Rows
 from mmdask.schema import FieldData
 from mmdask.store.cache import Cache
 
-__all__ = ["SUM_ROWS", "Weighed", "weigh"]
+__all__ = ["SUM_ROWS", "Drawn", "Weighed", "weigh"]
 
 #: rows of the store of which one sum is kept
 SUM_ROWS = 64
@@ -125,6 +126,8 @@ def _weights(rows: Rows, expression: Expression, blocks: Int64s) -> Floats | tup
         at = int(np.argmin(usable))
         missing = result.known is not None and not result.known[at]
         return int(numbers[at]), math.nan if missing or math.isnan(weights[at]) else float(weights[at])
+    if len(numbers) == len(blocks) * SUM_ROWS:
+        return weights.reshape(-1, SUM_ROWS)
     table = np.zeros((len(blocks), SUM_ROWS))
     of = numbers >> _SUM_BITS
     if len(blocks) and blocks[-1] - blocks[0] == len(blocks) - 1:
@@ -196,12 +199,14 @@ class Weighed:
             return found
         if not len(numbers):
             return np.zeros(0, np.int64)
-        # Runs of copies that follow one another, and for each the blocks that they are of.
         first = np.flatnonzero(np.diff(numbers, prepend=numbers[0] - 2) != 1)
-        low, high = numbers[first], numbers[np.append(first[1:], len(numbers)) - 1]
+        return self.runs(shift, numbers[first], numbers[np.append(first[1:], len(numbers)) - 1])
+
+    def runs(self, shift: float, low: Int64s, high: Int64s) -> Int64s:
+        """Store row numbers of runs of copies from one number to another, which counts; ascending and apart, int64."""
         block, last = self._blocks_of(shift, low), self._blocks_of(shift, high)
         each = last - block + 1
-        run = np.repeat(np.arange(len(first)), each)
+        run = np.repeat(np.arange(len(low)), each)
         blocks = block[run] + np.arange(len(run)) - np.repeat(np.cumsum(each) - each, each)
         pieces = []
         for i in range(0, len(run), _TOGETHER):
@@ -242,12 +247,53 @@ class Weighed:
         weights = _weights(self.rows, self.expression, blocks if self.filled is None else self.filled[blocks])
         if isinstance(weights, tuple):
             raise _refused(self.rows, self.expression, *weights)
-        upto = np.cumsum(weights, axis=1)
-        total = upto[:, -1:]
         (begin, phase), (end, _) = self._begin(shift, blocks), self._begin(shift, blocks + 1)
         length = self.places[blocks + 1] - self.places[blocks]
-        teeth = np.floor(phase[:, None] + upto / total * length[:, None]).astype(np.int64)
-        before = begin - (phase >= 1)
-        # The last row with a weight takes all that is left, whatever the sums above were rounded to.
-        last = (end - before)[:, None]
-        return np.where(upto >= total, last, np.minimum(teeth, last)) + before[:, None]
+        return combs.ends(np.ascontiguousarray(weights), phase, length, begin - (phase >= 1), end)
+
+
+class Drawn:
+    """The copies of one comb, found in any order: what is found of a block is kept, 2 bytes for each of its rows.
+
+    Parameters
+    ----------
+    weighed : Weighed
+        The weights.
+    shift : float
+        Where the comb begins.
+    """
+
+    def __init__(self, weighed: Weighed, shift: float) -> None:
+        self.weighed, self.shift = weighed, shift
+        n_blocks = len(weighed.places) - 1
+        # Of each row of a block the copies up to it. Memory that the system gives when it is written.
+        self._upto = np.zeros((n_blocks, SUM_ROWS), np.uint16)
+        self._known = np.zeros(n_blocks, np.bool_)
+        # Where to look for a copy: not before the block at its number, divided by 64.
+        marks = np.arange(0, weighed.n + 2 * SUM_ROWS, SUM_ROWS) - shift
+        self._least = np.clip(np.searchsorted(weighed.places, marks) - 2, 0, max(n_blocks - 1, 0))
+
+    @staticmethod
+    def nbytes_of(weighed: Weighed) -> int:
+        """Memory that it may take."""
+        return 2 * SUM_ROWS * (len(weighed.places) - 1)
+
+    def copies(self, numbers: Int64s) -> Int64s:
+        """Store row numbers of some copies, as `Weighed.copies` finds them."""
+        weighed = self.weighed
+        block, rank = combs.blocks_of(weighed.places, self.shift, self._least, numbers)
+        wanted = np.zeros(len(self._known), np.bool_)
+        wanted[block] = True
+        self._find(np.flatnonzero(wanted & ~self._known))
+        if not self._known[block].all():  # of so many copies that 2 bytes do not tell
+            return weighed.copies(self.shift, numbers)
+        rows = combs.rows_of(self._upto, block, rank)
+        return rows + (block if weighed.filled is None else weighed.filled[block]) * SUM_ROWS
+
+    def _find(self, blocks: Int64s) -> None:
+        for i in range(0, len(blocks), _TOGETHER):
+            some = blocks[i : i + _TOGETHER]
+            upto = self.weighed._ends(self.shift, some) - self.weighed._begin(self.shift, some)[0][:, None]
+            fits = upto[:, -1] < 2**16
+            self._upto[some[fits]] = upto[fits]
+            self._known[some[fits]] = True

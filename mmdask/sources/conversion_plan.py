@@ -11,7 +11,7 @@ from mmdask.sources.inputs import Input
 from mmdask.sources.jobs import Job
 from mmdask.sources.plan import group_of
 from mmdask.sources.survey import Found
-from mmdask.store.layer import Source
+from mmdask.store.layer import Source, layer_exists
 
 __all__ = ["ConversionPlan", "PlannedInput", "make_plan"]
 
@@ -135,23 +135,31 @@ def make_plan(
 ) -> ConversionPlan:
     """What is found, told input by input."""
     of_group: dict[str, list[Job]] = {}
+    begun = {s.group for job in jobs for s in job.stretches}
+    # a call that did not end may have left some of them
+    jobs = [job for job in jobs if not layer_exists(found.target.root, job.id)]
     for job in jobs:
         for s in job.stretches:
             of_group.setdefault(s.group, []).append(job)
+    left = begun - set(of_group)
     before = {group: found.stale[data] for data, group in replaced.items()}
     rank = {group: i for i, group in enumerate(order) if group is not None}
     planned = []
     for group in sorted(found.sources, key=lambda g: rank.get(g, -1)):
         parts = of_group.get(group, [])
         nbytes = sum(s.nbytes for job in parts for s in job.stretches if s.group == group)
-        planned.append(_planned(found, group, before.get(group), nbytes, len(parts)))
-    gone = {(s.uri, s.tree): s for data in dropped for s in [found.stale[data]]}
+        planned.append(_planned(found, group, before.get(group), nbytes, len(parts), group in left))
+    gone: dict[tuple[str, str], int] = {}
+    for data in dropped:
+        source = found.stale[data]
+        gone[source.uri, source.tree] = max(source.stop, gone.get((source.uri, source.tree), 0))
     why = "no longer there or named; missing='drop'"
-    planned += [PlannedInput(uri, tree, "drop", s.stop, 0, 0, why) for (uri, tree), s in gone.items()]
+    planned += [PlannedInput(uri, tree, "drop", rows, 0, 0, why) for (uri, tree), rows in sorted(gone.items())]
     return ConversionPlan(found.target.root, tuple(planned), len(jobs))
 
 
-def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts: int) -> PlannedInput:
+def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts: int, left: bool) -> PlannedInput:
+    """What is to be done with one input; `left` says that its rows are in layers that a dead call left."""
     s = found.sources[group]
 
     def say(action: str, why: str, tree: str = s.tree, rows: int | None = None) -> PlannedInput:
@@ -160,7 +168,7 @@ def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts
     if group in found.kept:
         labelled = all(p.has_labels(s.labels) for p in found.pieces.values() if group_of(p.data) == group)
         return say("keep", "unchanged") if labelled else say("label", "other labels")
-    if group in found.finished:
+    if group in found.finished or left:
         return say("resume", "converted by a call that did not end")
     if group in found.copies:
         old = found.copies[group][-1].source or Source("")

@@ -73,7 +73,7 @@ def hash_file(source: Input) -> str:
     state = xxhash.xxh3_128()
     try:
         if is_remote(source.path):
-            for block in hash_remote(source.path):
+            for block in hash_remote(source.location):
                 state.update(block)
             return str(state.hexdigest())
         with open(source.path, "rb", buffering=0) as file:

@@ -10,7 +10,7 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import xxhash
 
 from mmdask.errors import OptionError, SchemaError, SourceError, SourceNotFoundError, did_you_mean
 from mmdask.schema import Field, check_name
+from mmdask.sources.address import check_address, public_address
 from mmdask.sources.remote import find_remote, is_remote, remote_state, without_scheme
 
 __all__ = ["Absent", "Input", "Label", "digest", "find_inputs", "label_fields", "split_names"]
@@ -39,7 +40,7 @@ class Input:
     """One tree of one file, as named, with what `os.stat` said about the file.
 
     `tree` is empty when the user named none. `labels` are pairs, so that inputs are values. `hash` is of the contents,
-    if they were looked at.
+    if they were looked at. `address` is the whole of one of which `path` leaves out what may be secret.
     """
 
     path: str
@@ -48,6 +49,12 @@ class Input:
     mtime_ns: int
     labels: tuple[tuple[str, Label], ...] = ()
     hash: str = ""
+    address: str = field(default="", repr=False)
+
+    @property
+    def location(self) -> str:
+        """Where it is read; not to be shown or kept."""
+        return self.address or self.path
 
     @property
     def name(self) -> str:
@@ -56,7 +63,7 @@ class Input:
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` when the file is no longer what it was when the conversion began."""
-        if _stat(self.path) != (self.size, self.mtime_ns):
+        if _stat(self.location) != (self.size, self.mtime_ns):
             raise SourceError(
                 f"{self.path}: the file changed while it was converted; nothing of it was kept. "
                 "Call again when it is no longer written to"
@@ -144,16 +151,19 @@ def find_inputs(
             absent.append(found)
             continue
         for path, tree_name in found:
-            key = (path if is_remote(path) else os.path.realpath(path), tree_name)
+            location = path if is_remote(path) else os.path.realpath(path)
+            shown = public_address(location) if is_remote(path) else location
+            key = shown, tree_name
+            named = public_address(os.fspath(name))
             if key in inputs:
-                raise OptionError(f"{path} is named twice, by {named_by[key]!r} and by {os.fspath(name)!r}")
+                raise OptionError(f"{shown} is named twice, by {named_by[key]!r} and by {named!r}")
             try:
-                state = _stat(key[0])
+                state = _stat(location)
             except SourceNotFoundError as error:
-                absent.append(Absent(path, error))
+                absent.append(Absent(shown, error))
                 continue
-            inputs[key] = Input(*key, *state, values)
-            named_by[key] = os.fspath(name)
+            inputs[key] = Input(*key, *state, values, address="" if location == shown else location)
+            named_by[key] = named
     return list(inputs.values()), absent
 
 
@@ -173,11 +183,12 @@ def label_fields(inputs: Iterable[Input]) -> list[Field]:
 def _find(name: PathLike, tree: str) -> list[tuple[str, str]] | Absent:
     """(path, tree) of the files that one name means."""
     text = without_scheme(os.path.expanduser(os.fspath(name)))
+    check_address(text)
     if is_remote(text):
         try:
             return find_remote(text, tree)
         except SourceNotFoundError as error:
-            return Absent(text, error)
+            return Absent(public_address(text), error)
     # A pathlib path names a file, never a tree.
     ways = list(split_names(text)) if isinstance(name, str) else [(text, "")]
     folder = None

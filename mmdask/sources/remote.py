@@ -17,6 +17,7 @@ from typing import Any
 import xxhash
 
 from mmdask.errors import MissingDependencyError, SourceError, SourceNotFoundError
+from mmdask.sources.address import public_address, scrubbed
 
 __all__ = ["RemoteFile", "find_remote", "hash_remote", "is_remote", "read_header", "remote_state", "without_scheme"]
 
@@ -63,9 +64,11 @@ def find_remote(text: str, tree: str) -> list[tuple[str, str]]:
     try:
         hits = sorted(str(hit) for hit in fs.glob(path))
     except Exception as error:
-        raise SourceError(f"{url}: the server lists no files ({_said(error)}); name each of them") from error
+        shown = public_address(url)
+        why = f"{shown}: the server lists no files ({_said(error)}); name each of them"
+        raise SourceError(why) from _cause(url, error)
     if not hits:
-        raise SourceNotFoundError(f"no file matches {url}")
+        raise SourceNotFoundError(f"no file matches {public_address(url)}")
     # addresses in the spelling of the name, so that a file has one, however it is named
     before = url.removesuffix(path) if url.endswith(path) else None
     return [(str(fs.unstrip_protocol(hit)) if before is None else before + hit, name) for hit in hits]
@@ -89,11 +92,12 @@ def remote_state(url: str) -> tuple[int, int]:
         fs.invalidate_cache(path.rpartition("/")[0])
         info = fs.info(path)
     except Exception as error:
-        raise _no_answer(url, error) from error
+        raise _no_answer(url, error) from _cause(url, error)
+    shown = public_address(url)
     if info.get("type") == "directory":
-        raise SourceError(f"{url} is a folder; name the files in it, as in {url.rstrip('/')}/*.root")
+        raise SourceError(f"{shown} is a folder; name the files in it, as in {shown.rstrip('/')}/*.root")
     if info.get("size") is None:
-        raise SourceError(f"{url}: the server does not say how large it is; copy it to this machine first")
+        raise SourceError(f"{shown}: the server does not say how large it is; copy it to this machine first")
     told = {str(key).lower(): value for key, value in info.items() if value not in (None, "")}
     when = next((told[key] for key in _TIMES if key in told), None)
     if when is None:
@@ -124,10 +128,10 @@ def read_header(url: str, nbytes: int) -> bytes:
     except Exception as error:
         if isinstance(error, ValueError) and "range" in str(error).lower():
             raise SourceError(
-                f"{url}: the server sends whole files only, and not the parts that are asked for; copy the file to "
-                "this machine first"
-            ) from error
-        raise _no_answer(url, error) from error
+                f"{public_address(url)}: the server sends whole files only, and not the parts that are asked for; copy "
+                "the file to this machine first"
+            ) from _cause(url, error)
+        raise _no_answer(url, error) from _cause(url, error)
     return header
 
 
@@ -143,7 +147,7 @@ class RemoteFile:
     """Ranges of bytes of one file; what fails is tried again before it is an error."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self._shown = public_address(url)
         self._fs, self._path = _file_system(url)
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -185,10 +189,10 @@ class RemoteFile:
 
     def _error(self, problem: Any) -> OSError:
         if isinstance(problem, FileNotFoundError):
-            return OSError(errno.ENOENT, "the file is gone from the server", self.url)
+            return OSError(errno.ENOENT, "the file is gone from the server", self._shown)
         if isinstance(problem, Exception):
-            return OSError(errno.EIO, f"the server or the way to it failed ({_said(problem)}); call again", self.url)
-        return OSError(errno.EIO, "the server sends other bytes than are asked for", self.url)
+            return OSError(errno.EIO, f"the server or the way to it failed ({_said(problem)}); call again", self._shown)
+        return OSError(errno.EIO, "the server sends other bytes than are asked for", self._shown)
 
 
 def _file_system(url: str) -> tuple[Any, str]:
@@ -201,10 +205,17 @@ def _file_system(url: str) -> tuple[Any, str]:
         scheme = url.split("://")[0]
         package = {"root": "fsspec-xrootd", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
         what = f"pip install {package[scheme]}" if scheme in package else str(error)
-        raise MissingDependencyError(f"{url}: files of {scheme}:// need another package: {what}") from error
+        raise MissingDependencyError(
+            f"{public_address(url)}: files of {scheme}:// need another package: {what}"
+        ) from error
     except ValueError as error:
-        raise SourceError(f"{url}: {error}; copy it to this machine first") from None
+        raise SourceError(f"{public_address(url)}: {scrubbed(str(error))}; copy it to this machine first") from None
     return fs, str(path)
+
+
+def _cause(url: str, error: Exception) -> Exception | None:
+    """The cause to show of an error; none where it may repeat what is secret in the address."""
+    return error if public_address(url) == url else None
 
 
 def _no_answer(url: str, error: Exception) -> SourceError:
@@ -216,15 +227,15 @@ def _no_answer(url: str, error: Exception) -> SourceError:
     # fsspec says of HTTP that a file is not found whatever happened on the way to it, and of xrootd never so
     gone = isinstance(error, FileNotFoundError) and (cause is error or status in (404, 410))
     if gone or "[3011]" in str(error):
-        return SourceNotFoundError(f"no file {url}")
-    return SourceError(f"{url}: cannot be read: {_said(cause)}")
+        return SourceNotFoundError(f"no file {public_address(url)}")
+    return SourceError(f"{public_address(url)}: cannot be read: {_said(cause)}")
 
 
 def _said(error: BaseException) -> str:
     """What an exception of a network says, in a line."""
     status, message = getattr(error, "status", None), getattr(error, "message", "")
     text = f"{status} {message}" if status else (str(error).strip().splitlines() or [""])[0]
-    text = text.strip()[:200]
+    text = scrubbed(text.strip())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -28,6 +28,9 @@ __all__ = ["Change", "Padding", "Shaped", "Shaping", "cut_text"]
 
 #: rows of a field that an input does not have which are made at once
 _BLANK_ROWS = 1 << 16
+#: bytes of padded rows, and rows of others, which are as many as were read
+_NBYTES = 32 << 20
+_MANY = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -147,14 +150,19 @@ class Shaped:
             yield from self._rows(fields, start, stop, picked=picked, **size)
             return
         if changes[0] is not None and changes[0].origin is None:
-            n = stop - start if picked is None else sum(map(int, _counts(picked, start, stop)))
-            for at in range(0, n, _BLANK_ROWS):
-                rows = min(_BLANK_ROWS, n - at)
+            n = stop - start if picked is None else sum(_counts(picked, start, stop))
+            most = min(_BLANK_ROWS, *map(_rows_at_once, fields))
+            for at in range(0, n, most):
+                rows = min(most, n - at)
                 yield tuple(self._padded(f, c, blank(c.read, rows)) for f, c in zip(fields, changes, strict=True) if c)
             return
         origins = [f if c is None or c.origin is None else c.origin for f, c in zip(fields, changes, strict=True)]
+        most = min((_rows_at_once(f) for f, c in zip(fields, changes, strict=True) if c and c.pad), default=_MANY)
         for run in self._rows(origins, start, stop, picked=picked, **size):
-            yield tuple(self._made(f, c, data) for f, c, data in zip(fields, changes, run, strict=True))
+            # few bytes of short lists are many when they are padded
+            for at in range(0, max(1, len(run[0])), most):
+                piece = [data[at : at + most] for data in run] if len(run[0]) > most else run
+                yield tuple(self._made(f, c, data) for f, c, data in zip(fields, changes, piece, strict=True))
 
     def _made(self, asked: Field, change: Change | None, data: FieldData) -> FieldData:
         if change is None or change.origin is None:
@@ -208,10 +216,17 @@ class Padding:
         return self.writer.rows
 
     def write(self, data: FieldData) -> None:
-        self.writer.write(self._shaped.store(self._change, data))
+        most = _rows_at_once(self.field)
+        for at in range(0, len(data), most):
+            self.writer.write(self._shaped.store(self._change, data[at : at + most]))
 
     def close(self) -> None:
         self.writer.close()
+
+
+def _rows_at_once(field: Field) -> int:
+    """As many rows of a field as are in memory at once, at least one."""
+    return max(1, _NBYTES // max(1, field.item_nbytes)) if field.kind == "dense" else _MANY
 
 
 def _counts(picked: Picked, start: int, stop: int) -> Iterator[int]:

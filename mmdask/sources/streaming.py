@@ -27,14 +27,14 @@ from mmdask.sources.table import RUN_NBYTES, Rows, Table, UnreadableError
 from mmdask.store.layer_writer import FieldWriter
 from mmdask.store.origin import WeightSum
 
-__all__ = ["Streamed", "stream"]
+__all__ = ["MAX_OPEN_FIELDS", "Streamed", "stream"]
 
 #: rows that are evaluated together
 _BLOCK_ROWS = 1 << 17
 #: a run of one of many fields has as many bytes, or is one basket
 _LEAST_NBYTES = 1 << 18
-#: with more fields than this their files are opened for each write
-_MAX_OPEN_FIELDS = 200
+#: with more fields than this their files are opened for each write: a process may hold 1,024
+MAX_OPEN_FIELDS = 64
 
 Read = Callable[[str], FieldData]
 
@@ -89,7 +89,7 @@ def stream(table: Table, rows: Rows, start: int, stop: int, writers: Mapping[str
             for writer in kept:
                 data = values[writer.field.name]
                 writer.write(data if mask is None else select(data, mask))
-                if len(kept) > _MAX_OPEN_FIELDS:
+                if len(kept) > MAX_OPEN_FIELDS:
                     writer.close()
             if mask is not None:
                 yield mask

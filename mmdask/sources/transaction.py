@@ -15,7 +15,7 @@ from mmdask.store.layer import Layer, new_id
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, read_manifest
 from mmdask.store.storage import storage_of
-from mmdask.store.zarr_form import Zarr
+from mmdask.store.zarr_form import Form
 
 __all__ = ["Transaction"]
 
@@ -31,7 +31,7 @@ class Transaction:
         The store; None to create one.
     attrs, aux : mapping
         Of a store that is created: what is noted, and the one row of each array that is not per row.
-    form : Zarr, optional
+    form : Form, optional
         Of a store that is created: how its arrays are stored.
     """
 
@@ -41,7 +41,7 @@ class Transaction:
         base: Manifest | None,
         attrs: Mapping[str, Any],
         aux: Mapping[str, tuple[Field, FieldData]],
-        form: Zarr | None = None,
+        form: Form | None = None,
     ) -> None:
         self._form = form
         self.root = root

@@ -66,7 +66,7 @@ def _trees(source: Input, tree_label: str | None, tree_names: Callable[[str], Se
     pattern = source.tree
     if not glob.has_magic(pattern) and (pattern or tree_label is None):
         return [pattern]
-    names = list(tree_names(source.path))
+    names = list(tree_names(source.location))
     some = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
     its = f"its trees are: {some}" if names else "it holds no tree"
     if not pattern:

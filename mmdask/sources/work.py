@@ -18,7 +18,7 @@ from mmdask.sources.ahead import ahead
 from mmdask.sources.jobs import Copied, Job, Stretch
 from mmdask.sources.recipe import Recipe
 from mmdask.sources.shaping import Shaped
-from mmdask.sources.streaming import Streamed, stream
+from mmdask.sources.streaming import MAX_OPEN_FIELDS, Streamed, stream
 from mmdask.sources.table import UNREADABLE, Reader, Rows, Table, UnreadableError
 from mmdask.sources.workers import Tell
 from mmdask.store.layer import Layer, Merged, OldLayer, Source, layer_exists, read_layer
@@ -29,9 +29,6 @@ from mmdask.store.snapshot import Snapshot
 from mmdask.store.verify import check_parts
 
 __all__ = ["make"]
-
-#: with more fields than this their files are opened for each write: a process may hold 1,024
-_MAX_OPEN_FIELDS = 64
 
 
 def make(root: str, job: Job, reader: Reader, tell: Tell) -> Layer:
@@ -133,7 +130,7 @@ class _Making:
             self._close(self._writers[field.name])
 
     def _close(self, writer: FieldWriter) -> None:
-        if len(self._job.fields) > _MAX_OPEN_FIELDS:
+        if len(self._job.fields) > MAX_OPEN_FIELDS:
             writer.close()
 
     def _remove(self, names: Iterable[str]) -> None:

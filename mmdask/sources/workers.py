@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from mmdask.errors import OptionError, WorkerError
@@ -74,7 +75,8 @@ class Processes:
         from loky import ProcessPoolExecutor
 
         n = min(self.count, len(items))
-        if not n:
+        if n < 2:
+            yield from Here().run(call, items, tell)
             return
         with Board(len(items)) as board:
             pool = ProcessPoolExecutor(n, initializer=_begin, initargs=(os.getpid(),))
@@ -197,10 +199,11 @@ def make_workers(workers: object) -> Workers:
     OptionError
         When it is none of these.
     """
-    if workers is None or (type(workers) is int and workers == 1):
+    if workers is None:
         return Here()
-    if type(workers) is int and workers > 1:
-        return Processes(workers)
+    if isinstance(workers, Integral) and not isinstance(workers, bool) and int(workers) >= 1:
+        n = int(workers)
+        return Processes(n) if n > 1 else Here()
     if isinstance(workers, Workers):
         return workers
     raise OptionError(f"workers is a number of processes, 1 or more, or a dask Client; got {workers!r}")

@@ -27,7 +27,7 @@ from mmdask.store.folder import check_free
 from mmdask.store.layer import Scalar
 from mmdask.store.manifest import Manifest, read_manifest, store_root
 from mmdask.store.storage import is_url
-from mmdask.store.zarr_form import Backend, Zarr, check_backend
+from mmdask.store.zarr_form import Backend, Form, about_nbytes, check_backend, settled
 
 __all__ = ["PART_NBYTES", "Writer", "append", "create"]
 
@@ -58,7 +58,7 @@ class Writer:
         attrs: Mapping[str, Any] | None = None,
         aux: Mapping[str, Any] | None = None,
         part_nbytes: int | str = PART_NBYTES,
-        form: Zarr | None = None,
+        form: Form | None = None,
     ) -> None:
         self.path = store_root(path)
         self._part_nbytes = parse_nbytes(part_nbytes)
@@ -522,8 +522,8 @@ def create(
     """
     root = store_root(path)
     check_free(root)
-    form = check_backend(backend, remote=is_url(root))
-    fields = () if fields is None else fields
+    fields = () if fields is None else tuple(fields)
+    form = settled(check_backend(backend, remote=is_url(root)), about_nbytes(fields))
     return Writer(root, None, fields=fields, labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes, form=form)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError, LimitError
+from mmdask.store import paging
 from mmdask.store.cache import Cache
 from mmdask.store.files import open_file, read_fully
 from mmdask.store.layer import Layer
@@ -88,15 +89,19 @@ class MappedArrays:
     def read(self, layer: Layer, number: int, start: int, stop: int) -> Array:
         return self.array(layer, number)[start:stop]
 
-    def release(self, layer: Layer, number: int) -> None:
+    def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
         """Take the pages of an array, if it is mapped, out of this process; whoever needs one gets it again.
 
-        They remain in the cache of the system, which gives them to others as it sees fit.
+        They remain in the cache of the system, which gives them to others as it sees fit. Those of some elements may
+        stay: `but` has the first of each run, and the one after its last, int64 ``(n, 2)``.
         """
         found = MAPS.get((self.key, layer.path, number))
         if found is not None:
             address = found.__array_interface__["data"][0] - HEADER
-            _libc.madvise(address, found.nbytes + HEADER, MADV_DONTNEED)
+            end = address + found.nbytes + HEADER
+            kept = np.empty((0, 2), np.int64) if but is None else paging.spans(found, but[:, 0], but[:, 1])
+            for a, b in paging.gaps(kept, address, end):
+                _libc.madvise(a, b - a, MADV_DONTNEED)
 
 
 class PlainArrays:

@@ -9,7 +9,7 @@ from mmdask.errors import OptionError, StoreExistsError
 from mmdask.store.manifest import CONVERSION, MANIFEST, generations, repair
 from mmdask.store.storage import Entry, is_url, storage_of
 from mmdask.store.system import SYSTEM
-from mmdask.store.zarr_form import METADATA, Zarr, root_document
+from mmdask.store.zarr_form import METADATA, Form, root_document
 
 __all__ = ["check_free", "check_outside", "make_folder", "remove_folder"]
 
@@ -64,7 +64,7 @@ def check_outside(root: str) -> None:
         above = os.path.dirname(above)
 
 
-def make_folder(root: str, form: Zarr | None = None) -> None:
+def make_folder(root: str, form: Form | None = None) -> None:
     """Make the folder of a new store, durably, or take over what a dead writer left of one.
 
     `form` is how its arrays will be stored, as its zarr.json tells all who write to it; None for ``.npy`` files.

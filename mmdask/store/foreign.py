@@ -302,6 +302,8 @@ class Foreign(Snapshot):
         held = [c.records if isinstance(c, Member) else c for c in self._held]
         return self.io == "mmap" or not any(isinstance(c, InFile) for c in held)
 
+    chunked = False
+
     @property
     def addressable(self) -> bool:
         return self._mapped and all(column.addressable for column in self._held)

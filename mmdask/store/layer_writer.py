@@ -39,7 +39,7 @@ from mmdask.store.npy import EXTENT, ArraySpec, ArrayWriter
 from mmdask.store.storage import LayerFiles, storage_of
 from mmdask.store.system import SYSTEM
 from mmdask.store.zarr_arrays import ZarrWriter
-from mmdask.store.zarr_form import GROUP, METADATA, Zarr, form_of, rounded
+from mmdask.store.zarr_form import GROUP, METADATA, Form, form_of, rounded
 
 __all__ = ["FieldWriter", "LayerWriter"]
 
@@ -55,7 +55,7 @@ class FieldWriter:
         field: Field,
         file: Callable[[str], str],
         rows: int | None = None,
-        form: Zarr | None = None,
+        form: Form | None = None,
     ) -> None:
         self.field = field
         self.rows = rows or 0

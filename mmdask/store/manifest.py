@@ -24,7 +24,7 @@ from mmdask.store import document
 from mmdask.store.layer import ID_PATTERN
 from mmdask.store.storage import is_url, storage_of
 from mmdask.store.storage.url import checked_url
-from mmdask.store.zarr_form import Zarr, dump_form, parse_form
+from mmdask.store.zarr_form import Form, dump_form, parse_form
 
 __all__ = [
     "CONVERSION",
@@ -99,7 +99,7 @@ class Manifest:
     aux_layers: tuple[str, ...] = ()
     time: str = field(default="", compare=False)
     action: str = field(default="", compare=False)
-    zarr: Zarr | None = None
+    zarr: Form | None = None
 
     @property
     def rows(self) -> int:

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ask", "in_memory", "spans"]
+__all__ = ["ask", "gaps", "in_memory", "spans"]
 
 _PAGE = mmap.PAGESIZE
+#: bytes that the system maps around a page that is touched
+_AROUND = 16 * _PAGE
 Int64s = npt.NDArray[np.int64]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -38,6 +40,20 @@ def spans(array: npt.NDArray[Any], starts: Int64s, stops: Int64s) -> Int64s:
     edges = np.clip(np.stack([starts, stops], axis=1), 0, len(array))
     found: Int64s = array.__array_interface__["data"][0] + edges * (array.nbytes // max(len(array), 1))
     return found[found[:, 1] > found[:, 0]]
+
+
+def gaps(found: Int64s, begin: int, end: int) -> list[tuple[int, int]]:
+    """Whole pages between spans of addresses, from one address (of a page) to another; the last may end anywhere.
+
+    Where less lies between two spans than comes with any page that is touched, they are taken as one.
+    """
+    order = np.argsort(found[:, 0], kind="stable")
+    begins = np.append(found[order, 0], end + 2 * _AROUND)
+    ends = np.maximum.accumulate(np.concatenate([[begin], found[order, 1]]))
+    first, last = -(-ends // _PAGE) * _PAGE, begins // _PAGE * _PAGE
+    wide = last - first >= _AROUND
+    last = np.minimum(last, end)
+    return [(a, b) for a, b in zip(first[wide].tolist(), last[wide].tolist(), strict=True) if a < b]
 
 
 def in_memory(addresses: list[int]) -> bool:

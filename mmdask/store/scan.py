@@ -127,8 +127,11 @@ class _Scanner:
         return last
 
     def _look(self, piece: Bytes, at: int, last: int | None) -> int | None:
-        for claims in self._claims:
-            self._compare(claims, piece.view(self.spec.dtype), at // self.spec.dtype.itemsize, last)
+        for claims in list(self._claims):
+            try:
+                self._compare(claims, piece.view(self.spec.dtype), at // self.spec.dtype.itemsize, last)
+            except OSError:
+                self._claims.remove(claims)  # the array that cannot be read is reported for itself
         if self.use.offsets:
             return self._offsets(piece.view("<i8"), at // 8, last)
         if self.use.flags and piece.max(initial=0) > 1:

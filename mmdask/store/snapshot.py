@@ -23,7 +23,7 @@ from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
 from mmdask.store.place import IO, check_io, way_to_read
 from mmdask.store.storage import is_url
 from mmdask.store.zarr_arrays import ZarrArrays
-from mmdask.store.zarr_form import Zarr, form_of
+from mmdask.store.zarr_form import Form, form_of
 
 __all__ = ["Snapshot", "open_snapshot", "rows_identity"]
 
@@ -194,7 +194,7 @@ class Snapshot:
         return table
 
     @cached_property
-    def _form(self) -> Zarr | None:
+    def _form(self) -> Form | None:
         """How arrays are stored; what was not committed yet does not say it."""
         return self.manifest.zarr if self.manifest.generation else form_of(self.path)
 
@@ -237,10 +237,23 @@ class Snapshot:
         """
         return self._arrays.read(layer, number, start, stop)
 
-    def release(self, layer: Layer, number: int) -> None:
+    @property
+    def chunked(self) -> bool:
+        """Whether arrays are in chunks that are decoded as a whole, so that `elements` gathers from those."""
+        return isinstance(self._arrays, ZarrArrays)
+
+    def elements(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Elements of an array of a layer along its first axis in any order, where it is in chunks; raises as `read`.
+
+        `at` is int64, from 0 to the length of the array.
+        """
+        assert isinstance(self._arrays, ZarrArrays)
+        return self._arrays.take(layer, number, at)
+
+    def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
         """Take the pages of an array, if it is mapped, out of this process; see `MappedArrays.release`."""
         if isinstance(self._arrays, MappedArrays):
-            self._arrays.release(layer, number)
+            self._arrays.release(layer, number, but)
 
 
 def _fits(field: Field, layer: Layer, stored: StoredField) -> bool:

@@ -91,7 +91,7 @@ def verify(
     history, part.json and arrays; and also what checksums cannot show: fields that are in no part, or stored as another
     type, offsets that do not ascend, codes without label, labels that the manifest does not have, text that is not
     UTF-8, bools that are neither 0 nor 1, shapes that do not fit their items, missing values that have some, smallest
-    and largest values that are not those of the data.
+    and largest values, and numbers of nan and infinities, that are not those of the data.
 
     Memory is bounded: a few megabytes a thread. Files are read, not mapped.
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import CorruptStoreError
+from mmdask.kernels import dense
 from mmdask.store.arrays import GONE
 from mmdask.store.cache import Cache
 from mmdask.store.layer import Layer
 from mmdask.store.npy import ArraySpec, as_stored, checksum
 from mmdask.store.storage import LayerFiles, Storage, storage_of
 from mmdask.store.zarr_codec import decode, encode, index_nbytes, join, split
-from mmdask.store.zarr_form import METADATA, Zarr, array_metadata, chunk_length
+from mmdask.store.zarr_form import METADATA, Form, array_metadata, chunk_length
 from mmdask.store.zarr_spec import ZarrSpec
 
 __all__ = ["CHUNKS", "ZarrArrays", "ZarrWriter", "fetch_chunk"]
@@ -26,10 +32,17 @@ Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 #: bytes of decoded chunks that are kept: of those of which a part was wanted, the rest may be next
-MAX_CHUNKS_NBYTES = 256 << 20
+MAX_CHUNKS_NBYTES = 384 << 20
 CHUNKS: Cache[Bytes] = Cache(MAX_CHUNKS_NBYTES)
 #: places of chunks within objects that hold several
 INDEXES: Cache[list[tuple[int, int]]] = Cache(1 << 20)
+#: elements that are copied together where some of them are wanted, of many that are
+_NEAR = 2048
+#: threads that decode chunks which are wanted together
+_THREADS = 4
+#: so few bytes are decoded at once; more go to a thread, since in the main thread blosc has threads that wait for each
+#: other
+_ALONE_NBYTES = 1 << 16
 #: bytes of objects that are fetched at once, where each request takes a while
 _FETCH_NBYTES = 64 << 20
 
@@ -45,12 +58,12 @@ class ZarrWriter:
         Its folder there.
     dtype, item_shape
         Of its elements.
-    form : Zarr
+    form : Form
         Of the store.
     """
 
     def __init__(
-        self, files: LayerFiles, file: str, dtype: np.dtype[Any], item_shape: tuple[int, ...], form: Zarr
+        self, files: LayerFiles, file: str, dtype: np.dtype[Any], item_shape: tuple[int, ...], form: Form
     ) -> None:
         self.file, self.dtype, self.item_shape = file, dtype, item_shape
         self.rows = self.nbytes = 0
@@ -161,6 +174,15 @@ class ZarrWriter:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0))), thread_name_prefix="mmdask-decode")
+
+
+# A child has none of its parent's threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 class ZarrArrays:
     """Arrays of which whole chunks are read and decoded.
 
@@ -177,6 +199,7 @@ class ZarrArrays:
 
     def __init__(self, root: str, key: Any) -> None:
         self.root, self.key = root, key
+        self._last = threading.local()
 
     def read(self, layer: Layer, number: int, start: int, stop: int) -> Array:
         spec = layer.arrays[number]
@@ -192,6 +215,40 @@ class ZarrArrays:
         except OSError as error:
             raise _not_read(self.root, layer, spec, error) from None
         return _read_only(raw.view(spec.dtype).reshape(shape))
+
+    def take(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> Array:
+        """Elements of an array along its first axis in any order, as a copy; `at` is from 0 to its length."""
+        spec = layer.arrays[number]
+        if spec.zarr is None:
+            raise CorruptStoreError(f"{layer.path}/{spec.file}: is no zarr array, and this store has no others")
+        out = np.empty((len(at), *spec.shape[1:]), spec.dtype)
+        if not out.size:
+            return out
+        located, needed = self._locate(at, spec.shape[0], spec.zarr.chunk)
+        starts = located.starts
+        try:
+            decoded = _Chunks(self, layer, number).several(np.flatnonzero(needed).tolist())
+        except OSError as error:
+            raise _not_read(self.root, layer, spec, error) from None
+        sources = [
+            decoded[i].view(spec.dtype).reshape(-1, *spec.shape[1:])[: starts[i + 1] - starts[i]]
+            if i in decoded
+            else None
+            for i in range(len(needed))
+        ]
+        return located.take(sources, out)
+
+    def _locate(self, at: npt.NDArray[np.int64], n: int, chunk: int) -> tuple[dense.Located, npt.NDArray[np.bool_]]:
+        """In which chunks elements lie; found once for the fields of the same rows."""
+        last = getattr(self._last, "found", None)
+        if last is not None and last[0] is at and last[1:3] == (n, chunk):
+            return last[3], last[4]  # type: ignore[no-any-return]
+        starts = np.minimum(np.arange(-(-n // chunk) + 1) * chunk, n)
+        needed = np.zeros(len(starts) - 1, np.bool_)
+        needed[at // chunk] = True
+        located = dense.Located(starts, at, len(needed), _NEAR if len(at) > _NEAR else 0)
+        self._last.found = at, n, chunk, located, needed
+        return located, needed
 
 
 class _Chunks:
@@ -221,28 +278,57 @@ class _Chunks:
                 continue
             a, b = max(begin, start), min(end, stop)
             out[a - start : b - start] = self._chunk(chunk, keep=True)[a - begin : b - begin]
-        for chunk, data in self._fetch(wanted):
+
+        def fill(chunk: int, data: bytes | memoryview) -> None:
             begin = chunk * self.size - start
             decode(data, self.zarr.codec, out[begin : begin + self.size])
+
+        self._decoded(wanted, fill)
         return out
+
+    def _decoded(self, chunks: Sequence[int], use: Callable[[int, bytes | memoryview], None]) -> None:
+        """Let threads decode some chunks, while this one reads those that follow."""
+        if self.zarr.codec == "none" or self.size * len(chunks) < _ALONE_NBYTES:
+            for chunk, data in self._fetch(chunks):
+                use(chunk, data)
+            return
+        under_way: deque[Future[None]] = deque()
+        for chunk, data in self._fetch(chunks):
+            under_way.append(_pool().submit(use, chunk, data))
+            if len(under_way) > 2 * _THREADS:
+                under_way.popleft().result()
+        for future in under_way:
+            future.result()
 
     def _chunk(self, chunk: int, *, keep: bool) -> Bytes:
         """One chunk, decoded; as it was kept, if it was."""
         key = *self.key, chunk
         found = CHUNKS.get(key)
         if found is None:
-            found = np.empty(self.size, np.uint8)
-            for _, data in self._fetch([chunk]):
-                decode(data, self.zarr.codec, found)
+            out = found = np.empty(self.size, np.uint8)
+            self._decoded([chunk], lambda _, data: decode(data, self.zarr.codec, out))
             if keep:
                 CHUNKS.put(key, found, found.nbytes)
         return found
 
+    def several(self, chunks: Sequence[int]) -> dict[int, Bytes]:
+        """Some chunks, ascending, decoded; they are kept for those who ask for the same ones next."""
+        found = {chunk: CHUNKS.get((*self.key, chunk)) for chunk in chunks}
+        missing = [chunk for chunk, data in found.items() if data is None]
+
+        def made(chunk: int, data: bytes | memoryview) -> None:
+            out = np.empty(self.size, np.uint8)
+            decode(data, self.zarr.codec, out)
+            found[chunk] = CHUNKS.put((*self.key, chunk), out, out.nbytes)
+
+        self._decoded(missing, made)
+        return {chunk: data for chunk, data in found.items() if data is not None}
+
     def _fetch(self, chunks: Sequence[int]) -> Iterator[tuple[int, bytes | memoryview]]:
         """The bytes of some chunks, ascending, as they are stored."""
         if self.zarr.shards > 1:
-            for chunk in chunks:
-                yield chunk, fetch_chunk(self.storage, self.names, self.spec, chunk, self.key)
+            for number, group in itertools.groupby(chunks, key=lambda chunk: chunk // self.zarr.shards):
+                yield from self._fetch_of(number, list(group))
             return
         step = max(1, _FETCH_NBYTES // self.size) if self.storage.is_slow else 1
         axes = len(self.spec.shape)
@@ -252,6 +338,23 @@ class _Chunks:
             for chunk, data in zip(some, found, strict=True):
                 check_size(self.zarr, chunk, len(data))
                 yield chunk, data
+
+    def _fetch_of(self, number: int, chunks: Sequence[int]) -> Iterator[tuple[int, bytes | memoryview]]:
+        """The bytes of some chunks of one object that holds several: of all of it, where that is hardly more."""
+        n = min(self.zarr.shards, len(self.spec.checksums) - number * self.zarr.shards)
+        if 2 * len(chunks) <= n:
+            for chunk in chunks:
+                yield chunk, fetch_chunk(self.storage, self.names, self.spec, chunk, self.key)
+            return
+        size = self.zarr.sizes[number]
+        data = memoryview(self.storage.read(*self.names, *self.zarr.names(number, len(self.spec.shape)), limit=size))
+        check_size(self.zarr, number, len(data))
+        places = split(bytes(data[size - index_nbytes(self.zarr.shards) :]), self.zarr.shards, size)
+        for chunk in chunks:
+            start, stop = places[chunk % self.zarr.shards]
+            if not stop:
+                raise CorruptStoreError(f"object {number} lacks chunk {chunk % self.zarr.shards}")
+            yield chunk, data[start:stop]
 
 
 def check_size(zarr: ZarrSpec, number: int, nbytes: int) -> None:

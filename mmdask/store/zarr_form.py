@@ -10,12 +10,14 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from mmdask.errors import FormatError, OptionError
+from mmdask.schema import Field
 from mmdask.store import document
 from mmdask.store.storage import storage_of
 from mmdask.store.zarr_spec import Codec, ZarrSpec
@@ -24,7 +26,9 @@ __all__ = [
     "GROUP",
     "METADATA",
     "Backend",
+    "Form",
     "Zarr",
+    "about_nbytes",
     "array_metadata",
     "check_backend",
     "chunk_length",
@@ -35,6 +39,7 @@ __all__ = [
     "parse_zarr",
     "root_document",
     "rounded",
+    "settled",
 ]
 
 METADATA = "zarr.json"
@@ -43,6 +48,12 @@ CHUNK_NBYTES = 8 << 20
 #: a chunk is in memory as a whole, so that nobody may claim larger ones
 MAX_CHUNK_NBYTES = 1 << 30
 MAX_CHUNK_ROWS = 1 << 20
+#: bytes of the rows of a chunk, all fields together, of which a window of batches holds some; and their numbers
+ROWS_NBYTES = 16 << 20
+LEAST_ROWS, MOST_ROWS = 1 << 10, 1 << 18
+MOST_SHARDS = 64
+#: of a row of lists or text, about
+_LIST_NBYTES = 40
 MAX_SHARDS = 1 << 16
 #: level of each codec: lz4 is as quick at 5 as at 1, and zstd at 3 is what others use
 LEVELS = {"lz4": 5, "zstd": 3, "none": 0}
@@ -61,11 +72,11 @@ class Zarr:
     codec : {"lz4", "zstd", "none"}
         What compresses the chunks, in blosc with shuffled bytes: "lz4" is read about as quickly as nothing, "zstd" is
         smaller.
-    chunk_rows : int
+    chunk_rows : int, optional
         Elements of a chunk along the first axis, a power of two up to 2**20. A chunk of a wide array has fewer, so that
-        it has about 8 MiB at most.
-    shards : int
-        Chunks that share a file, or an object: 1 for one each.
+        it has about 8 MiB at most. By default 2**18, fewer where rows are wide: what a shuffle moves together.
+    shards : int, optional
+        Chunks that share a file, or an object: 1 for one each. By default so many that these are not small.
     keepbits : int, optional
         Bits of the mantissa that are kept of reals, the others become zeros and take little space: 10 keep three
         decimal digits. By default all are. What is rounded off is lost.
@@ -84,23 +95,57 @@ class Zarr:
     """
 
     codec: Codec = "lz4"
-    chunk_rows: int = 1 << 18
-    shards: int = 1
+    chunk_rows: int | None = None
+    shards: int | None = None
     keepbits: int | None = None
 
     def __post_init__(self) -> None:
-        n = self.chunk_rows
+        n, shards = self.chunk_rows, self.shards
         if self.codec not in get_args(Codec):
             raise OptionError(f"codec is one of {', '.join(map(repr, get_args(Codec)))}, got {self.codec!r}")
-        if type(n) is not int or not 1 <= n <= MAX_CHUNK_ROWS or n & (n - 1):
+        if n is not None and (type(n) is not int or not 1 <= n <= MAX_CHUNK_ROWS or n & (n - 1)):
             raise OptionError(f"chunk_rows is a power of two up to {MAX_CHUNK_ROWS}, got {n!r}")
-        if type(self.shards) is not int or not 1 <= self.shards <= MAX_SHARDS:
-            raise OptionError(f"shards is a number of chunks from 1 to {MAX_SHARDS}, got {self.shards!r}")
+        if shards is not None and (type(shards) is not int or not 1 <= shards <= MAX_SHARDS):
+            raise OptionError(f"shards is a number of chunks from 1 to {MAX_SHARDS}, got {shards!r}")
         if self.keepbits is not None and (type(self.keepbits) is not int or not 1 <= self.keepbits <= 52):
             raise OptionError(f"keepbits is a number of bits from 1 to 52, got {self.keepbits!r}")
 
 
 Backend = Literal["memmap", "zarr"] | Zarr
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a store keeps its arrays, with nothing left open; see `Zarr`."""
+
+    codec: Codec
+    chunk_rows: int
+    shards: int
+    keepbits: int | None = None
+
+
+def settled(zarr: Zarr | None, row_nbytes: float) -> Form | None:
+    """The form of a store whose rows have so many bytes; None for ``.npy`` files.
+
+    Examples
+    --------
+    >>> settled(Zarr(), 24.0)
+    Form(codec='lz4', chunk_rows=262144, shards=1, keepbits=None)
+    >>> settled(Zarr(), 4000.0)
+    Form(codec='lz4', chunk_rows=4096, shards=64, keepbits=None)
+    """
+    if zarr is None:
+        return None
+    n = zarr.chunk_rows
+    if n is None:
+        fitting = int(ROWS_NBYTES / max(row_nbytes, 1.0))
+        n = min(max(1 << max(fitting.bit_length() - 1, 0), LEAST_ROWS), MOST_ROWS)
+    return Form(zarr.codec, n, zarr.shards or min(max(MOST_ROWS // n, 1), MOST_SHARDS), zarr.keepbits)
+
+
+def about_nbytes(fields: Iterable[Field]) -> float:
+    """About how many bytes a row of these fields has; of none, of a few numbers."""
+    return sum(f.item_nbytes if f.kind == "dense" else _LIST_NBYTES for f in fields) or 64.0
 
 
 def check_backend(backend: object, *, remote: bool) -> Zarr | None:
@@ -125,13 +170,13 @@ def check_backend(backend: object, *, remote: bool) -> Zarr | None:
 # The document at the root ---------------------------------------------------------------------------------------------
 
 
-def dump_form(form: Zarr) -> dict[str, Any]:
+def dump_form(form: Form) -> dict[str, Any]:
     """As the manifest has it."""
     entry: dict[str, Any] = {"codec": form.codec, "chunk_rows": form.chunk_rows, "shards": form.shards}
     return entry if form.keepbits is None else {**entry, "keepbits": form.keepbits}
 
 
-def parse_form(r: document.Reader) -> Zarr:
+def parse_form(r: document.Reader) -> Form:
     """The form in a document of a store.
 
     Raises
@@ -140,19 +185,21 @@ def parse_form(r: document.Reader) -> Zarr:
         When a value is none that it can have.
     """
     keepbits = r.integer("keepbits") if "keepbits" in r.value else None
+    values = r.text("codec"), r.integer("chunk_rows"), r.integer("shards"), keepbits
     try:
-        return Zarr(r.text("codec"), r.integer("chunk_rows"), r.integer("shards"), keepbits)  # type: ignore[arg-type]
+        Zarr(*values)  # type: ignore[arg-type]
     except OptionError as error:
         raise FormatError(f"{r.where}: {error}") from None
+    return Form(*values)  # type: ignore[arg-type]
 
 
-def root_document(form: Zarr) -> bytes:
+def root_document(form: Form) -> bytes:
     """zarr.json of a store, which makes it a group of zarr."""
     attributes = {"mmdask": dump_form(form)}
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=2).encode() + b"\n"
 
 
-def form_of(root: str) -> Zarr | None:
+def form_of(root: str) -> Form | None:
     """What writers of a store use, as its zarr.json says; None for plain ``.npy`` files, which a store has without one.
 
     Raises
@@ -170,7 +217,7 @@ def form_of(root: str) -> Zarr | None:
 
 
 @functools.lru_cache(maxsize=64)
-def _parse_root(data: bytes, where: str) -> Zarr:
+def _parse_root(data: bytes, where: str) -> Form:
     if len(data) > _MAX_FORM_NBYTES:
         raise FormatError(f"{where}: more than {_MAX_FORM_NBYTES} bytes")
     try:
@@ -184,12 +231,13 @@ def _parse_root(data: bytes, where: str) -> Zarr:
 # Arrays -------------------------------------------------------------------------------------------------------------
 
 
-def chunk_length(form: Zarr, dtype: np.dtype[Any], item_shape: tuple[int, ...]) -> int:
+def chunk_length(form: Form, dtype: np.dtype[Any], item_shape: tuple[int, ...]) -> int:
     """Elements of a chunk: a power of two, as many as the form says or fit into some megabytes.
 
     Examples
     --------
-    >>> chunk_length(Zarr(), np.dtype("f4"), ()), chunk_length(Zarr(), np.dtype("f4"), (64, 64))
+    >>> form = Form("lz4", 1 << 18, 1)
+    >>> chunk_length(form, np.dtype("f4"), ()), chunk_length(form, np.dtype("f4"), (64, 64))
     (262144, 512)
     """
     width = max(dtype.itemsize * math.prod(item_shape), 1)

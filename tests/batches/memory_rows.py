@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from mmdask.schema import Field, FieldData, Schema
@@ -9,6 +11,8 @@ from mmdask.schema import Field, FieldData, Schema
 
 class MemoryRows:
     """`fields` maps a name to an array, a list of lists (ragged float32) or a list of str."""
+
+    snapshot = SimpleNamespace(chunked=False, identity="in memory")
 
     def __init__(self, fields, selected=None, block_rows=16, row_nbytes=256.0, name="memory"):
         self.fields = fields
@@ -51,8 +55,11 @@ class MemoryRows:
     def take_many(self, names, rows):
         return {name: self.take(name, rows) for name in names}
 
-    def release(self, names):
+    def release(self, names, but=None):
         pass
+
+    def missing(self, names, rows):
+        return True
 
     def ask(self, names, begins, ends):
         return False

@@ -61,7 +61,7 @@ def test_each_row_is_asked_for_before_it_is_read_and_each_block_once(selected):
 
 def test_no_more_is_asked_for_than_the_next_window():
     rows, loader = windows_of(30_000)
-    in_window = np.diff(loader.sequence._starts(0)[1]).max()
+    in_window = np.diff(loader.sequence.starts(0)[1]).max()
     ahead = most = 0
     for batch in (b for i in range(len(loader)) for b in loader.run(0, i * 100, 1)):
         ahead = sum(len(n) for what, n in rows.log if what == "ask") - batch.position
@@ -73,7 +73,7 @@ def test_no_more_is_asked_for_than_the_next_window():
 def test_the_next_window_comes_piece_by_piece():
     rows, loader = windows_of(30_000)
     list(loader)
-    in_window = int(np.diff(loader.sequence._starts(0)[1]).max())
+    in_window = int(np.diff(loader.sequence.starts(0)[1]).max())
     sizes = [len(n) for what, n in rows.log if what == "ask"][3:]
     assert max(sizes) <= in_window
     for i in range(len(loader)):

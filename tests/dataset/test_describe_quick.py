@@ -113,3 +113,12 @@ def test_a_store_that_was_written_without_counts_is_read(ds: mm.Dataset) -> None
         w.extend({"x": [1.0], "t": np.array(["2020-01-01"], "M8[D]"), "pt": [[]], "o": [1.0], "k": [1]})
     mm.compact(ds.path)
     assert mm.open(ds.path).describe(quick=True)["x"].nan == 2, "parts that are written again are counted"
+
+
+def test_one_part_that_is_not_known_leaves_the_whole_unknown(tmp_path: Path) -> None:
+    mm.from_arrays({"x": [1.0, math.inf], "k": [1, 2]}, tmp_path / "a.mm")
+    with mm.append(tmp_path / "a.mm") as w:
+        w.extend({"x": [5.0, 6.0], "k": [7, 8]})
+    found = mm.open(tmp_path / "a.mm").describe(quick=True)
+    assert (found["x"].min, found["x"].max, found["x"].inf) == (None, None, 1)
+    assert (found["k"].min, found["k"].max) == (1, 8)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.cli import _fitting
+from mmdask.cli.look import _fitting
 from mmdask.dataset.listing import History, Sources
 from mmdask.store.layer import Source
 from mmdask.store.manifest import Entry

@@ -174,6 +174,22 @@ def with_bounds(field: str, **bounds: Any) -> Change:
     return to("fields", field, "bounds", bounds)
 
 
+def of_zarr(**changes: Any) -> Change:
+    """A store whose arrays are zarr."""
+    form = {"codec": "lz4", "chunk_rows": 2**18, "shards": 1}
+    return both(
+        lambda d: d["requires"].append("zarr"),
+        to("zarr", {k: v for k, v in {**form, **changes}.items() if v is not None}),
+    )
+
+
+def zarr_array(file: str = "0-met", shape: tuple[int, ...] = (2,), **changes: Any) -> Change:
+    """The first array as one of zarr: two rows in two chunks, in an object each."""
+    zarr = {"chunk": 1, "shards": 1, "codec": "lz4", "sizes": [20, 20], "hashes": ["0123456789abcdef"] * 2, **changes}
+    hashes = ["0123456789abcdef"] * 2
+    return to("arrays", 0, {"file": file, "dtype": "<f4", "shape": list(shape), "checksums": hashes, "zarr": zarr})
+
+
 VALID_MANIFESTS: dict[str, Change] = {
     "everything": lambda d: None,
     "least": lambda d: [d.pop(k) for k in ("writer", "time", "action", "aux")] and d.update(fields=d["fields"][1:2]),
@@ -188,6 +204,8 @@ VALID_MANIFESTS: dict[str, Change] = {
     "2.14-rows": to("parts", "rows", [2**40 - 5, 5]),
     "2.18-no-time": both(to("time", ""), to("action", "")),
     "4.3-multiples-of-units": to("fields", 1, "dtype", "<m8[25us]"),
+    "9.2-zarr": of_zarr(),
+    "9.2-rounded-in-shards": of_zarr(codec="zstd", chunk_rows=2**15, shards=8, keepbits=10),
 }
 VALID_PARTS: dict[str, Change] = {
     "everything": lambda d: None,
@@ -260,10 +278,17 @@ VALID_PARTS: dict[str, Change] = {
         to("arrays", [_array("0-x.npy", "|u1", [2**16 + 1]), _array("1-grains.npy", "<i8", [1, 2, 5])]),
         to("grains", 1),
     ),
+    "9.3-zarr": zarr_array(),
+    "9.3-shards": zarr_array(shards=2, codec="zstd", sizes=[76], hashes=["0123456789abcdef"]),
 }  # fmt: skip
 
 FIELD = "fields", 0
 INVALID_MANIFESTS: dict[str, Change | bytes] = {
+    "9.2-no-form": both(of_zarr(), without("zarr")),
+    "9.2-a-codec-that-is-not-known": of_zarr(codec="gzip"),
+    "9.2-chunks-of-another-length": of_zarr(chunk_rows=1000),
+    "9.2-no-shards": of_zarr(shards=0),
+    "9.2-too-many-bits": of_zarr(keepbits=53),
     "1.1-not-an-object": document("1]"),
     "1.1-not-json": document("nothing\n"),
     "1.1-not-utf8": document(b'"format": "\xff"}'),
@@ -466,6 +491,26 @@ INVALID_PARTS: dict[str, Change | bytes] = {
     "3.15-grains-of-too-few-fields": with_grains(1, 1, 5),
     "3.15-a-number-of-no-array": to("grains", 13),
     "4.3-object": to("arrays", 0, "dtype", "|O"),
+    "9.3-a-path": zarr_array("../met"),
+    "9.3-a-codec-that-is-not-known": zarr_array(codec="pickle"),
+    "9.3-a-chunk-of-nothing": zarr_array(chunk=0),
+    "9.3-a-chunk-that-is-too-long": zarr_array(chunk=2**20 + 1),
+    "9.3-a-chunk-of-too-many-bytes": both(
+        to("arrays", 2, "shape", [2, 2**20, 3]),
+        to("arrays", 2, "checksums", []),
+        to(
+            "arrays",
+            2,
+            "zarr",
+            {"chunk": 2**10, "shards": 1, "codec": "lz4", "sizes": [1], "hashes": ["0123456789abcdef"]},
+        ),
+        to("arrays", 2, "file", "2-vector"),
+    ),
+    "9.3-too-few-objects": zarr_array(sizes=[20], hashes=["0123456789abcdef"]),
+    "9.3-sizes-without-hashes": zarr_array(hashes=[]),
+    "9.3-an-object-larger-than-its-data": zarr_array(sizes=[20, 2**40]),
+    "9.3-checksums-of-other-chunks": zarr_array(chunk=2, sizes=[20], hashes=["0123456789abcdef"]),
+    "9.3-zarr-is-no-object": both(zarr_array(), to("arrays", 0, "zarr", "lz4")),
 }  # fmt: skip
 
 

@@ -161,9 +161,13 @@ def write_rntuple(
         data.extend(blob)
         return len(data) - len(blob)
 
+    written: dict[bytes, int] = {}
+
     def locator(blob: bytes, checksum: bool = False) -> bytes:
-        where = put(blob + (struct.pack("<Q", xxhash.xxh3_64_intdigest(blob)) if checksum else b""))
-        return struct.pack("<iQ", len(blob), where)
+        whole = blob + (struct.pack("<Q", xxhash.xxh3_64_intdigest(blob)) if checksum else b"")
+        if whole not in written:  # ROOT, too, writes equal pages once
+            written[whole] = put(whole)
+        return struct.pack("<iQ", len(blob), written[whole])
 
     first_late = next((i for i, c in enumerate(columns) if c.late), len(columns))
     head = struct.pack("<Q", features) + text(name) + text("") + text("a test")

@@ -452,7 +452,7 @@ def test_more_than_2_to_the_31_items(memory_path):
     with LayerWriter(path, new_id()) as layer:
         field = layer.field(mm.Field.ragged("r", "u1"))
         field.values.close()
-        field.values = npy.ArrayWriter(layer.folder, "9-r.npy", np.dtype("u1"), (), n)
+        field.values = npy.ArrayWriter(os.path.dirname(field.values.path), "9-r.npy", np.dtype("u1"), (), n)
         fd = os.open(field.values.path, os.O_RDWR)
         os.pwrite(fd, bytes([1, 2, 3]), HEADER + n - 3)
         os.close(fd)

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from mmdask.errors import OptionError, SchemaError
 from mmdask.schema import Field, FieldData
+from mmdask.sources import shaping
 from mmdask.sources.padding import Pad, make_pads, pad_rows
 from mmdask.sources.renaming import check_distinct, check_rename, new_names
-from mmdask.sources.shaping import Change, Shaped, cut_text
+from mmdask.sources.shaping import Change, Padding, Shaped, cut_text
 
 LISTS = st.lists(st.none() | st.lists(st.none() | st.integers(-9, 9), max_size=6), max_size=6)
 
@@ -172,3 +173,24 @@ def test_what_is_cut_is_counted_over_all_runs() -> None:
     assert shaped.padded == (("x", 3, 5),)
     assert cut_text(shaped.padded) == "pad cut 5 items off 3 rows of 'x'"
     assert next(shaped([change.read], 0, 6))[0] is runs[0], "what a cut sees is not padded"
+
+
+@pytest.mark.parametrize("nbytes", [1, 4, 9, 1 << 20])
+def test_rows_that_padding_makes_large_come_in_pieces(nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shaping, "_NBYTES", nbytes)
+    native, pad = Field.ragged("x", "f4"), Pad(1)
+    change = Change(native, native, pad.field(native), pad)
+    blank = Change(None, Field.dense("y", "i2", (3,), optional=(0,)), Field.dense("y", "i2", (3,), optional=(0,)))
+    table = SimpleNamespace(changes={"x": change, "y": blank}, source=SimpleNamespace(name="f"))
+    run = FieldData(np.arange(6, dtype="f4"), (np.array([0, 2, 2, 5, 6, 6]),))
+    shaped = Shaped(lambda *_, **__: iter([(run,)]), table)  # type: ignore[arg-type]
+    pieces = [data for (data,) in shaped([change.stored], 0, 5)]
+    assert max(map(len, pieces)) == min(5, max(1, nbytes // 4))
+    assert np.concatenate([p.values for p in pieces]).tolist()[2:4] == [[2.0], [5.0]]
+    assert shaped.padded == (("x", 2, 3),)
+    assert sum(len(data) for (data,) in shaped([blank.stored], 0, 5)) == 5
+    written: list[FieldData] = []
+    writer = SimpleNamespace(field=change.stored, write=written.append, rows=0)
+    Padding(writer, Shaped(lambda *_, **__: iter([]), table), change).write(run)  # type: ignore[arg-type]
+    assert np.concatenate([p.values for p in written]).shape == (5, 1)
+    assert max(map(len, written)) == min(5, max(1, nbytes // 4))

@@ -214,7 +214,7 @@ def test_names_of_trees_and_ports(tmp_path, server):
     for name, tree in [(url, ""), (f"{url}:one", "one"), (f"{url}?x=a.root:1", ""), (f"{url}:dir/one;2", "dir/one;2")]:
         (source,), absent = find_inputs(name, None)
         assert (source.tree, absent) == (tree, [])
-        assert source.path == (f"{url}?x=a.root:1" if "?" in name else url)
+        assert source.location == (f"{url}?x=a.root:1" if "?" in name else url)
         assert source.size == len(server.files["a.root"][0])
     assert find_inputs(url, "one")[0][0].tree == "one"
     with pytest.raises(mm.OptionError, match="named twice"):
@@ -416,3 +416,12 @@ def test_ranges_near_each_other_are_asked_for_together(memory, monkeypatch):
 
 def test_columns_are_what_the_tests_think():
     assert columns(A)["met"] == [*A[0]["met"], *A[1]["met"]]
+
+
+def test_a_look_takes_few_requests(tmp_path, server):
+    names = [f"b{i}" for i in range(60)]
+    chunk = {name: np.zeros(20_000, "i4") for name in names}
+    server.put("a.root", local(tmp_path, "a.root", [chunk]))
+    (tree,) = mm.inspect_root(server.url("a.root")).trees
+    assert {c.codec for c in tree.columns} == {"ZLIB"}
+    assert len(server.log) < 30

@@ -209,3 +209,17 @@ def test_pages_are_read_once_and_together(tmp_path):
         assert source.num_requests - before == 2
         assert source.num_requested_bytes < len(path.read_bytes()) + 10_000
         assert out.tolist() == elements.tolist()
+
+
+def test_equal_pages_are_one_in_the_file(tmp_path):
+    """ROOT writes them once: they lie anywhere, also before those that come first."""
+    path = tmp_path / "a.root"
+    a, b = np.arange(100), np.arange(100)[::-1]
+    elements = np.concatenate([a, b, a, b, a])
+    write_rntuple(path, [F("x", "std::int32_t")], [C(0, "int32")], [Cluster(500, [paged(elements, *[100] * 4)])])
+    with uproot.open({path: None}) as file:
+        offsets = [p.locator.offset for p in file["nt"].page_link_list[0][0].pages]
+        assert len(set(offsets)) == 2
+        out = np.empty(500, "i4")
+        Pages(file["nt"]).fill(0, Stored((0,)), 0, out)
+    assert out.tolist() == elements.tolist()

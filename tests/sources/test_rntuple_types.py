@@ -24,6 +24,12 @@ from rntuple_tools import (
 from root_tools import read_store, run
 
 from mmdask.errors import SchemaError, SkippedFieldsWarning
+from mmdask.sources.table import UnreadableError
+
+
+def switches(*pairs):
+    return np.array(list(pairs), [("index", "<i8"), ("tag", "<i4")])
+
 
 LISTS = [[0.0, 1.5], [], [3.0], [4.5, 6.0]]
 WORDS = chars("a", "", "bcd", "é", "zz")
@@ -134,6 +140,34 @@ CASES = {
         [[1, 0, 1, 0], ITEMS[:4]],
         {"x.0": ("bool", [True, False, True, False]), "x.1": ("float32", [0.0, 1.5, 3.0, 4.5])},
     ),
+    "variant": (
+        [
+            F("x", "std::variant<float,std::string>", VARIANT),
+            F("_0", "float", parent=0),
+            F("_1", "std::string", parent=0),
+        ],
+        [C(0, "switch"), C(1, "real32"), C(2, "index64"), C(2, "char")],
+        [switches((0, 1), (0, 2), (1, 1), (0, 0)), [1.5, 2.5], *chars("a")],
+        {"x.0": ("optional float32", [1.5, None, 2.5, None]), "x.1": ("optional string", [None, "a", None, None])},
+    ),
+    "list of variants": (
+        [
+            F("x", "std::vector<std::variant<bool,std::vector<float>>>", LIST),
+            F("_0", "std::variant<bool,std::vector<float>>", VARIANT, 0),
+            F("_0", "bool", parent=1),
+            F("_1", "std::vector<float>", LIST, 1),
+            F("_0", "float", parent=3),
+        ],
+        [C(0, "index64"), C(1, "switch"), C(2, "bit"), C(3, "index64"), C(4, "real32")],
+        [ENDS, switches((0, 2), (0, 1), (1, 2), (1, 1), (2, 2)), [1, 0], [2, 2, 3], [1, 2, 3]],
+        {
+            "x.0": ("ragged bool with optional items", [[None, True], [], [None], [False, None]]),
+            "x.1": (
+                "ragged float32 of 2 levels with optional lists",
+                [[[1.0, 2.0], None], [], [[]], [None, [3.0]]],
+            ),
+        },
+    ),
     "object with bases": (
         [
             F("x", "Child", RECORD),
@@ -168,9 +202,9 @@ def test_what_a_field_becomes(tmp_path, name):
 
 REFUSED = {
     "variant": (
-        [F("x", "std::variant<float,bool>", VARIANT), F("_0", "float", parent=0), F("_1", "bool", parent=0)],
-        [C(0, "switch"), C(1, "real32"), C(2, "bit")],
-        "type std::variant<float,bool>: its values have several types",
+        [F("x", "std::variant<float>", VARIANT), F("_0", "float", parent=0)],
+        [C(0, "index64"), C(1, "real32")],
+        "type std::variant<float> of 1 types and 1 columns",
     ),
     "unsplit": (
         [F("x", "TH1F", STREAMER), F("_0", "std::byte", parent=0)],
@@ -376,3 +410,12 @@ def test_fields_that_were_added_late(tmp_path):
         for start in range(6):
             for stop in range(start, 7):
                 assert rows_of(tree.columns[name], start, stop)[0] == {name: values[start:stop]}, name
+
+
+@pytest.mark.parametrize("switch", [(0, 3), (0, -1), (1, 1), (-1, 1), (2**62, 1)])
+def test_variants_that_are_wrong(tmp_path, switch):
+    fields, columns, pages, _ = CASES["variant"]
+    pages = [switches((0, 1), (0, 2), switch, (0, 0)), [1.5], *pages[2:]]
+    column = one_field(tmp_path, fields, columns, pages).columns["x"]
+    with pytest.raises(UnreadableError, match="damaged: "):
+        column.read(0, 4, column.fields)

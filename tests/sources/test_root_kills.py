@@ -106,7 +106,7 @@ out, log, n = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
 class Slow(RootFiles):
     # of a script without main guard, and a lambda: both reach the workers
-    pause = lambda self: time.sleep(0.15)
+    pause = lambda self: time.sleep(0.1)
 
     def open(self, table):
         with open(log, "a") as f:

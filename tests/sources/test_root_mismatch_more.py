@@ -12,6 +12,7 @@ import pytest
 import uproot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from root_tools import DATA, needs_data
 
 import mmdask as mm
 from mmdask.cli import main
@@ -247,3 +248,33 @@ def test_what_is_stored_stays_as_it_is():
     assert settled.stored["x"].optional == (0,)
     dropped = settle_fields([known("a", narrow, stored=True), known("b", wide)], make_modes("common")).dropped
     assert "is float64 in b, but float32 in a" in dropped["x"]
+
+
+@needs_data
+def test_the_systematics_of_an_analysis(tmp_path):
+    """Trees that ROOT wrote, as one store with their names; lists padded, under other names."""
+    path = DATA / "atlas" / "ttbb_mc16a.root"
+    with uproot.open(path) as file:
+        trees = [key.partition(";")[0] for key, what in file.classnames().items() if what == "TTree"]
+        jets = {tree: file[tree]["jet_pt"].array() for tree in trees}
+        numbers = {tree: file[tree]["eventNumber"].array(library="np") for tree in trees}
+    assert len(trees) > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SkippedFieldsWarning)  # of what is cut off
+        ds = mm.from_root(
+            f"{path}:*",
+            tmp_path / "o.mm",
+            fields=["eventNumber", "jet_*"],
+            rename={"jet_*": "j_*"},
+            pad={"jet_pt": (6, math.nan)},
+            tree_label="systematic",
+            progress=False,
+        )
+    cut_off = 0
+    for tree in trees:
+        some = ds[ds.cut(f"systematic == '{tree}'")]
+        expected = ak.to_numpy(ak.fill_none(ak.pad_none(jets[tree], 6, clip=True), np.nan))
+        assert np.array_equal(some["j_pt"].compute(), expected, equal_nan=True)
+        assert np.array_equal(some["eventNumber"].compute(), numbers[tree])
+        cut_off += int(ak.sum(ak.num(jets[tree]) - np.minimum(ak.num(jets[tree]), 6)))
+    assert sum(p.items for s in ds.sources for p in s.padded) == cut_off

@@ -18,6 +18,7 @@ import mmdask as mm
 from mmdask.errors import FieldNotFoundError, SchemaError, SkippedFieldsWarning, SourceError
 from mmdask.sources.root import reader
 from mmdask.sources.root.ttree import Branch, Branches, column_of
+from mmdask.sources.table import UnreadableError
 
 I4, F4, F8 = np.dtype(">i4"), np.dtype(">f4"), np.dtype(">f8")
 
@@ -378,6 +379,7 @@ def test_members_that_have_no_field(tmp_path, monkeypatch):
         kind.first = first
         branch = SimpleNamespace(file=None, num_entries=3, entry_offsets=[0, 3], typename="pair")
         branch.interpretation = AsObjects(kind, SimpleNamespace(file=None))
+        branch.uncompressed_bytes = 100
         columns[first] = column_of("p", branch, 3)
     assert [f.describe() for f in columns[True].fields] == ["ragged int32"]
     assert columns[True].skipped == (("p.bad", "its values are of several types: int64, string"),)
@@ -390,7 +392,11 @@ def test_branches_of_odd_shape(tmp_path):
         branch = file["events"]["x"]
         assert column_of("x", branch, 4) == "it has 3 entries, the tree has 4"
         about = {"file": branch.file, "interpretation": branch.interpretation, "num_entries": 3}
+        about |= {"uncompressed_bytes": 24, "member": lambda *args, **kwargs: 1 / 0}
         assert column_of("x", SimpleNamespace(**about, entry_offsets=[0, 3, 2]), 3) == "its baskets are not in order"
+        column = column_of("x", SimpleNamespace(**about, entry_offsets=[0, 3]), 3)
+        with pytest.raises(UnreadableError, match="damaged.*ZeroDivisionError"):
+            column.ends(0, 3, 10, column.fields)
         assert column_of("x", None, 3).startswith("its type cannot be told (uproot: AttributeError")
 
 

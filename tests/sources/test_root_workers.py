@@ -52,6 +52,22 @@ def fail(x, tell):
         tell(1, "")
 
 
+def end_early(path, tell):
+    """Note that it was told to stop; the one that is called bad fails when another has begun."""
+    if path.endswith("bad"):
+        while not Path(path).with_name("begun").exists():
+            time.sleep(0.01)
+        raise mm.SourceError("x.root: bad")
+    Path(path).with_name("begun").write_text("")
+    try:
+        while True:
+            time.sleep(0.05)
+            tell(1, "")
+    except workers.StoppedError:
+        Path(path).write_text("tidied up")
+        raise
+
+
 # Processes -----------------------------------------------------------------------------------------------------------
 
 
@@ -73,6 +89,12 @@ def test_an_error_stops_the_others():
         list(Processes(2).run(fail, [1, 3, 2, 4], lambda *a: None))
     assert time.monotonic() - begun < 9, "the others had ten seconds to go"
     assert [t.name for t in threading.enumerate() if t.name.startswith("mmdask")] == []
+
+
+def test_workers_that_are_stopped_tidy_up(tmp_path):
+    with pytest.raises(mm.SourceError, match=r"x\.root: bad"):
+        list(Processes(2).run(end_early, [str(tmp_path / "bad"), str(tmp_path / "good")], lambda *a: None))
+    assert (tmp_path / "good").read_text() == "tidied up"
 
 
 def test_lambdas_reach_the_workers():

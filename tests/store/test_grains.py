@@ -200,6 +200,9 @@ def test_infinity_and_large_integers_are_exact(tmp_path):
     mm.from_arrays(columns, tmp_path / "a.mm")
     assert bounds_of(tmp_path / "a.mm", "f") == [Held(-math.inf, math.inf, infs=2)]
     assert bounds_of(tmp_path / "a.mm", "u") == [Held(2**63 + 1, 2**64 - 1)]
+    mm.from_arrays({"low": [-math.inf, 1.0], "high": [math.inf, 1.0]}, tmp_path / "b.mm")
+    assert bounds_of(tmp_path / "b.mm", "low") == [Held(-math.inf, 1.0, infs=1)]
+    assert bounds_of(tmp_path / "b.mm", "high") == [Held(1.0, math.inf, infs=1)]
     assert bounds_of(tmp_path / "a.mm", "i") == [Held(-(2**63), 2**53 + 1)]
 
 

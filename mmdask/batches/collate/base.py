@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -63,6 +63,7 @@ class Take:
     everyone: Int64s
     own: int  # where the first of them is among those of all ranks
     streams: Int64s | None = None  # of those on all ranks, where these are not their numbers
+    longest: Mapping[str, tuple[int, ...]] | None = None  # of the rows of others in the batch, by field
 
     @property
     def rows(self) -> slice:

@@ -127,6 +127,19 @@ class Chain:
             kept = step.kept(kept, least)
         return extents, begin, kept
 
+    def longest(self, fetch: Fetch) -> Int64s:
+        """How long the longest row of each batch is on each axis when it gets its form, int64 ``(batches, axes)``.
+
+        Of lists in lists, on all levels.
+        """
+        if in_lists(self.field) and axes_of(self.field) > 1:
+            data = self._again(fetch).data
+            levels = [[np.diff(o) for o in data[take.rows].offsets] for take in fetch.takes]
+            return np.array([[int(counts.max(initial=0)) for counts in each] for each in levels])
+        extents = self.extents(fetch, None)
+        found = [self._kept_of_all(fetch, take, extents, len(self.cuts)).max(0, initial=0) for take in fetch.takes]
+        return np.stack(found)
+
     def _kept_of_all(self, fetch: Fetch, take: Take, extents: Int64s, n_steps: int) -> Int64s:
         """How long the rows of a batch on all ranks are behind so many steps, ``(rows of all ranks, axes)``."""
         if take.alone:

@@ -139,6 +139,8 @@ class Pad:
         for axis, n in enumerate(self.lengths * len(found) if self.every else self.lengths):
             longest = int(found[axis].max(initial=0))
             if n == "max":
+                if take.longest is not None:
+                    longest = max(longest, take.longest[items.field.name][axis])
                 lengths.append(-(-longest // self.multiple) * self.multiple)
                 continue
             lengths.append(n)

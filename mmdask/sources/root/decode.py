@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,8 @@ def decoder_of(name: str, branch: Any) -> Decoder | str:
     if isinstance(i, uproot.AsStrings):
         return Decoder((Field.string(name),), (), "ak", i, _strings)
     ragged = isinstance(i, uproot.AsJagged)
+    if ragged:
+        i = _jagged(i.content, i.header_bytes)
     content = i.content if ragged else i
     truncated = isinstance(content, uproot.AsDouble32 | uproot.AsFloat16)
     if isinstance(content, uproot.AsDtype) and content.from_dtype.names and type(content) is uproot.AsDtype:
@@ -65,6 +68,29 @@ def decoder_of(name: str, branch: Any) -> Decoder | str:
     if ragged and truncated and content.to_dims:
         return _truncated(field, i, content)
     return Decoder((field,), (), "ak" if ragged else "np", i, _lists if ragged else _numbers, _itemsize(content))
+
+
+def _jagged(content: Any, header_bytes: int) -> Any:
+    """The interpretation of lists of some content."""
+    return _checked_lists()(content, header_bytes)
+
+
+@functools.cache
+def _checked_lists() -> Any:
+    import uproot
+
+    class AsCheckedJagged(uproot.AsJagged):  # type: ignore[misc]
+        """Lists of which each basket has as many items as their counts say.
+
+        uproot 5.7.7 returns uninitialised memory for items that are not there.
+        """
+
+        def hook_after_basket_array(self, *, output: Any, **_: Any) -> None:
+            offsets, items = output.offsets, len(output.content)
+            if offsets[0] != 0 or offsets[-1] != items or (np.diff(offsets) < 0).any():
+                raise ValueError(f"a basket has {items} items, and lists of {offsets[-1] - offsets[0]} items")
+
+    return AsCheckedJagged
 
 
 def _itemsize(content: Any) -> int:
@@ -121,7 +147,7 @@ def _bytes_of(interpretation: Any, ragged: bool, nbytes: int) -> Any:
     import uproot
 
     content = uproot.AsDtype(np.dtype(("u1", (nbytes,))))
-    return uproot.AsJagged(content, header_bytes=interpretation.header_bytes) if ragged else content
+    return _jagged(content, interpretation.header_bytes) if ragged else content
 
 
 def _items(array: Any, ragged: bool, nbytes: int) -> tuple[tuple[npt.NDArray[np.int64], ...], npt.NDArray[np.uint8]]:

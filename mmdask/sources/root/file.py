@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmdask.errors import SourceError, SourceNotFoundError, did_you_mean
+from mmdask.sources.address import public_address
 from mmdask.sources.inputs import Input
 from mmdask.sources.remote import is_remote, read_header, remote_state
 from mmdask.sources.root.server import remote_source
@@ -29,7 +30,7 @@ PRELIMINARY = frozenset({"ROOT::Experimental::RNTuple"})
 @contextlib.contextmanager
 def open_tree(source: Input) -> Iterator[tuple[Any, str]]:
     """The TTree or RNTuple of an input, and its name within the file."""
-    with open_file(source.path) as file:
+    with open_file(source.location) as file:
         key = _tree_key(file, source)
         try:
             tree = file[key]
@@ -40,17 +41,19 @@ def open_tree(source: Input) -> Iterator[tuple[Any, str]]:
 
 
 def open_file(path: str) -> Any:
+    """The file at a path or address, as uproot opens it, which learns no more of an address than may be shown."""
     import uproot
 
     _check_header(path)
     # A mapping, so that uproot does not look for a tree in the path; plain reads, since a map would be killed by SIGBUS
     # when the file is cut short meanwhile; no caches, which would hold what was read.
-    handler = remote_source() if is_remote(path) else uproot.MultithreadedFileSource
+    handler = remote_source(path) if is_remote(path) else uproot.MultithreadedFileSource
     options = {"handler": handler, "array_cache": None, "object_cache": None}
+    shown = public_address(path) if is_remote(path) else path
     try:
-        return uproot.open({path: None}, **options)
+        return uproot.open({shown: None}, **options)
     except Exception as error:
-        raise _unread(path, error, "its header or list of objects") from error
+        raise _unread(shown, error, "its header or list of objects") from error
 
 
 def _check_header(path: str) -> None:
@@ -68,6 +71,7 @@ def _check_header(path: str) -> None:
         raise SourceNotFoundError(f"{path}: the file is gone") from None
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from None
+    path = public_address(path) if is_remote(path) else path
     if header[:4] != b"root":
         what = f"it begins with {header[:4]!r} and not with b'root'" if size else "an empty file"
         raise SourceError(f"{path}: not a ROOT file: {what}")
@@ -116,7 +120,7 @@ def tree_names(path: str) -> list[str]:
         When it is no ROOT file, or damaged.
     """
     with open_file(path) as file:
-        return list(_highest(key for key, name in classes_of(file, path).items() if name in TREES))
+        return list(_highest(key for key, name in classes_of(file, file.file_path).items() if name in TREES))
 
 
 def classes_of(file: Any, path: str) -> dict[str, str]:

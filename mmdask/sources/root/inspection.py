@@ -197,7 +197,7 @@ def inspect_root(path: str | os.PathLike[str], *, tree: str | None = None) -> In
         some = ", ".join(os.path.basename(i.path) for i in inputs[:3]) + (", ..." if len(inputs) > 3 else "")
         raise OptionError(f"one file is looked at, and {os.fspath(path)!r} means {len(inputs)}: {some}")
     (source,) = inputs
-    with open_file(source.path) as file:
+    with open_file(source.location) as file:
         classes = classes_of(file, source.path)
         kinds = {key.rpartition(";")[0]: kind for key, kind in classes.items() if kind in TREES or kind in PRELIMINARY}
         cycles: dict[str, list[int]] = {name: [] for name in kinds}

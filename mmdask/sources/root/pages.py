@@ -392,7 +392,7 @@ def _packed(meta: Any) -> bool:
 
 def _piece_elements(meta: Any, n: int) -> int:
     """Elements of each piece of a page; those of the page where it is decoded as a whole."""
-    most = _PACKED_ELEMENTS if _packed(meta) else PIECE_NBYTES // meta.dtype.itemsize & ~63
+    most = _PACKED_ELEMENTS if _packed(meta) else max(64, PIECE_NBYTES // meta.dtype.itemsize & ~63)
     return max(1, n) if n <= most else most
 
 

@@ -19,7 +19,8 @@ from mmdask.sources.root.column import Column, Lazy
 from mmdask.sources.root.file import DAMAGED, brief
 from mmdask.sources.root.forms import plan_of
 from mmdask.sources.root.pages import Pages, check_page_lists
-from mmdask.sources.root.rntuple_fields import Node, Piece, Schema, Unsupported, leaves, node_of, only
+from mmdask.sources.root.rntuple_fields import Schema, Unsupported, node_of
+from mmdask.sources.root.rntuple_nodes import Node, Piece, leaves, only
 from mmdask.sources.table import UnreadableError
 
 __all__ = ["TopField", "TopFields"]
@@ -111,8 +112,9 @@ class TopField:
         """Rows where clusters begin, and pieces of large ones, and the end."""
         ends = [0]
         for cluster, (start, stop) in enumerate(itertools.pairwise(self._pages.rows.tolist())):
-            n = max(1, -(-_of_cluster(self._node, self._pages, cluster) // _GROUP_NBYTES))
-            ends.extend(start + (stop - start) * (k + 1) // n for k in range(min(n, stop - start)))
+            n = -(-_of_cluster(self._node, self._pages, cluster) // _GROUP_NBYTES)
+            n = max(1, min(n, stop - start))
+            ends.extend(start + (stop - start) * (k + 1) // n for k in range(n))
         return list(dict.fromkeys(ends))
 
     def ends(self, start: int, stop: int, limit: int, wanted: Sequence[Field]) -> Iterator[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ from mmdask.sources.remote import RemoteFile, remote_state
 __all__ = ["remote_source"]
 
 
-@functools.cache
-def remote_source() -> Any:
-    """The class by which uproot reads files on servers."""
+def remote_source(url: str) -> Any:
+    """The class by which uproot reads a file on a server, whatever it thinks that the address is."""
     from uproot.source.chunk import Chunk, Source
     from uproot.source.futures import TrivialFuture
 
@@ -23,7 +21,7 @@ def remote_source() -> Any:
         def __init__(self, file_path: str, **_: Any) -> None:
             super().__init__()
             self._file_path = file_path
-            self._reader = RemoteFile(file_path)
+            self._reader = RemoteFile(url)
             self._closed = False
 
         def chunk(self, start: int, stop: int) -> Any:
@@ -48,7 +46,7 @@ def remote_source() -> Any:
 
         @property
         def num_bytes(self) -> int:
-            return remote_state(self._file_path)[0]
+            return remote_state(url)[0]
 
         def __enter__(self) -> Any:
             return self

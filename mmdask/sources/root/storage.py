@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import queue
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +13,9 @@ __all__ = ["Storage", "storage_of"]
 
 #: how a compressed block begins
 _MARKS = {b"ZL": "ZLIB", b"XZ": "LZMA", b"L4": "LZ4", b"ZS": "ZSTD", b"CS": "old ZLIB"}
-#: a branch of more decoded bytes than this was compressed by whoever compresses at all
-_WORTH_IT = 1000
+#: how a basket begins: its bytes, version, bytes when decoded, time, and bytes of this key, which its names follow
+_KEY = struct.Struct(">ihiIh")
+_KEY_NBYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -41,30 +44,42 @@ def storage_of(tree: Any) -> Mapping[str, Storage]:
 
 def _of_branches(tree: Any) -> dict[str, Storage]:
     found: dict[str, Storage] = {}
+    baskets: dict[str, int] = {}
     for name, branch in tree.iteritems():
-        storage = Storage()
+        if name in found:
+            continue
+        found[name] = Storage()
         # what is odd in a file of another decade comes out of uproot as any kind of exception
         with contextlib.suppress(Exception):
-            storage = Storage(int(branch.compressed_bytes), int(branch.uncompressed_bytes), int(branch.num_baskets))
-        with contextlib.suppress(Exception):
-            storage = replace(storage, codec=_codec(branch, storage))
-        found.setdefault(name, storage)
+            stored = Storage(int(branch.compressed_bytes), int(branch.uncompressed_bytes), int(branch.num_baskets))
+            found[name] = replace(stored, codec=_said(branch, stored))
+            if stored.pieces and not found[name].codec:
+                baskets[name] = int(branch.member("fBasketSeek")[0])
+    with contextlib.suppress(Exception):
+        for name, codec in _marks(tree.file, baskets).items():
+            found[name] = replace(found[name], codec=codec)
     return found
 
 
-def _codec(branch: Any, storage: Storage) -> str:
-    """The codec that the metadata name; of files that name none, that of the first basket."""
+def _said(branch: Any, stored: Storage) -> str:
+    """The codec that the metadata name, if they do."""
     said = branch.compression
     if said is not None and said.level:
         return f"{type(said).__name__} {said.level}"
-    if not storage.pieces or storage.compressed >= storage.decoded:
-        return "none" if storage.pieces else ""
-    key = branch.basket_key(0)
-    if key.data_compressed_bytes == key.data_uncompressed_bytes:
-        return "none" if storage.decoded < _WORTH_IT else ""
-    at = key.data_cursor.index
-    mark = bytes(branch.file.source.chunk(at, at + 2).raw_data[:2])
-    return _MARKS.get(mark, "")
+    return "none" if stored.pieces and stored.compressed >= stored.decoded else ""
+
+
+def _marks(file: Any, baskets: Mapping[str, int]) -> dict[str, str]:
+    """The codecs of baskets at some places of a file, all read at once."""
+    baskets = {name: at for name, at in baskets.items() if 0 < at < int(file.fEND) - _KEY.size}
+    ranges = [(at, min(at + _KEY_NBYTES, int(file.fEND))) for at in baskets.values()]
+    found = {}
+    for name, chunk in zip(baskets, file.source.chunks(ranges, queue.Queue()), strict=True):
+        raw = bytes(chunk.raw_data)
+        nbytes, _, total, _, key = _KEY.unpack_from(raw)
+        plain = total == nbytes - key  # a basket that does not become smaller is stored as it is
+        found[name] = "none" if plain else _MARKS.get(raw[key : key + 2], "")
+    return found
 
 
 def _of_fields(ntuple: Any) -> dict[str, Storage]:

@@ -51,15 +51,16 @@ def column_of(name: str, branch: Any, rows: int) -> Column | str:
             return decoder
         if branch.num_entries != rows:
             return f"it has {branch.num_entries} entries, the tree has {rows}"
-        offsets = branch.entry_offsets
+        if not decoder.fields:
+            return "; ".join(f"{member}: {why}" for member, why in decoder.skipped)
+        column = Branch(name, branch, decoder, rows)
+        offsets, _ = column.offsets, column.nbytes
     except Exception as error:
         # What is odd in a file of another decade comes out of uproot as any kind of exception.
         return f"its type cannot be told {brief(error)}"
     if len(offsets) > 1 and any(a > b for a, b in itertools.pairwise(offsets)):
         return "its baskets are not in order"
-    if not decoder.fields:
-        return "; ".join(f"{member}: {why}" for member, why in decoder.skipped)
-    return Branch(name, branch, decoder, rows)
+    return column
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,12 @@ class Branch:
 
     def ends(self, start: int, stop: int, limit: int, wanted: Sequence[Field]) -> Iterator[int]:
         """Ends of runs along baskets."""
-        scale = sum(self.nbytes) / max(1.0, sum(self.weights))
-        return runs(start, stop, self.offsets, [w * scale for w in self.weights], limit)
+        try:
+            weights = self.weights
+        except Exception as error:
+            raise UnreadableError(f"{DAMAGED} {brief(error)}") from error
+        scale = sum(self.nbytes) / max(1.0, sum(weights))
+        return runs(start, stop, self.offsets, [w * scale for w in weights], limit)
 
     def read(self, start: int, stop: int, wanted: Sequence[Field]) -> tuple[FieldData, ...]:
         """Rows of some of its fields."""

@@ -1,0 +1,224 @@
+"""On workers of a cluster: equal results, of which bits and sums travel, under names that say what is done."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import awkward as ak
+import dask
+import numpy as np
+import pytest
+from clusters import cluster, received_nbytes, sent_nbytes, task_names
+
+import mmdask as mm
+from mmdask.rows import masks
+from mmdask.rows.rows import RESOLVED
+
+pytest.importorskip("distributed")
+
+ROWS = 400_000
+PARTS = 4
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """About 16 MB in four parts."""
+    path = tmp_path_factory.mktemp("distributed") / "events.mm"
+    rng = np.random.default_rng(3)
+    with mm.create(path, fields=[mm.Field.category("process", ["a", "b"])]) as w:
+        for i in range(PARTS):
+            n = ROWS // PARTS
+            counts = rng.integers(0, 4, n)
+            values = rng.random(counts.sum()).astype("f4")
+            w.extend(
+                {
+                    "met": rng.random(n),
+                    "n": rng.integers(0, 9, n),
+                    "jet_pt": ak.unflatten(values, counts),
+                    "process": [("a", "b")[i % 2]] * n,
+                }
+            )
+            w.checkpoint()
+    return path
+
+
+@pytest.fixture
+def path(stored, tmp_path):
+    """A store of which nothing is kept or known."""
+    RESOLVED.clear()
+    masks.LOADED.clear()
+    return shutil.copytree(stored, tmp_path / "events.mm", ignore=shutil.ignore_patterns("cache"))
+
+
+@pytest.fixture
+def traffic(client):
+    """Bytes of results that workers sent, and that they got from each other, since the test began."""
+    before = [sum(client.run(what).values()) for what in (sent_nbytes, received_nbytes)]
+
+    def since():
+        return [sum(client.run(f).values()) - b for f, b in zip((sent_nbytes, received_nbytes), before, strict=True)]
+
+    return since
+
+
+def here(work, path, client):
+    """The result of this process alone, on a copy of which nothing is kept."""
+    other = shutil.copytree(path, path.with_name("here.mm"), ignore=shutil.ignore_patterns("cache"))
+    with dask.config.set(scheduler="sync"):
+        return work(mm.open(other))
+
+
+def cut(ds):
+    return ds.cut("met > 0.5 & any(jet_pt > 0.5)").count()
+
+
+def flow(ds):
+    return repr(ds.cutflow(["met > 0.5", "n > 3", "any(jet_pt > 0.9)"], weight="met", by="process"))
+
+
+def hist(ds):
+    return {k: h.view(flow=True).tolist() for k, h in ds.hist({"met": 20, "jet_pt": (9, 0, 1)}, by="process").items()}
+
+
+def chosen_hist(ds):
+    return ds.hist("jet_pt", bins=9, range=(0, 1), where="n > 3").view(flow=True).tolist()
+
+
+def describe(ds):
+    return repr(ds.describe())
+
+
+def normalisation(ds):
+    return repr(ds.normalisation(["met", "n"]))
+
+
+#: bytes that workers may send at most: a bit per row, and some kB of sums and messages for each of the tasks
+BITS = ROWS // 8
+CASES = {
+    cut: (3 * BITS + 40_000, {"cut:jet_pt,met"}),
+    flow: (3 * BITS + 80_000, {"cutflow:met,n,jet_pt"}),
+    hist: (120_000, {"hist:met,jet_pt"}),
+    chosen_hist: (BITS + 80_000, {"cut:n", "hist:jet_pt"}),
+    describe: (120_000, {"describe:met,n,jet_pt,process"}),
+    normalisation: (80_000, {"normalisation:met,n"}),
+}
+
+
+@pytest.mark.parametrize("work", CASES, ids=lambda work: work.__name__)
+def test_bits_and_sums_come_back_and_no_data(client, path, traffic, work):
+    if work in (hist, chosen_hist):
+        pytest.importorskip("hist")
+    limit, names = CASES[work]
+    found = work(mm.open(path))
+    sent, received = traffic()
+    assert 0 < sent < limit
+    assert not received, "no task needs what another made"
+    assert found == here(work, path, client)
+    assert names <= set(client.run_on_scheduler(task_names))
+
+
+def test_a_selection_is_saved_by_workers_and_stays_with_them(client, path, traffic, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmdask.export.save._LEAST_NBYTES", 1 << 20)
+    ds = mm.open(path)
+    sel = ds[ds.cut("met > 0.25")]
+    sel.cut("n > 3").count()
+    found = sel.save(tmp_path / "saved.mm", progress=False)
+    sent, _ = traffic()
+    assert sent < 4 * BITS + 100_000 < found.nbytes / 10
+    assert "save" in client.run_on_scheduler(task_names)
+    assert len(found.sources) > 2
+    assert len(list((tmp_path / "saved.mm" / "parts").iterdir())) == len(found.sources)
+    expected = ds["met"].compute()
+    np.testing.assert_array_equal(found["met"].compute(), expected[expected > 0.25])
+    assert found["jet_pt"].to_list() == sel["jet_pt"].to_list()
+    assert mm.verify(found.path).ok
+
+
+def test_a_shuffled_store_is_that_of_one_process(client, path, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmdask.export.save._LEAST_NBYTES", 1 << 20)
+    ds = mm.open(path)[["met", "jet_pt"]]
+    found = ds.save(tmp_path / "a.mm", order="shuffled", seed=3, progress=False)
+    client_before = sorted(found["met"].compute())
+    with dask.config.set(scheduler="sync"):
+        alone = ds.save(tmp_path / "b.mm", order="shuffled", seed=3, progress=False)
+        np.testing.assert_array_equal(found["met"].compute(), alone["met"].compute())
+        assert found["jet_pt"].to_list() == alone["jet_pt"].to_list()
+    assert len(found.sources) > len(alone.sources)
+    assert client_before == sorted(ds["met"].compute())
+
+
+def test_what_is_in_memory_is_saved_here(client, tmp_path):
+    ds = mm.view({"x": np.arange(10_000)})
+    before = set(client.run_on_scheduler(task_names)) - {"save"}
+    client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.transition_log.clear())
+    saved = ds.save(tmp_path / "x.mm", progress=False)
+    assert "save" not in client.run_on_scheduler(task_names)
+    np.testing.assert_array_equal(saved["x"].compute(), np.arange(10_000))
+    assert before
+
+
+def test_an_error_on_a_worker_leaves_no_store(client, path, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmdask.export.save._LEAST_NBYTES", 1 << 20)
+    ds = mm.open(path)
+    [part] = [p for p in (path / "parts").iterdir() if p.name == mm.open(path)._rows.snapshot.parts[2].layers[0]]
+    file = next(part.glob("*met*"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(mm.CorruptStoreError) as error:
+        ds.save(tmp_path / "saved.mm", progress=False)
+    assert any("on the dask worker" in note for note in error.value.__notes__)
+    assert not (tmp_path / "saved.mm").exists()
+    with pytest.raises(mm.CorruptStoreError):
+        ds.cut("met > 0.5").count()
+
+
+def test_names_of_reads_and_masks(client, path):
+    ds = mm.open(path)
+    assert ds["met"].name.startswith("read:met-")
+    assert ds.cut("met > 0.5").mask.name.startswith("mask:met-")
+    ds["met"].compute()
+    ds["jet_pt"].counts.persist().sum().compute()
+    names = set(client.run_on_scheduler(task_names))
+    assert {"read:met", "jet_pt-counts"} <= names
+
+
+def test_odd_and_many_names_are_short_and_plain(client, tmp_path):
+    from dask.utils import key_split
+
+    from mmdask.dataset.run import task_key
+
+    assert key_split(task_key("cut", ["a-b", "c d", "é<b>"])) == "cut:a_b,c_d,é_b_"
+    many = key_split(task_key("describe", [f"field_{i}" for i in range(1000)]))
+    assert many.startswith("describe:field_0,field_1,")
+    assert many.endswith(",...")
+    assert len(many) < 80
+    assert len(key_split(task_key("cut", ["x" * 1000]))) < 80
+    assert key_split(task_key("save")) == "save"
+    assert task_key("save") != task_key("save")
+
+
+def test_workers_of_little_memory_pass_over_a_large_store(tmp_path):
+    """Twice as many bytes as a worker may have; what is read is not held."""
+    n = 40_000_000
+    with mm.create(tmp_path / "large.mm") as w:
+        w.allocate("x", n, dtype="f8")  # zeros, which take no space on the disk
+        w.allocate("k", n, dtype="i4")
+    with cluster(1, memory_limit="350MB") as client:
+        before = set(client.run(os.getpid).values())
+        ds = mm.open(tmp_path / "large.mm")
+        assert ds.nbytes > 450e6
+        assert ds.cut("x < 1 & k == 0").count() == n
+        assert ds.describe("x")["x"].count == n
+        assert float(ds["x"].sum().compute()) == 0
+        if importlib.util.find_spec("hist"):
+            assert ds.hist("x", bins=4, range=(-1, 1)).sum() == n
+        assert set(client.run(os.getpid).values()) == before, "no worker was killed"
+        paused = client.run(lambda dask_worker: dask_worker.status.name)
+        assert set(paused.values()) == {"running"}
