@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mmdask.dataset.make import from_arrays, from_root, view
     from mmdask.dataset.ragged import Ragged
     from mmdask.dataset.records import Records
+    from mmdask.dataset.zarr_in import from_zarr
     from mmdask.errors import (
         ConflictError,
         CorruptStoreError,
@@ -135,6 +136,7 @@ __all__ = [
     "expand_dims",
     "from_arrays",
     "from_root",
+    "from_zarr",
     "inspect_root",
     "mix",
     "nested",
@@ -179,6 +181,7 @@ _HOMES = {
     "dataset.folds": ["Folds"],
     "dataset.kept": ["KeptCuts"],
     "dataset.make": ["from_arrays", "from_root", "view"],
+    "dataset.zarr_in": ["from_zarr"],
     "dataset.ragged": ["Ragged"],
     "dataset.records": ["Records"],
     "rows.compact": ["compact"],

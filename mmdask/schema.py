@@ -318,6 +318,7 @@ class Schema(Mapping[str, Field]):
             self._fields[f.name] = f
 
     def __getitem__(self, name: str) -> Field:
+        """A field by its whole name."""
         try:
             return self._fields[name]
         except (KeyError, TypeError):
@@ -395,11 +396,17 @@ class Schema(Mapping[str, Field]):
 
     def unknown(self, name: object, where: str = "") -> str:
         """The message for a field that is not here, with the nearest names."""
-        if isinstance(name, str) and len(meant := self.short.get(name, ())) > 1:
-            return f"no field {name!r}{where}: {ambiguous(name, meant)}"
+        if isinstance(name, str) and (meant := self.short.get(name, ())):
+            one = f"it is short for {meant[0]!r}, which is to be written whole here"
+            return f"no field {name!r}{where}: {ambiguous(name, meant) if len(meant) > 1 else one}"
         if members := self._members(name):
             some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
-            return f"no field {name!r}{where}: it is a record, of the fields {some}; ds[[{name!r}]] has all of them"
+            what = f"it is a record, of the fields {some}; ds[[{name!r}]] has all of them"
+            return f"no field {name!r}{where}: {what}"
+        if members := self._inside(name):
+            some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
+            every = f"{name}{members[0][len(str(name))]}*"
+            return f"no field {name!r}{where}: it is an object, of the fields {some}; {every!r} means all of them"
         near = did_you_mean(str(name), [*self._fields, *(s for s, meant in self.short.items() if len(meant) == 1)])
         text = f"no field {name!r}{where}{near}"
         if text.endswith("?"):
@@ -412,10 +419,17 @@ class Schema(Mapping[str, Field]):
         """Names of the fields of a record."""
         return [f.name for f in self._fields.values() if f.record and f.record == record]
 
+    def _inside(self, name: object) -> list[str]:
+        """Names of the fields of an object: ``name.x`` and ``name/x``."""
+        if not isinstance(name, str) or not name:
+            return []
+        return [n for n in self._fields if n.startswith((f"{name}.", f"{name}/")) and len(n) > len(name) + 1]
+
     def match(self, patterns: str | Iterable[str]) -> list[str]:
         """Names that match one of the patterns (``"jet_*"``), in the order of the patterns, each once.
 
-        The name of a record stands for all its members. Where no name matches, those do whose short name does.
+        The name of a record or object (``mu`` of ``mu.fP.fX``) stands for all its members. Where no name matches,
+        those do whose short name does.
 
         Raises
         ------
@@ -427,7 +441,7 @@ class Schema(Mapping[str, Field]):
         if not all(isinstance(p, str) for p in wanted):
             raise OptionError(f"fields are names or patterns like 'jet_*', got {patterns!r}")
         for pattern in wanted:
-            names = [pattern] if pattern in self._fields else self._members(pattern)
+            names = [pattern] if pattern in self._fields else self._members(pattern) or self._inside(pattern)
             names = names or fnmatch.filter(self._fields, pattern) or self._match_short(pattern)
             if not names:
                 raise FieldNotFoundError(self.unknown(pattern))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
-from mmdask.errors import FieldNotFoundError
+from mmdask.errors import FieldNotFoundError, did_you_mean
 
-__all__ = ["ambiguous", "resolve", "short_name", "short_names"]
+__all__ = ["ShortNamed", "ambiguous", "first_words", "members_of", "resolve", "short_name", "short_names"]
 
 _OTHERS = re.compile("[^A-Za-z0-9_]+")
 
@@ -73,3 +74,81 @@ def ambiguous(name: str, meant: Iterable[str]) -> str:
     candidates = list(map(repr, meant))
     more = f", ... ({len(candidates)} in all)" if len(candidates) > 10 else ""
     return f"{name!r} is short for several fields: {', '.join(candidates[:10])}{more}; write the whole name"
+
+
+def members_of(what: str, names: Iterable[str]) -> dict[str, str]:
+    """The names that begin with ``what_``, each with what follows; if there are none, with ``what.`` or ``what/``.
+
+    Members of an object within an object are called by their last part, where that is one member's alone.
+
+    Examples
+    --------
+    >>> members_of("jet", ["jet_pt", "jet_btag_score", "jet_", "jets"])
+    {'jet_pt': 'pt', 'jet_btag_score': 'btag_score'}
+    >>> members_of("mu", ["mu.fP.fX", "mu.fE", "mu.a.t", "mu.b.t"])
+    {'mu.fP.fX': 'fX', 'mu.fE': 'fE', 'mu.a.t': 'a.t', 'mu.b.t': 'b.t'}
+    """
+    begun = [name for name in names if len(name) > len(what) + 1 and name.startswith(what)]
+    found = {name: name[len(what) + 1 :] for name in begun if name[len(what)] == "_"}
+    if found:
+        return found
+    found = {name: name[len(what) + 1 :] for name in begun if name[len(what)] in "./"}
+    last = [re.split("[./]", member)[-1] for member in found.values()]
+    return {
+        name: end if end and last.count(end) == 1 and end not in found.values() else member
+        for (name, member), end in zip(found.items(), last, strict=True)
+    }
+
+
+def first_words(names: Iterable[str]) -> set[str]:
+    """What names begin with, up to the first ``_``, ``.`` or ``/``.
+
+    Examples
+    --------
+    >>> sorted(first_words(["jet_pt", "jet_eta", "mu.fE", "met"]))
+    ['jet', 'met', 'mu']
+    """
+    return {re.split("[_./]", name, maxsplit=1)[0] for name in names}
+
+
+class ShortNamed(dict[str, Any]):
+    """Entries by name, which are also found by short names: by ``[]``, ``in``, `get` and `pop`. Keys are whole names.
+
+    What is put in stands under the name as it is written.
+
+    Examples
+    --------
+    >>> entries = ShortNamed({"GEN.x": 1.0, "met": 2.0})
+    >>> entries["GEN_x"], "GEN_x" in entries, list(entries)
+    (1.0, True, ['GEN.x', 'met'])
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, name: object) -> Any:
+        names = [n for n in self if isinstance(n, str)]
+        if isinstance(name, str) and (whole := resolve(name, names)) is not None:
+            return self[whole]
+        shorts = [short for short, meant in short_names(names).items() if len(meant) == 1]
+        some = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+        near = did_you_mean(str(name), [*names, *shorts]) or f"; the entries are: {some or 'none'}"
+        raise FieldNotFoundError(f"no entry {name!r}{near}")
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and self._whole(name) is not None)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The entry, or `default` if there is none."""
+        whole = None if super().__contains__(name) else self._whole(name)
+        return super().get(name if whole is None else whole, default)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """The entry, which is taken out, or `default` if there is none."""
+        whole = None if super().__contains__(name) else self._whole(name)
+        return super().pop(name if whole is None else whole, *default)
+
+    def _whole(self, name: str) -> str | None:
+        """The one entry that a name is short for."""
+        names = [n for n in self if isinstance(n, str)] if isinstance(name, str) and short_name(name) == name else []
+        meant = short_names(names).get(name, ())
+        return meant[0] if len(meant) == 1 else None

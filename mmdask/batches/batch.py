@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.display import amount, text_table
+from mmdask.short import ShortNamed
 
 if TYPE_CHECKING:
     from mmdask.batches.row_rng import RowRng
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Batch"]
 
 
-class Batch(dict[str, Any]):
+class Batch(ShortNamed):
     """The entries of a batch by name, and where it stands. All arrays are its own.
+
+    A dict, in which entries are also found by their short names: ``batch["GEN_x"]`` is ``batch["GEN.x"]``.
 
     Attributes
     ----------

@@ -224,16 +224,19 @@ class Loader(Epochs):
             edges.append(self.cutting.stop(epoch, edges[-1]))
         rows = self.read_rows(epoch, start, edges[-1])
         wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
-        if self._releasing is not None:
-            self._releasing.before(epoch, start, edges[-1])
         return self.fetching.batches(wanted)
 
     def read_rows(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
-        """The rows at positions `start` to `stop` of an epoch, int64, which are read soon: they are asked for."""
+        """The rows at positions `start` to `stop` of an epoch, int64, which are read now.
+
+        They are asked for, and pages are given back before, if the caller bounds memory.
+        """
         settled = self._asking.windows(epoch, start, stop)
         rows = self.sequence.rows_at(epoch, start, stop)
         if not settled:
             self._asking.some(rows)
+        if self._releasing is not None:
+            self._releasing.before(epoch, start, stop)
         return rows
 
     def report(self, field: str) -> Mixing:

@@ -16,6 +16,7 @@ from typing import Any
 import mmdask as mm
 from mmdask import display
 from mmdask.cli import care, cuts, look, root
+from mmdask.cli.parser import Parser
 
 __all__ = ["main"]
 
@@ -57,7 +58,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="mmdask", description="Memory-mapped stores as lazy dask arrays, cuts kept once, shuffled batches."
     )
     parser.add_argument("--version", action="version", version=f"mmdask {mm.__version__}")

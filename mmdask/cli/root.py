@@ -10,7 +10,7 @@ from typing import Any
 
 import mmdask as mm
 from mmdask import display
-from mmdask.cli.words import pairs, plain
+from mmdask.cli.words import label, pairs, plain
 from mmdask.sources.address import check_address, public_address
 
 __all__ = ["add_commands"]
@@ -171,7 +171,7 @@ def _export(args: argparse.Namespace) -> int:
         if not equals or not name:
             raise mm.OptionError(f"--fill {word!r}: a field and a value, as in lead=-999")
         text_field = name in ds.schema and ds.schema[name].kind in ("string", "category")
-        fill[name] = text if text_field else {"true": True, "false": False}.get(text.lower(), plain(text))
+        fill[name] = text if text_field else label(text)
     ds.to_root(
         args.file,
         args.tree,
@@ -219,5 +219,5 @@ def _sources(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         elif not sources:
             raise mm.OptionError(f"the label {word} comes before any source; write it behind the file that it is for")
         else:
-            sources[list(sources)[-1]][name] = plain(value)
+            sources[list(sources)[-1]][name] = label(value)
     return sources

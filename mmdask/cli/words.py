@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import mmdask as mm
 
-__all__ = ["pairs", "plain"]
+__all__ = ["label", "pairs", "plain"]
 
 
 def pairs(option: str, what: str, words: Sequence[str]) -> dict[str, str]:
@@ -30,3 +30,8 @@ def plain(text: str) -> int | float | str:
         except ValueError:
             pass
     return text
+
+
+def label(text: str) -> bool | int | float | str:
+    """A bool, if it is ``true`` or ``false``, or a number, if it is one."""
+    return {"true": True, "false": False}.get(text.lower(), plain(text))

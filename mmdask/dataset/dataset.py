@@ -238,8 +238,8 @@ class Dataset(Shaping):
 
         Numbers, also lists of them, are written bit for bit. Labels become text, times the whole numbers that they
         are, half floats float32, and fixed bytes arrays of uint8. Lists of a TTree have a branch that counts their
-        items, which those of equal counts share: ``njet`` for ``jet_pt`` and ``jet_eta``. An RNTuple also holds lists
-        of lists, lists of text, what is missing, and arrays of differing shape as lists of lists.
+        items, which those of one name up to the last ``_`` share: ``njet`` for ``jet_pt`` and ``jet_eta``. An RNTuple
+        also holds lists of lists, lists of text, what is missing, and arrays of differing shape as lists of lists.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class Dataset(Shaping):
         >>> ds = mm.from_arrays({"met": [10.0, 60.0, 70.0], "jet_pt": [[1.5], [], [2.5, 3.5]]}, "to.mm")
         >>> ds[ds.cut("met > 50")].to_root("skim.root", "nominal")
         >>> mm.from_root("skim.root:nominal", "back.mm", progress=False).fields
-        ('met', 'njet_pt', 'jet_pt')
+        ('met', 'njet', 'jet_pt')
         """
         names = self._names if fields is None else self.schema.match(fields)
         self._readable("a file holds", names)
@@ -398,8 +398,9 @@ class Dataset(Shaping):
         Parameters
         ----------
         record : str
-            The name of a record; or what the names of fields begin with: "jet" for ``jet_pt`` and ``jet_eta``. If some
-            of them are lists, these are taken, and are lists of records; else each row is one.
+            The name of a record; or what the names of fields begin with: "jet" for ``jet_pt`` and ``jet_eta``, "mu" for
+            ``mu.fP.fX`` and ``mu.fE``, whose members are ``fX`` and ``fE``. If some of them are lists, these are taken,
+            and are lists of records; else each row is one.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from mmdask.rows.selecting import Below
 from mmdask.rows.views import view_of
 from mmdask.rows.virtual import carrier
 from mmdask.schema import check_name
+from mmdask.short import first_words, members_of
 
 __all__ = ["exploded"]
 
@@ -56,10 +57,10 @@ def _items(dataset: View, asked: object) -> tuple[str, ...]:
                 f"{what!r} is {field.describe()}, which has no items to make rows of; lists have, and records of lists"
             )
         return (what,)
-    begins = [n for n in schema if n.startswith(f"{what}_") and n != f"{what}_"]
+    begins = list(members_of(what, schema))
     found = [n for n in begins if _record(dataset, n) == what] or begins
     if not found:
-        known = {n.partition("_")[0] for n in schema if schema[n].levels} | set(schema)
+        known = first_words(n for n in schema if schema[n].levels) | set(schema)
         raise FieldNotFoundError(f"no field {what!r} and no fields {what}_...{did_you_mean(what, known)}")
     lists = tuple([n for n in found if schema[n].levels])
     if not lists:

@@ -19,6 +19,7 @@ from mmdask.rows.blocks import row_blocks
 from mmdask.rows.kept import find_kept
 from mmdask.rows.keyed import keyed
 from mmdask.rows.reader import read_part
+from mmdask.short import ShortNamed
 from mmdask.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -188,7 +189,8 @@ def _call(cut: _Function, snapshot: Snapshot, part: int, start: int, stop: int) 
     pieces: list[npt.NDArray[np.bool_]] = []
     known: list[npt.NDArray[np.bool_]] = []
     for a, b in row_blocks(snapshot, part, cut.fields, start, stop):
-        block = {name: several(snapshot.schema[name], read_part(snapshot, part, name, a, b)) for name in cut.fields}
+        read = {name: several(snapshot.schema[name], read_part(snapshot, part, name, a, b)) for name in cut.fields}
+        block = ShortNamed(read)
         first = int(snapshot.starts[part]) + a
         try:
             result = cut.function(block)

@@ -52,6 +52,10 @@ def _more(n: int) -> str:
 class Sources(_Listing, list[Source]):
     """A list of `Source` that prints as a table; made by `Dataset.sources`."""
 
+    def why_left_out(self, name: str) -> str:
+        """Why a conversion left out a field, and of which file; empty if it did not."""
+        return next((f"{why} ({s.uri})" for s in self for left, why in s.skipped if left == name), "")
+
     def _folder(self) -> str:
         """The folder in which all of the files are; empty if there is none."""
         names = {os.path.dirname(s.uri) for s in self}
@@ -70,8 +74,8 @@ class Sources(_Listing, list[Source]):
                 display.count_text(s.rows),
                 display.count_text(s.stop - s.start) if s.cut else "",
                 "; ".join(f"{_short(w.weight)}: {w.sum:.6g}" for w in s.weights),
-                str(len(s.skipped) or ""),
-                str(len(s.notes) or ""),
+                _some(dict(s.skipped)),
+                str(sum(map(_differs, s.notes)) or ""),
                 _some(f"{p.field}: {display.count_text(p.items)}" for p in s.padded if p.items),
                 _some(_not_finite(n) for n in s.not_finite or ()),
             ]
@@ -83,7 +87,7 @@ class Sources(_Listing, list[Source]):
         return (
             [[row[i] for i in used] for row in cells],
             [headers[i] for i in used],
-            "".join("llrrlrrll"[i] for i in used),
+            "".join("llrrllrll"[i] for i in used),
         )
 
 
@@ -100,6 +104,11 @@ class History(_Listing, list[Entry]):
             for e in reversed(self)  # the newest is what one looks for
         ]
         return cells, ["generation", "committed", "rows", "parts", "fields", "action"], "rlrrrl"
+
+
+def _differs(note: tuple[str, str]) -> bool:
+    """Whether a field is another than in the file, not only of another name."""
+    return not (note[1].startswith("called ") and note[1].count(" in the file") == 1)
 
 
 def _not_finite(n: NotFinite) -> str:

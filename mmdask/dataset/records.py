@@ -17,6 +17,7 @@ from mmdask.dataset.steps import Constant, Map, Single, Zip
 from mmdask.display import html_table
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
 from mmdask.schema import Field, Schema
+from mmdask.short import first_words, members_of
 from mmdask.sources.coerce import to_field_data
 
 __all__ = ["Records", "mapped", "zipped"]
@@ -247,13 +248,13 @@ def zipped(schema: Schema, what: str, names: Sequence[str], field: Callable[[str
             "ds[['jet_pt', 'jet_eta']].zip('jet') has only some of the members"
         )
     found = {n: schema[n].member for n in names if schema[n].record == what}
-    found = found or {n: n[len(what) + 1 :] for n in names if n.startswith(f"{what}_") and n != f"{what}_"}
+    found = found or members_of(what, names)
     lists = {n: m for n, m in found.items() if schema[n].kind in ("ragged", "string") and schema[n].levels}
     found = lists or found
     if not found and what in names:
         raise FieldNotFoundError(f"no fields {what}_...: {what!r} is one field, and ds[{what!r}] is that")
     if not found:
-        raise FieldNotFoundError(f"no fields {what}_...{did_you_mean(what, {n.partition('_')[0] for n in names})}")
+        raise FieldNotFoundError(f"no fields {what}_...{did_you_mean(what, first_words(names))}")
     for name in found:
         if not lists and schema[name].kind not in ("dense", "string"):
             raise OptionError(f"{name!r} is {schema[name].describe()}, which is no member of records that are zipped")

@@ -16,6 +16,7 @@ from mmdask.rows.selecting import Below
 from mmdask.rows.views import view_of
 from mmdask.rows.virtual import Derived
 from mmdask.schema import Schema, check_name
+from mmdask.short import members_of
 
 __all__ = ["renamed"]
 
@@ -54,10 +55,10 @@ def _names(dataset: View, wanted: Mapping[str, str]) -> dict[str, str]:
         if old in schema:
             continue
         members = [n for n in schema if schema[n].record and schema[n].record == old]
-        members = members or [n for n in schema if isinstance(old, str) and n.startswith(f"{old}_") and n != f"{old}_"]
+        members = members or (list(members_of(old, schema)) if isinstance(old, str) else [])
         if not members:
             raise FieldNotFoundError(schema.unknown(old))
-        found |= {n: f"{new}_{n[len(old) + 1 :]}" for n in members}
+        found |= {n: f"{new}{n[len(old) :]}" for n in members}
     found |= {old: new for old, new in wanted.items() if old in schema}
     found = {old: new for old, new in found.items() if old != new}
     origin: dict[str, str] = {}

@@ -65,7 +65,8 @@ class Shaping(Analysis):
         ----------
         names : mapping, optional
             New names by old ones. The name of a record, or what the names of fields begin with, stands for all of its
-            members: with ``{"jet": "j"}`` the field ``jet_pt`` is called ``j_pt``. Names may be swapped.
+            members: with ``{"jet": "j"}`` the field ``jet_pt`` is called ``j_pt``, and ``jet.fE`` is called
+            ``j.fE``. Names may be swapped.
         **named
             The same, as ``rename(jet="j")``.
 
@@ -106,7 +107,7 @@ class Shaping(Analysis):
         ----------
         record_or_field : str
             A field of lists; or a record, or what names of fields begin with: "jet" for ``jet_pt`` and ``jet_eta``,
-            whose lists have equal numbers of items.
+            or for ``jet.fE``, whose lists have equal numbers of items.
         number : str, optional
             A field more of this name: the number of the row of the store that the item was in, int64.
 

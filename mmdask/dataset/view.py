@@ -26,6 +26,7 @@ from mmdask.rows.rows import Rows
 from mmdask.rows.views import SnapshotView, one_store
 from mmdask.rows.virtual import names_in_text
 from mmdask.schema import Schema
+from mmdask.short import ShortNamed
 from mmdask.store.manifest import history
 
 __all__ = ["View"]
@@ -189,7 +190,7 @@ class View(Mapping[str, Any]):
         return iter(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._names
+        return name in self._names or (isinstance(name, str) and len(self.schema.short.get(name, ())) == 1)
 
     def keys(self) -> Any:
         """Names of the fields (``len(ds)`` is the number of rows)."""
@@ -274,6 +275,8 @@ class View(Mapping[str, Any]):
         if name not in self._names and any(sign in name for sign in _OPERATORS):
             hint = f"a cut is written ds[ds.cut({name!r})]"
             raise FieldNotFoundError(f"{self.schema.unknown(name)}; {hint}")
+        if name not in self.schema and (why := self.sources.why_left_out(name)):
+            raise FieldNotFoundError(f"no field {name!r}: left out at conversion: {why}")
         field = self.schema[name]
         if name in self._given:
             return self._given[name].on(self._resolved(), self._chunk_rows)
@@ -288,7 +291,7 @@ class View(Mapping[str, Any]):
         number = self._resolved().number(i)
         self._readable("rows at once are", self._names)
         schema = self._rows.schema
-        return {name: row(schema[name], self._rows.read_row(name, number)) for name in self._names}
+        return ShortNamed({name: row(schema[name], self._rows.read_row(name, number)) for name in self._names})
 
     def _take(self, key: Any) -> dict[str, Any]:
         try:
@@ -301,7 +304,7 @@ class View(Mapping[str, Any]):
         rows = self._resolved()
         self._readable("rows at once are", self._names)
         numbers = rows.numbers_of(indices.astype(np.int64) if not len(indices) else indices)
-        return {name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names}
+        return ShortNamed({name: several(rows.schema[name], rows.take(name, numbers)) for name in self._names})
 
     def _whole(self, names: Any) -> Any:
         """Names of fields, of which short ones give way to whole ones; also of a list, or as keys; else as given."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from mmdask import display
 from mmdask.errors import FieldNotFoundError, OptionError, StoreExistsError, did_you_mean
-from mmdask.export.root_columns import FORMATS, Column, Format, check_names, column_of, counter_names
+from mmdask.export.root_columns import FORMATS, Column, Format, check_names, column_of, counter_names, owner_of
 from mmdask.rows.rows import Rows
 from mmdask.rows.virtual import carrier
 from mmdask.schema import FieldData, Schema, empty
@@ -68,6 +70,13 @@ def rows_to_root(
     fills = _fills(rows.schema, names, fill)
     columns = {name: column_of(rows.schema[name], kind, fills.get(name)) for name in names}
     _check_free(target, overwrite)
+    if kind == "ttree" and (dotted := [name for name in names if "." in name]):
+        some = ", ".join(map(repr, dotted[:3])) + (f", ... ({len(dotted)} in all)" if len(dotted) > 3 else "")
+        warnings.warn(
+            "names with a dot are written as they are, and ROOT takes what stands behind it for a member of an "
+            f"object: {some}; ds.rename({{name: name.replace('.', '_') for name in ds.fields}}) gives others",
+            stacklevel=3,
+        )
     with writing(target, "no file was written"), _replacing(target, overwrite) as fd:
         import uproot
 
@@ -144,15 +153,24 @@ def _check_free(target: str, overwrite: bool) -> None:
     if os.path.isdir(target):
         raise StoreExistsError(f"{target} exists: it is a folder; name a file in it, as {target}/events.root")
     if os.path.lexists(target) and not overwrite:
-        raise StoreExistsError(f"{target} exists; choose another path, or say overwrite=True")
+        raise StoreExistsError(f"{target} exists; choose another path, or say overwrite=True (--overwrite)")
 
 
 @contextlib.contextmanager
 def _replacing(target: str, overwrite: bool) -> Iterator[int]:
-    """A new file that takes its place when all of it is written and safe; whatever happens before leaves nothing."""
-    temporary = f"{target}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
+    """A new file that takes its place when all of it is written and safe; whatever happens before leaves nothing.
+
+    It is locked as long as it is written. What a process that was killed left, is not, and goes first.
+    """
+    _remove_left(target)
+    temporary = ""
     try:
-        fd = SYSTEM.create(temporary)
+        while True:
+            temporary = f"{target}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
+            fd = SYSTEM.create(temporary)
+            if _lock(fd):
+                break
+            os.close(fd)  # another took it for one that was left, before it was locked
         try:
             yield fd
             SYSTEM.fsync(fd)
@@ -165,6 +183,31 @@ def _replacing(target: str, overwrite: bool) -> Iterator[int]:
             SYSTEM.unlink(temporary)
         raise
     SYSTEM.fsync_folder(os.path.dirname(target))
+
+
+def _lock(fd: int) -> bool:
+    """Lock a new file, if its file system can; False if it has been removed meanwhile."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    return os.fstat(fd).st_nlink > 0
+
+
+def _remove_left(target: str) -> None:
+    """Remove what killed processes left of files that were to be in this place."""
+    folder, name = os.path.split(target)
+    left = re.compile(rf"{re.escape(name)}\.tmp-\d+-[0-9a-f]{{8}}")
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [e.path for e in entries if left.fullmatch(e.name) and e.is_file(follow_symlinks=False)]
+    for path in found:
+        # whatever is refused here, is none of this export's business
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                SYSTEM.unlink(path)
+            finally:
+                os.close(fd)
 
 
 # Trees --------------------------------------------------------------------------------------------------------------
@@ -223,9 +266,26 @@ def _rntuple(
 
 
 def _counters(rows: Rows, columns: Mapping[str, Column]) -> dict[str, str]:
-    """The counter of each list: one for those of equal counts, or the field that has these already."""
-    groups = {name: _same_counts(rows, name) for name, c in columns.items() if c.lists}
-    return counter_names(groups, set(columns), lambda counter, name: _is_count(rows, counter, name))
+    """The counter of each list: one for those that belong together, or the field that has these numbers already."""
+    owners = {name: owner_of(c.field) for name, c in columns.items() if c.lists}
+    alike = {name: _same_counts(rows, name) for name in owners}
+    known: dict[tuple[object, object], bool] = {}
+
+    def agree(a: str, b: str) -> bool:
+        key = alike[a], alike[b]
+        if key not in known:
+            known[key] = key[0] == key[1] or all(
+                np.array_equal(rows.read_counts(a, *block), rows.read_counts(b, *block)) for block in _runs(rows)
+            )
+        return known[key]
+
+    def counts(counter: str, name: str) -> bool:
+        key = counter, alike[name]
+        if key not in known:
+            known[key] = _is_count(rows, counter, name)
+        return known[key]
+
+    return counter_names(owners, set(columns), agree, counts)
 
 
 def _same_counts(rows: Rows, name: str) -> object:
@@ -244,16 +304,19 @@ def _same_counts(rows: Rows, name: str) -> object:
     return tuple(where)
 
 
-def _is_count(rows: Rows, counter: str, name: str) -> bool:
-    """Whether a field has the numbers of items of a list, in the dtype of a counter."""
-    field = rows.schema[counter]
-    if field.kind != "dense" or field.shape or field.dtype != np.dtype("<i4") or field.optional:
-        return False
+def _runs(rows: Rows) -> Iterator[tuple[int, int]]:
     for start in range(0, len(rows), _MOST_ROWS):
-        stop = min(start + _MOST_ROWS, len(rows))
-        if not np.array_equal(rows.read(counter, start, stop).values, rows.read_counts(name, start, stop)):
-            return False
-    return True
+        yield start, min(start + _MOST_ROWS, len(rows))
+
+
+def _is_count(rows: Rows, counter: str, name: str) -> bool:
+    """Whether a field has the numbers of items of a list, as 32 bits; uproot writes counters as int32."""
+    field = rows.schema[counter]
+    if field.kind != "dense" or field.shape or field.dtype not in (np.dtype("<i4"), np.dtype("<u4")) or field.optional:
+        return False
+    return all(
+        np.array_equal(rows.read(counter, *block).values, rows.read_counts(name, *block)) for block in _runs(rows)
+    )
 
 
 # Blocks of rows -----------------------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ import numpy.typing as npt
 from mmdask.errors import OptionError
 from mmdask.schema import Field, FieldData, empty
 
-__all__ = ["FORMATS", "Column", "Format", "check_names", "column_of", "counter_names"]
+__all__ = ["FORMATS", "Column", "Format", "check_names", "column_of", "counter_names", "owner_of"]
 
 Format = Literal["ttree", "rntuple"]
 #: what people call them
-FORMATS: dict[str, str] = {"ttree": "TTree", "rntuple": "RNTuple"}
+FORMATS: dict[str, str] = {"ttree": "a TTree", "rntuple": "an RNTuple"}
 
 #: characters that would make another thing of a name: a path within the file, or dimensions
 _NOT_IN_NAMES: dict[str, str] = {"ttree": "/[]", "rntuple": "./\\"}
@@ -99,9 +99,7 @@ def column_of(field: Field, format: Format, fill: Any = None) -> Column:
         When a file of this format cannot hold it; the message says what to do instead.
     """
     if wrong := _wrong(field, format, fill is not None):
-        raise OptionError(
-            f"field {field.name!r} ({field.describe()}) cannot be written to a {FORMATS[format]}: {wrong}"
-        )
+        raise OptionError(f"field {field.name!r} ({field.describe()}) cannot be written to {FORMATS[format]}: {wrong}")
     kind, note = field.dtype.kind, [field.unit] if field.unit else []
     dtype, shape = field.dtype, field.shape
     if kind == "S":
@@ -150,7 +148,7 @@ def check_names(names: Collection[str], format: Format) -> None:
         replaced = "".join(f".replace({c!r}, '_')" for c in found)
         way = f"ds.rename({{name: name{replaced} for name in ds.fields}})"
     odd = " and ".join(map(repr, found))
-    raise OptionError(f"{odd} in a name means something else in a {FORMATS[format]}: {some}; rename first: {way}")
+    raise OptionError(f"{odd} in a name means something else in {FORMATS[format]}: {some}; rename first: {way}")
 
 
 def _wrong(field: Field, format: Format, filled: bool) -> str:
@@ -177,51 +175,74 @@ def _wrong(field: Field, format: Format, filled: bool) -> str:
     return ""
 
 
+def owner_of(field: Field) -> str:
+    """What a list belongs to, by its name alone: its record, its object, or what stands before its last ``_``.
+
+    Examples
+    --------
+    >>> [owner_of(Field.ragged(name, "f4")) for name in ("jet_pt", "mu.fP.fX", "cleaned_jet_pt", "times")]
+    ['jet', 'mu', 'cleaned_jet', 'times']
+    """
+    name = field.name
+    if field.record:
+        return field.record
+    head = name.partition(".")[0] if "." in name else name.rpartition("_")[0]
+    return head or name
+
+
 def counter_names(
-    groups: Mapping[str, object], taken: Collection[str], counts: Callable[[str, str], bool] | None = None
+    owners: Mapping[str, str],
+    taken: Collection[str],
+    agree: Callable[[str, str], bool],
+    counts: Callable[[str, str], bool],
 ) -> dict[str, str]:
-    """The name of the counter of each list; lists of one group share it.
+    """The name of the counter of each list. Names say which lists share one, so that it is the same in all files.
 
     Parameters
     ----------
-    groups : mapping
-        Names of lists, and what is equal for those that have as many items in every row.
+    owners : mapping
+        Names of lists, and what each belongs to: those of one owner share a counter, if they agree with the first.
     taken : collection of str
         Names that are in use.
-    counts : callable, optional
+    agree : callable
+        Whether two lists have as many items in every row.
+    counts : callable
         Whether what has a name that is in use counts the items of a list: then it is its counter.
 
     Examples
     --------
-    >>> counter_names({"jet_pt": 0, "jet_eta": 0, "mu": 1, "x": 2}, {"nx"})
-    {'jet_pt': 'njet', 'jet_eta': 'njet', 'mu': 'nmu', 'x': 'nx_'}
+    >>> lists = {"jet_pt": "jet", "jet_eta": "jet", "jet_sel": "jet", "mu": "mu", "x": "x"}
+    >>> counter_names(lists, {"nx", "Nmu"}, lambda a, b: "jet_sel" not in (a, b), lambda counter, _: counter == "Nmu")
+    {'jet_pt': 'njet', 'jet_eta': 'njet', 'jet_sel': 'njet_sel', 'mu': 'Nmu', 'x': 'nx_'}
     """
-    members: dict[object, list[str]] = {}
-    for name, group in groups.items():
-        members.setdefault(group, []).append(name)
+    first: dict[str, str] = {}
+    shared: dict[tuple[str, str], str] = {}
     used = set(taken)
     counters: dict[str, str] = {}
-    for names in members.values():
-        counter = f"n{_stem(names)}"
-        if counter not in taken or counts is None or not counts(counter, names[0]):
-            while counter in used:
-                counter += "_"
-        used.add(counter)
-        counters.update(dict.fromkeys(names, counter))
-    return {name: counters[name] for name in groups}
+    for name, owner in owners.items():
+        lead = first.setdefault(owner, name)
+        of = owner if name == lead or agree(lead, name) else name
+        if (owner, of) not in shared:
+            shared[owner, of] = _counting(of, name, taken, counts) or _free(f"n{of.replace('.', '_')}", used)
+            used.add(shared[owner, of])
+        counters[name] = shared[owner, of]
+    return counters
 
 
-def _stem(names: list[str]) -> str:
-    """What some names begin with, up to an underscore; the first name if there is no such thing."""
-    if len(names) == 1:
-        return names[0]
-    words = [name.split("_") for name in names]
-    common = []
-    for column in zip(*words, strict=False):
-        if len(set(column)) > 1:
-            break
-        common.append(column[0])
-    return "_".join(common) or names[0]
+def _counting(of: str, name: str, taken: Collection[str], counts: Callable[[str, str], bool]) -> str:
+    """The field that counts a list: ``nMuon`` or ``NMuon`` for ``Muon_pt`` and ``Muon_iso_all``; empty if none does."""
+    while of:
+        for counter in (f"n{of}", f"N{of}"):
+            if counter in taken and counts(counter, name):
+                return counter
+        of = of.rpartition("_")[0]
+    return ""
+
+
+def _free(name: str, used: Collection[str]) -> str:
+    while name in used:
+        name += "_"
+    return name
 
 
 # Layouts of awkward arrays ------------------------------------------------------------------------------------------

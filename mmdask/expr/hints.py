@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from mmdask.expr.tree import (
     spelled_name,
 )
 from mmdask.expr.typed import Typed
+from mmdask.short import short_name
 
 if TYPE_CHECKING:
     from mmdask.expr.checker import Checker
@@ -40,6 +43,9 @@ __all__ = [
     "unknown_name",
 ]
 
+#: what an expression takes for a name, and the names within one that has other signs
+_WORD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_WORDS = re.compile(r"[A-Za-z_][\w.]*")
 _DELTA_PHI = "write delta_phi(phi1, phi2), the difference in [-pi, pi]"
 _DELTA_R = "write delta_r(eta1, phi1, eta2, phi2), with the arguments in this order"
 # as people call these functions elsewhere, without case and underscores
@@ -59,6 +65,10 @@ def unknown_name(checker: Checker, name: str) -> str:
     """What to say of a name that is neither a field nor a constant."""
     if name in NONE:
         return f"there is no {name}; whether a value is missing is ismissing(x)"
+    if whole := _cut_apart(checker, name):
+        short = short_name(whole)
+        other = f", or {short}" if len(checker.schema.short.get(short, ())) == 1 else ""
+        return f"no field {name!r}; names with other signs stand in backticks: `{whole}`{other}"
     head, _, last = name.rpartition(".")
     if head in LIBRARIES and last in (*SYMBOLS, *BOOLEANS):
         return f"no field {name!r}; write {last}"
@@ -74,6 +84,18 @@ def unknown_name(checker: Checker, name: str) -> str:
     if near := did_you_mean(name, known):
         return f"no field or constant {name!r}{near}"
     return f"{checker.schema.unknown(name)}; the constants are: {listed(list(checker.constants))}"
+
+
+def _cut_apart(checker: Checker, name: str) -> str:
+    """The longest field that is written out in an expression, which reads it as something else; else an empty text."""
+    odd = [n for n in checker.schema if _WORD.fullmatch(n) is None and name in _WORDS.findall(n)]
+    found = [n for n in odd if any(checker.text[: m.start()][-1:] != "`" for m in _written(n, checker.text))]
+    return max(found, key=len, default="")
+
+
+def _written(name: str, text: str) -> Iterator[re.Match[str]]:
+    """Where a name stands in a text, and not as a piece of a longer one."""
+    return re.finditer(rf"(?<![\w.]){re.escape(name)}(?![\w.])", text)
 
 
 def check_names(checker: Checker, node: Compare | In) -> None:

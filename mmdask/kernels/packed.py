@@ -108,9 +108,12 @@ def _compare_twin(values: Array, sign: int, threshold: Array, out: Bits) -> None
 
 def _true_before(bits: Bits, offsets: Offsets) -> Offsets:
     """How many items before each offset are true."""
-    total = np.zeros(int(offsets[-1]) + 1, np.int64)
-    np.cumsum(np.unpackbits(bits, count=len(total) - 1, bitorder="little"), out=total[1:])
-    return total.take(offsets)
+    whole, more = offsets >> 3, (offsets & 7).astype(np.uint8)
+    # a total for each byte and not for each item, of which there may be very many
+    total = np.zeros(len(bits) + 1, np.int64)
+    np.cumsum(np.bitwise_count(bits), out=total[1:])
+    last = np.append(bits, np.uint8(0)).take(whole)
+    return total.take(whole) + np.bitwise_count(last & ((np.uint8(1) << more) - np.uint8(1)))
 
 
 def _segment_any_twin(bits: Bits, offsets: Offsets, false: bool, out: Bits) -> None:

@@ -6,12 +6,14 @@ each array is asked for its elements: first the offsets of the rows, then what t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.rows.part import (
+    by_rows,
     check_flags,
     check_shapes,
     checked_counts,
@@ -24,13 +26,16 @@ from mmdask.rows.part import (
 from mmdask.schema import OFFSET_DTYPE, Field, FieldData
 from mmdask.store.layer import Layer
 from mmdask.store.snapshot import Snapshot
+from mmdask.store.zarr_arrays import MAX_CHUNKS_NBYTES
 from mmdask.store.zarr_form import chunk_length
 
-__all__ = ["chunk_rows", "take_in_part"]
+__all__ = ["chunk_rows", "expect", "take_in_part"]
 
 Int64s = npt.NDArray[np.int64]
 #: lists of so many elements are copied one by one; of shorter ones, the numbers of all elements are found first
 _LONG = 64
+#: bytes of chunks that are decoded before they are asked for: half of what is kept
+EXPECTED_NBYTES = MAX_CHUNKS_NBYTES // 2
 
 
 def chunk_rows(snapshot: Snapshot) -> int | None:
@@ -42,6 +47,24 @@ def chunk_rows(snapshot: Snapshot) -> int | None:
         return None
     dense = [f for f in snapshot.schema.values() if f.kind == "dense"]
     return min((chunk_length(form, f.dtype, f.shape) for f in dense), default=form.chunk_rows)
+
+
+def expect(snapshot: Snapshot, names: Iterable[str], parts: Iterable[tuple[int, Any, Int64s]]) -> None:
+    """Let threads begin to decode what rows of several fields need, while others of them are gathered.
+
+    `parts` are the parts that the rows are in, each with its rows, as second and third.
+    """
+    room = EXPECTED_NBYTES
+    for name in names:
+        for part, _, rows in parts:
+            if by_rows(snapshot, part, name) is not None:
+                continue
+            layer, stored = snapshot.stored(part, name)
+            number = stored.offsets[0] if stored.offsets else stored.values
+            if number is not None:
+                room -= snapshot.expect(layer, number, rows)
+            if room < 0:
+                return
 
 
 def take_in_part(snapshot: Snapshot, part: int, field: Field, rows: Int64s) -> FieldData:

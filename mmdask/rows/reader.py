@@ -18,7 +18,7 @@ from mmdask.errors import OptionError, RowNotFoundError
 from mmdask.kernels import dense, gather
 from mmdask.kernels.addresses import address_of
 from mmdask.rows.bits import groups
-from mmdask.rows.chunked import take_in_part
+from mmdask.rows.chunked import expect, take_in_part
 from mmdask.rows.part import (
     bad_offsets,
     bad_shape,
@@ -267,10 +267,14 @@ def take_many(snapshot: Snapshot, names: Iterable[str], rows: Int64s) -> dict[st
     """
     taken: dict[str, FieldData] = {}
     located = None
-    parts_of_rows = list(by_part(snapshot, rows)) if snapshot.chunked else []
+    chunked = snapshot.chunked
+    if chunked:
+        names, parts_of_rows = list(names), list(by_part(snapshot, rows))
+        if len(rows) > _SOME:
+            expect(snapshot, names, parts_of_rows)
     for name in names:
         field = snapshot.schema[name]
-        if snapshot.chunked:
+        if chunked:
             taken[name] = _take_chunked(snapshot, field, rows, parts_of_rows)
             continue
         if field.kind != "dense" or field.optional or not snapshot.addressable:
@@ -301,6 +305,8 @@ def release(snapshot: Snapshot, names: Iterable[str], but: tuple[Int64s, Int64s]
                 snapshot.release(layer, number, edges)
 
 
+#: rows for which it is worth to have chunks decoded before they are asked for
+_SOME = 256
 #: of a block, what is copied whole where some of its rows are wanted: loaders may use so much smaller blocks
 _NEAR = 8
 

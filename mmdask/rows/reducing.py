@@ -25,6 +25,8 @@ Bools = npt.NDArray[np.bool_]
 T = TypeVar("T")
 #: rows of a task, about; a multiple of those of a block
 _TASK_ROWS = 1 << 20
+#: from so many tasks on, each has more rows instead
+_MOST_TASKS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def runs_of(
     """
     numbers = range(len(selected)) if parts is None else parts
     runs = (run for part in numbers for run in runs_of_part(snapshot, part, selected[part], _TASK_ROWS))
-    return together(runs, lambda run: run.stop - run.start, _TASK_ROWS)
+    # A scheduler takes milliseconds for a task, so there are never very many of them.
+    return together(runs, lambda run: run.stop - run.start, max(_TASK_ROWS, snapshot.rows // _MOST_TASKS))
 
 
 def runs_of_part(snapshot: Snapshot, part: int, selected: PartBits, most: int) -> Iterator[Run]:

@@ -135,6 +135,10 @@ class SnapshotView(Snapshot):
         owner, inner = self._owner(layer)
         return owner.elements(inner, number, at)
 
+    def expect(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> int:
+        owner, inner = self._owner(layer)
+        return owner.expect(inner, number, at)
+
     def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
         owner, inner = self._owner(layer)
         owner.release(inner, number, but)

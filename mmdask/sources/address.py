@@ -11,7 +11,8 @@ from mmdask.errors import OptionError
 
 __all__ = ["check_address", "public_address", "scrubbed"]
 
-_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#\s]*)(\S*)")
+#: one may stand within another, as in zip://a.root::https://server/a.zip
+_AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?=([^/?#\s]*)(\S*))")
 _QUERY = re.compile(r"(://[^\s?'\")]*)\?[^\s'\")]*")
 #: parts of queries that let one in for some time, and say nothing of which file it is
 _PASSES = re.compile(
@@ -41,9 +42,9 @@ def check_address(text: str) -> None:
         # a slash in a password ends what is before the @, and what follows the colon is no port
         broken = not at and port.strip("0123456789") and "@" in rest
         if (at and (":" in user or scheme.lower() in ("http", "https"))) or broken:
-            where = rest.rpartition("@")[2] if broken else host + _QUERY.sub(r"\1", f"://{rest}").removeprefix("://")
+            where = f"{authority}{rest}".rpartition("@")[2].partition("?")[0]  # a password may hold an @, too
             raise OptionError(
-                f"a source has a password in its address, {scheme}://...@{where.partition('?')[0]}, which the store "
+                f"a source has a password in its address, {scheme}://...@{where}, which the store "
                 "would keep for everyone to read. Leave it out, and give it as fsspec is told of such things: in a "
                 f"file ~/.config/fsspec/conf.json, by fsspec.config.conf[{scheme.lower()!r}] = {{...}}, or in the "
                 "environment, as in FSSPEC_S3_SECRET"

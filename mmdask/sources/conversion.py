@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from mmdask import display
-from mmdask.errors import MmdaskError, OptionError, SchemaError
+from mmdask.errors import MmdaskError, OptionError, SchemaError, SourceError
 from mmdask.rows.derived import with_derived
 from mmdask.schema import Field, Schema
 from mmdask.sources.conversion_plan import ConversionPlan, make_plan
@@ -35,10 +35,11 @@ from mmdask.sources.survey import (
     match_stale,
     schema_of,
     settle,
+    with_trees,
     without_aliases,
 )
 from mmdask.sources.table import Reader, Table
-from mmdask.sources.target import Target, begin, check_options, look
+from mmdask.sources.target import Target, begin, changed_options, check_options, look
 from mmdask.sources.warn import warn_of
 from mmdask.sources.work import make
 from mmdask.sources.workers import Here, Tell, Workers, make_workers
@@ -76,7 +77,14 @@ def convert(
         raise OptionError(f"missing is 'error' or 'drop', got {missing!r}")
     who = make_workers(workers)
     target = look(path, reader.kind)
-    check_options(target, reader.options, update)
+    try:
+        check_options(target, reader.options, update)
+    except OptionError:
+        # options that no input can be read with are not to be tried with update=True
+        with suppress(SourceError, OptionError):
+            for source in sources[:1]:
+                reader.inspect(source)
+        raise
     if absent and (missing == "error" or target.manifest is None):
         raise absent[0].error
     how: Any = {"missing": missing, "progress": progress, "check": check, "part_nbytes": part_nbytes, "plan": plan}
@@ -112,7 +120,7 @@ def _convert(
     """
     groups = identify(target, sources, reader, check)
     if target.options == reader.options and target.is_fit and not absent and is_done(target, groups):
-        return ConversionPlan.of_nothing(target.root, groups.values()) if plan else None
+        return ConversionPlan.of_nothing(target.root, with_trees(target, groups)) if plan else None
     inspect = partial(_inspect, reader, who)
     found = find(target, groups, inspect)
     replaced, dropped = match_stale(found, absent, missing)
@@ -126,7 +134,7 @@ def _convert(
     origin |= {replaced[data]: origin[group_of(data)] for data in replaced if group_of(data) in origin}
     jobs = make_jobs(order, _stretches(found, who), labels, origin, part_nbytes, who.count)
     if plan:
-        return make_plan(found, jobs, order, replaced, dropped)
+        return make_plan(found, jobs, order, replaced, dropped, changed_options(target, reader.options))
 
     jobs = [_with_fields(found, agreed, job) for job in jobs]
     with _writing(target.root):

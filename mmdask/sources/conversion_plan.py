@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from mmdask import display
 from mmdask.sources.inputs import Input
 from mmdask.sources.jobs import Job
-from mmdask.sources.plan import group_of
+from mmdask.sources.plan import group_of, layer_ids
+from mmdask.sources.remote import is_remote
 from mmdask.sources.survey import Found
 from mmdask.store.layer import Source, layer_exists
 
@@ -21,6 +22,10 @@ _ALIGN = "lllrrrl"
 _MOST_SHOWN = 60
 
 
+#: what is done, in the order in which it is shown
+_RANK = ["convert", "replace", "drop", "label", "resume", "copy", "keep"]
+
+
 @dataclass(frozen=True)
 class PlannedInput:
     """What a conversion would do with one input.
@@ -28,7 +33,7 @@ class PlannedInput:
     Attributes
     ----------
     path, tree : str
-        The file, and the tree, empty where it was not looked at.
+        The file, and its tree.
     action : {"keep", "label", "convert", "replace", "copy", "resume", "drop"}
         Keep its rows; write other labels for them; read a new file; read a file again and replace its rows; copy its
         rows out of a part that they were merged into with others; take what an interrupted call had finished; drop its
@@ -78,9 +83,9 @@ class ConversionPlan:
     parts: int = 0
 
     @classmethod
-    def of_nothing(cls, path: str, sources: Iterable[Input]) -> ConversionPlan:
-        """The plan for a store that has everything."""
-        return cls(path, tuple(PlannedInput(s.path, s.tree, "keep", None, 0, 0, "unchanged") for s in sources))
+    def of_nothing(cls, path: str, sources: Iterable[tuple[Input, str]]) -> ConversionPlan:
+        """The plan for a store that has everything: inputs, and the tree of each."""
+        return cls(path, tuple(PlannedInput(s.path, tree, "keep", None, 0, 0, "unchanged") for s, tree in sources))
 
     @property
     def is_empty(self) -> bool:
@@ -108,8 +113,8 @@ class ConversionPlan:
 
     @property
     def _shown(self) -> list[list[str]]:
-        # what is to be done comes first: it is what one looks for
-        some = sorted(self.inputs, key=lambda i: i.action == "keep")
+        # what costs most comes first: it is what one looks for
+        some = sorted(self.inputs, key=lambda i: _RANK.index(i.action))
         return [i.cells for i in some[:_MOST_SHOWN]]
 
     @property
@@ -132,8 +137,9 @@ def make_plan(
     order: Sequence[str | None],
     replaced: Mapping[str, str],
     dropped: Iterable[str],
+    options: Sequence[str] = (),
 ) -> ConversionPlan:
-    """What is found, told input by input."""
+    """What is found, told input by input; `options` are the names of those that are others than before."""
     of_group: dict[str, list[Job]] = {}
     begun = {s.group for job in jobs for s in job.stretches}
     # a call that did not end may have left some of them
@@ -148,7 +154,8 @@ def make_plan(
     for group in sorted(found.sources, key=lambda g: rank.get(g, -1)):
         parts = of_group.get(group, [])
         nbytes = sum(s.nbytes for job in parts for s in job.stretches if s.group == group)
-        planned.append(_planned(found, group, before.get(group), nbytes, len(parts), group in left))
+        why = _why(found, options)
+        planned.append(_planned(found, group, before.get(group), nbytes, len(parts), group in left, why))
     gone: dict[tuple[str, str], int] = {}
     for data in dropped:
         source = found.stale[data]
@@ -158,8 +165,13 @@ def make_plan(
     return ConversionPlan(found.target.root, tuple(planned), len(jobs))
 
 
-def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts: int, left: bool) -> PlannedInput:
-    """What is to be done with one input; `left` says that its rows are in layers that a dead call left."""
+def _planned(
+    found: Found, group: str, before: Source | None, nbytes: int, parts: int, left: bool, why: str
+) -> PlannedInput:
+    """What is to be done with one input.
+
+    `left` says that its rows are in layers that a dead call left, `why` why files that are as before are read again.
+    """
     s = found.sources[group]
 
     def say(action: str, why: str, tree: str = s.tree, rows: int | None = None) -> PlannedInput:
@@ -167,7 +179,8 @@ def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts
 
     if group in found.kept:
         labelled = all(p.has_labels(s.labels) for p in found.pieces.values() if group_of(p.data) == group)
-        return say("keep", "unchanged") if labelled else say("label", "other labels")
+        tree = found.source_of(layer_ids(group, found.kept[group])[0]).tree
+        return say("keep", "unchanged", tree) if labelled else say("label", "other labels", tree)
     if group in found.finished or left:
         return say("resume", "converted by a call that did not end")
     if group in found.copies:
@@ -176,19 +189,40 @@ def _planned(found: Found, group: str, before: Source | None, nbytes: int, parts
     table = found.tables[group]
     if before is None:
         return say("convert", "new", table.tree, table.rows)
-    return say("replace", _change(before, s), table.tree, table.rows)
+    return say("replace", _change(before, s) or why, table.tree, table.rows)
+
+
+def _why(found: Found, options: Sequence[str]) -> str:
+    """Why inputs are read again that did not change."""
+    if options:
+        # what expressions mean has no option of its own
+        named = [name for name in options if name not in ("semantics", "converter")]
+        return f"other options: {', '.join(named)}" if named else "this version of mmdask converts otherwise"
+    if not found.target.is_fit:
+        return "the types of all inputs together are others"
+    return "other labels, which an expression reads"
 
 
 def _change(before: Source, s: Input) -> str:
-    """Why an input that was converted is read again."""
+    """What changed of an input that was converted; empty if nothing did."""
     if before.size != s.size:
-        return f"changed: {display.nbytes_text(before.size)}, now {display.nbytes_text(s.size)}"
+        old, new = display.nbytes_text(before.size), display.nbytes_text(s.size)
+        if old == new:
+            old, new = (f"{n:,} bytes" for n in (before.size, s.size))
+        return f"changed: {old}, now {new}"
     if s.hash and before.hash and s.hash != before.hash:
         return "changed: other contents"
     if before.mtime_ns != s.mtime_ns:
-        return f"changed: written {_time(before.mtime_ns)}, now {_time(s.mtime_ns)}"
-    return "options, labels that it is cut by, what could not be read then, or the types of all inputs are others"
+        if is_remote(s.path):
+            return "changed on the server"
+        old, new = _time(before.mtime_ns), _time(s.mtime_ns)
+        if old == new:
+            # as many digits of a second as differ
+            digits = next(d for d in range(1, 10) if before.mtime_ns // 10 ** (9 - d) != s.mtime_ns // 10 ** (9 - d))
+            old, new = (f"{_time(ns)}.{ns % 10**9:09}"[: digits - 9 or None] for ns in (before.mtime_ns, s.mtime_ns))
+        return f"changed: written {old}, now {new}"
+    return ""
 
 
 def _time(ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns / 1e9))
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ns // 10**9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from mmdask.sources.agree import Known, agreed_fields
 from mmdask.sources.mismatch import Modes
 from mmdask.sources.padding import Pad
 from mmdask.sources.recipe import Bound, Recipe
-from mmdask.sources.settled import Settled, settle_fields
+from mmdask.sources.settled import Settled, nothing_common, settle_fields
 from mmdask.sources.shaping import Change, Shaping
 from mmdask.sources.table import Table
 
@@ -56,14 +57,15 @@ def fit_tables(
     pads = _pads(tables, recipe, shaping)
     aliases = {name for name, _ in recipe.aliases}
     settled = _settle(tables, stored, shaping, pads, aliases)
-    _check_left(tables, settled, recipe)
+    _check_left(tables, [*stored, *(_known(t, t.fields) for t in tables.values())], settled, recipe)
     renamed = {old: new for t in tables.values() for old, new in t.renamed.items() if old not in settled.reads}
     late = recipe.with_new_names(renamed)
     bound = {group: _bind(table, late, settled, shaping) for group, table in tables.items()}
     computed = _settle_aliases(tables, stored, bound, shaping, pads, aliases)
     fitted = {group: _fit(table, bound[group], settled, pads, computed) for group, table in tables.items()}
     named = {f.name for t in tables.values() for f in t.fields} | {n for k in stored for n in k.fields}
-    fields = {name: f for name, f in {**settled.stored, **computed.stored}.items() if name in named or name in aliases}
+    fields = {name: f for name, f in settled.stored.items() if name in named and name not in aliases}
+    fields |= {name: computed.stored[name] for name, _ in recipe.aliases if name in computed.stored}
     other = frozenset(n for n, f in fields.items() if n in pads and n not in aliases)
     return fitted, _without_expressions(fields, recipe, other)
 
@@ -87,8 +89,10 @@ def _check_used(tables: Mapping[str, Table], recipe: Recipe, shaping: Shaping) -
     asked = [("rename", key) for key in shaping.rename] + [("pad", key) for key in shaping.pads]
     aliases = {name: name for name, _ in recipe.aliases}
     used |= {("pad", key) for key in shaping.pads_of(aliases)[1]}
+    asked += [("on_mismatch", key) for key, _ in shaping.modes.asked if key != "*"]
     asked += [entry for t in tables.values() for entry in t.asked]
     names = dict.fromkeys(n for t in tables.values() for n in (*t.renamed, *t.names, *aliases))
+    used |= {("on_mismatch", key) for key, _ in shaping.modes.asked if key in names or fnmatch.filter(names, key)}
     for word, key in asked:
         if (word, key) not in used:
             where = next(iter(tables.values())).source.name + (", ..." if len(tables) > 1 else "")
@@ -144,13 +148,13 @@ def _settle(
     return settle_fields(known, shaping.modes, lambda field: _padded(field, pads), frozenset(kept))
 
 
-def _check_left(tables: Mapping[str, Table], settled: Settled, recipe: Recipe) -> None:
+def _check_left(tables: Mapping[str, Table], known: Sequence[Known], settled: Settled, recipe: Recipe) -> None:
     """Raise when a field that was named is left out, or all are."""
     for table in tables.values():
         if lost := [n for n in table.required if n in settled.dropped]:
             raise SchemaError(f"{settled.dropped[lost[0]]}; {lost[0]!r} was asked for by name, so it is not left out")
     if not settled.stored and not recipe.aliases:
-        raise SchemaError("no field is left: " + "; ".join(list(settled.dropped.values())[:5]))
+        raise SchemaError(f"no field is left: {nothing_common(known)}")
 
 
 def _bind(table: Table, recipe: Recipe, settled: Settled, shaping: Shaping) -> Bound | None:

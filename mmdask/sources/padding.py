@@ -109,29 +109,36 @@ def make_pads(pad: Mapping[str, int | tuple[int, Any]] | None) -> dict[str, Pad]
     return found
 
 
-def pad_rows(field: Field, data: FieldData, pad: Pad) -> tuple[FieldData, int, int]:
-    """Rows of a field cut or filled at their ends; how many rows were cut, and how many items of them.
+def pad_rows(field: Field, data: FieldData, pad: Pad) -> tuple[FieldData, int, int, int]:
+    """Rows of a field cut or filled at their ends; how many rows were cut, how many items of them, and the nan put in.
 
     An item that is missing is filled; a row that is missing stays so.
 
     Examples
     --------
     >>> lists = FieldData(np.float32([1, 2, 3]), (np.array([0, 1, 3]),))
-    >>> data, rows, items = pad_rows(Field.ragged("x", "f4"), lists, Pad(1))
-    >>> data.values, rows, items
+    >>> data, rows, items, nan = pad_rows(Field.ragged("x", "f4"), lists, Pad(1))
+    >>> data.values, rows, items, nan
     (array([[1.],
-           [2.]], dtype=float32), 1, 1)
+           [2.]], dtype=float32), 1, 1, 0)
     """
     n, fill = len(data), pad.fill(field)
     there = data.valid_at(0)
     item = field.shape if field.levels else field.shape[1:]
     values = np.full((n, pad.length, *item), fill, field.dtype)
+    nan_filled = bool(fill != fill)
+    absent = 0  # items that are filled since they are missing
     if field.levels:
         offsets, items = data.offsets[0], data.values
         lacking = data.valid_at(1)
         if lacking is not None and not lacking.all():
             items = items.copy()
             items[~lacking] = fill
+            if nan_filled:
+                rows = np.repeat(np.arange(n), np.diff(offsets))
+                kept = np.arange(offsets[0], offsets[-1]) - offsets[rows] < pad.length
+                kept &= True if there is None else there[rows]
+                absent = int((kept & ~lacking[offsets[0] : offsets[-1]]).sum())
         counts = np.diff(offsets)
         ends = np.array([0, n], OFFSET_DTYPE)
         pad_ragged([items], [offsets], ends, np.arange(n), values, fill=fill)
@@ -143,5 +150,7 @@ def pad_rows(field: Field, data: FieldData, pad: Pad) -> tuple[FieldData, int, i
         values[~there] = missing_value(field.dtype)
         counts = counts[there]
     over = counts - pad.length
+    put = int(np.maximum(-over, 0).sum()) + absent if nan_filled else 0
     over = over[over > 0]
-    return FieldData(values, valid=() if there is None else (there,)), len(over), int(over.sum())
+    data = FieldData(values, valid=() if there is None else (there,))
+    return data, len(over), int(over.sum()), put * math.prod(item)

@@ -198,6 +198,11 @@ def make_recipe(
     if aliases is not None and not isinstance(aliases, Mapping):
         raise OptionError(f"aliases map names to expressions, as {{'ht': 'sum(jet_pt)'}}; got {aliases!r}")
     pairs = tuple((aliases or {}).items())
+    if isinstance(weights, Mapping):
+        raise OptionError(
+            "weights are names or expressions, as a list, and not a mapping; an expression gets a name as an alias, "
+            "which a weight may be"
+        )
     texts = (weights,) if isinstance(weights, str) else tuple(weights) if isinstance(weights, Iterable) else (weights,)
     labels = label_fields(inputs)
     if cut is not None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from mmdask.errors import OptionError, SchemaError
 from mmdask.schema import check_name
+from mmdask.short import short_names
 
 __all__ = ["check_distinct", "check_rename", "new_names"]
 
@@ -38,10 +39,14 @@ def check_rename(rename: Mapping[str, str] | None) -> dict[str, str]:
     return dict(rename)
 
 
-def new_names(names: Iterable[str], rename: Mapping[str, str]) -> tuple[dict[str, str], set[str]]:
+def new_names(
+    names: Iterable[str], rename: Mapping[str, str], fields: Collection[str] | None = None
+) -> tuple[dict[str, str], set[str]]:
     """What some names become, and which entries of `rename` fit one.
 
-    An exact name comes before patterns, and of these the first that fits counts.
+    An exact name, or its short form, comes before that of an object or group that it is a member of, these before
+    patterns, and of those the first that fits counts: the name itself rather than its object. Names of `fields`, by
+    default all, are no objects.
 
     Raises
     ------
@@ -52,23 +57,46 @@ def new_names(names: Iterable[str], rename: Mapping[str, str]) -> tuple[dict[str
     --------
     >>> new_names(["GEN.x", "jet_pt", "jet_eta", "met"], {"jet_*": "j_*", "GEN.x": "gen_x"})[0]
     {'GEN.x': 'gen_x', 'jet_pt': 'j_pt', 'jet_eta': 'j_eta', 'met': 'met'}
+    >>> new_names(["p4.fP.fX", "p4.fE"], {"p4": "mu"})[0]
+    {'p4.fP.fX': 'mu.fP.fX', 'p4.fE': 'mu.fE'}
     """
+    names = list(names)
+    fields = set(names) if fields is None else fields
+    exact = {old: (old, new) for old, new in rename.items()}
+    for short, meant in short_names(names).items():
+        if short in rename and len(meant) == 1:
+            exact.setdefault(meant[0], (short, rename[short]))
     patterns = [(old, _compiled(old), new) for old, new in rename.items() if _WILD.search(old)]
     found: dict[str, str] = {}
     used: set[str] = set()
     for name in names:
-        found[name] = name
-        if name in rename:
-            found[name] = rename[name]
-            used.add(name)
-            continue
+        # itself first, then the objects around it, from the inside
+        around = [name, *(o for o in _objects(name) if o not in fields)]
+        at, entry, new = next(((o, *exact[o]) for o in around if o in exact), (name, "", ""))
+        if not entry:
+            at, entry, new = next(_fitting(around, patterns), (name, "", name))
+        found[name] = new + name[len(at) :]
+        if entry:
+            check_name(found[name])
+            used.add(entry)
+    return found, used
+
+
+def _objects(name: str) -> Iterator[str]:
+    """The objects and groups that a name is a member of, the innermost first."""
+    for at in range(len(name) - 2, 0, -1):
+        if name[at] in "./":
+            yield name[:at]
+
+
+def _fitting(
+    names: Iterable[str], patterns: Iterable[tuple[str, re.Pattern[str], str]]
+) -> Iterator[tuple[str, str, str]]:
+    """Names that a pattern fits, with it and what they become."""
+    for name in names:
         for old, pattern, new in patterns:
             if match := pattern.fullmatch(name):
-                found[name] = _filled(new, match.groups())
-                check_name(found[name])
-                used.add(old)
-                break
-    return found, used
+                yield name, old, _filled(new, match.groups())
 
 
 def check_distinct(names: Mapping[str, str], where: str) -> None:

@@ -13,7 +13,7 @@ from mmdask.schema import Field, Schema
 from mmdask.store.attrs import check_attrs
 from mmdask.store.layer import Scalar, check_constant
 
-__all__ = ["RowFields"]
+__all__ = ["RowFields", "declared_fields"]
 
 _EXAMPLE = "as in fields=[mm.Field.dense('a', 'f4')]"
 
@@ -54,7 +54,7 @@ class RowFields:
         self.allocated: set[str] = set()
         self.constants: dict[str, tuple[Field, Scalar]] = {}
         self._where = where
-        declared = Schema(map(_checked, _sequence(fields))) if base is None else base
+        declared = Schema(declared_fields(fields)) if base is None else base
         # Those that are declared for a new store are written as they are given.
         self._computed = {} if base is None else {f.name: f.expression for f in base.values() if f.expression}
         for name, value in labels.items():
@@ -169,10 +169,17 @@ def _with_more_labels(field: Field, labels: Iterable[str]) -> Field:
     return field.with_labels(dict.fromkeys((*field.labels, *labels))) if field.kind == "category" else field
 
 
-def _sequence(fields: Iterable[Field]) -> Iterable[Field]:
+def declared_fields(fields: Iterable[Field]) -> tuple[Field, ...]:
+    """The fields that a user declares.
+
+    Raises
+    ------
+    OptionError
+        When they are none.
+    """
     if isinstance(fields, Mapping | str | Field) or not isinstance(fields, Iterable):
         raise OptionError(f"fields= is a list, {_EXAMPLE}; got {type(fields).__name__}")
-    return fields
+    return tuple(map(_checked, fields))
 
 
 def _checked(field: Field) -> Field:

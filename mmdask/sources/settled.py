@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from mmdask.sources.agree import Known
 from mmdask.sources.mismatch import MODES, Modes
 from mmdask.sources.promote import common_field
 
-__all__ = ["NOT_COMMON", "Settled", "StoredOtherwiseError", "settle_fields"]
+__all__ = ["NOT_COMMON", "Settled", "StoredOtherwiseError", "nothing_common", "settle_fields"]
 
 #: how the reason begins when a field is left out since inputs differ
 NOT_COMMON = "not alike in all inputs: "
@@ -90,6 +91,40 @@ def settle_fields(
 
 def _some(texts: Sequence[str]) -> str:
     return "; ".join(texts[:5]) + ("; ..." if len(texts) > 5 else "")
+
+
+def nothing_common(inputs: Sequence[Known]) -> str:
+    """For a message: why no field is alike in all inputs, and which of them is the odd one, if one is.
+
+    Examples
+    --------
+    >>> a, b = (Known(where, {"x": Field.dense("x", "f4")}, frozenset(), {}) for where in "ab")
+    >>> nothing_common([a, b, Known("c", {"y": Field.dense("y", "f4")}, frozenset(), {})])
+    "none is alike in all 3 inputs. All but c have 'x' alike; c has 'y' (float32)"
+    """
+    having: dict[tuple[Any, ...], list[int]] = {}
+    for i, known in enumerate(inputs):
+        for name, f in known.fields.items():
+            having.setdefault((name, f.kind, f.dtype, f.shape, f.levels), []).append(i)
+    alike: dict[int, list[str]] = {}  # fields that all inputs but one have alike, by that one
+    for (name, *_), some in having.items():
+        if len(some) == len(inputs) - 1 > 1:
+            odd = next(i for i in range(len(inputs)) if i not in some)
+            alike.setdefault(odd, []).append(str(name))
+    text = f"none is alike in all {len(inputs)} inputs"
+    if alike:
+        odd = max(alike, key=lambda i: len(alike[i]))
+        return f"{text}. All but {inputs[odd].where} have {_names(alike[odd])} alike; {_has(inputs[odd])}"
+    shown = "; ".join(map(_has, inputs[:3])) + (f"; and {len(inputs) - 3} more" if len(inputs) > 3 else "")
+    return f"{text}: {shown}"
+
+
+def _has(known: Known) -> str:
+    return f"{known.where} has {_names([f'{f.name!r} ({f.describe()})' for f in known.fields.values()], str)}"
+
+
+def _names(names: Sequence[str], show: Callable[[str], str] = repr) -> str:
+    return ", ".join(map(show, names[:5])) + (f", ... ({len(names)} in all)" if len(names) > 5 else "")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class Shaping:
         ----------
         names : mapping
             From new names of fields to those in the input. New ones count first; a field named exactly goes before one
-            that a pattern fits, of which the first counts.
+            whose object is named, and this before one that a pattern fits, of which the first counts.
         """
         found: dict[str, Pad] = {}
         used: set[str] = set()
@@ -71,14 +71,16 @@ class Shaping:
             if hit := resolve(key, names) or old.get(resolve(key, old) or ""):
                 found.setdefault(hit, pad)
                 used.add(key)
-        for key, pad in self.pads.items():
-            if key in used:
-                continue
-            hits = fnmatch.filter(names, key) or [old[n] for n in fnmatch.filter(old, key)]
-            if hits:
-                used.add(key)
-            for hit in hits:
-                found.setdefault(hit, pad)
+        for members in (True, False):
+            for key, pad in self.pads.items():
+                if key in used:
+                    continue
+                match = _members if members else fnmatch.filter
+                hits = match(names, key) or [old[n] for n in match(old, key)]
+                if hits:
+                    used.add(key)
+                for hit in hits:
+                    found.setdefault(hit, pad)
         return found, used
 
     def is_exact(self, name: str, before: str) -> bool:
@@ -133,7 +135,7 @@ class Shaped:
 
     def __init__(self, rows: Rows, table: Table) -> None:
         self._rows, self._table = rows, table
-        self._cut: dict[str, tuple[int, int]] = {}
+        self._cut: dict[str, Padded] = {}
 
     def __call__(
         self,
@@ -170,7 +172,12 @@ class Shaped:
         try:
             data = promoted(change.origin, data, change.read)
         except SchemaError as error:
-            raise SchemaError(f"{self._table.source.name}: {error}") from None
+            # how that message ends is for those who give values
+            why, exactly, _ = str(error).partition(" does not fit exactly")
+            raise SchemaError(
+                f"{self._table.source.name}: {why}{exactly}. It is {change.origin.describe()} in the file; ask for "
+                f"another dtype, or take what holds all values, with on_mismatch={{{change.read.name!r}: 'promote'}}"
+            ) from None
         return self._padded(asked, change, data)
 
     def _padded(self, asked: Field, change: Change, data: FieldData) -> FieldData:
@@ -180,9 +187,10 @@ class Shaped:
         """Rows as cuts see them as they are stored; what is cut off is counted."""
         if change.pad is None:
             return data
-        data, rows, items = pad_rows(change.read, data, change.pad)
-        before = self._cut.get(change.stored.name, (0, 0))
-        self._cut[change.stored.name] = before[0] + rows, before[1] + items
+        name = change.stored.name
+        data, rows, items, nan = pad_rows(change.read, data, change.pad)
+        before = self._cut.get(name, Padded(name, 0, 0))
+        self._cut[name] = Padded(name, before.rows + rows, before.items + items, before.nan + nan)
         return data
 
     def writers(self, writers: Mapping[str, FieldWriter]) -> dict[str, FieldWriter | Padding]:
@@ -200,8 +208,13 @@ class Shaped:
 
     @property
     def padded(self) -> tuple[Padded, ...]:
-        """What padding cut off."""
-        return tuple(Padded(name, rows, items) for name, (rows, items) in self._cut.items())
+        """What padding cut off, and put in."""
+        return tuple(self._cut.values())
+
+
+def _members(names: Iterable[str], name: str) -> list[str]:
+    """Those of some names that are members of an object or group."""
+    return [n for n in names if n.startswith((f"{name}.", f"{name}/"))]
 
 
 class Padding:
@@ -244,13 +257,23 @@ def cut_text(padded: Iterable[Padded]) -> str:
     "pad cut 6 items off 4 rows of 'jet_pt'"
     """
     total: dict[str, tuple[int, int]] = {}
-    for name, rows, items in padded:
-        before = total.get(name, (0, 0))
-        total[name] = before[0] + rows, before[1] + items
+    for p in padded:
+        before = total.get(p.field, (0, 0))
+        total[p.field] = before[0] + p.rows, before[1] + p.items
+    alike: dict[tuple[int, int], list[str]] = {}  # lists of one object are cut alike
+    for name, numbers in total.items():
+        if numbers[1]:
+            alike.setdefault(numbers, []).append(name)
     texts = [
-        f"{display.amount(items, 'item')} off {display.amount(rows, 'row')} of {name!r}"
-        for name, (rows, items) in total.items()
-        if items
+        f"{display.amount(items, 'item')} off {display.amount(rows, 'row')} of {_each(names)}"
+        for (rows, items), names in alike.items()
     ]
-    more = f", and of {len(texts) - 10} more fields" if len(texts) > 10 else ""
+    more = f", and others off {len(texts) - 10} more" if len(texts) > 10 else ""
     return f"pad cut {', '.join(texts[:10])}{more}" if texts else ""
+
+
+def _each(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return repr(names[0])
+    some = ", ".join(map(repr, names[:5]))
+    return f"each of {some}" + (f", ... ({len(names)} in all)" if len(names) > 5 else "")

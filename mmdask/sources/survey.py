@@ -32,7 +32,18 @@ from mmdask.sources.target import Target
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
 from mmdask.store.manifest import Manifest, Part
 
-__all__ = ["Found", "agree", "expressions", "find", "is_done", "match_stale", "schema_of", "settle", "without_aliases"]
+__all__ = [
+    "Found",
+    "agree",
+    "expressions",
+    "find",
+    "is_done",
+    "match_stale",
+    "schema_of",
+    "settle",
+    "with_trees",
+    "without_aliases",
+]
 
 
 #: how the reason begins when a field is left out that an input may have all the same
@@ -82,6 +93,12 @@ def is_done(target: Target, groups: Mapping[str, Input]) -> bool:
     return set(kept) == set(groups) == {group_of(p.data) for p in pieces} and all(
         p.has_labels(groups[group_of(p.data)].labels) for p in pieces
     )
+
+
+def with_trees(target: Target, groups: Mapping[str, Input]) -> list[tuple[Input, str]]:
+    """Inputs whose rows the manifest holds, and the tree of each."""
+    pieces = {group_of(p.data): p for p in pieces_of(target.root, target.manifest.parts if target.manifest else ())}
+    return [(s, _source(target.root, pieces[group]).tree) for group, s in groups.items()]
 
 
 Inspect = Callable[[Sequence[Input]], Sequence[Table]]

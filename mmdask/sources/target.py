@@ -11,9 +11,10 @@ from mmdask.errors import CorruptStoreError, OptionError, StoreExistsError, Stor
 from mmdask.store import document
 from mmdask.store.folder import check_outside
 from mmdask.store.manifest import CONVERSION, Manifest, read_manifest, store_root
+from mmdask.store.storage import is_url
 from mmdask.store.system import SYSTEM, write_atomically
 
-__all__ = ["Target", "begin", "check_options", "look"]
+__all__ = ["Target", "begin", "changed_options", "check_options", "look"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
         When conversion.json or manifest.json is damaged.
     """
     root = store_root(path)
+    if is_url(root):
+        raise OptionError(
+            f"{root}: files are converted to a folder, where a conversion can go on after it was interrupted; then "
+            "ds.save(url) copies the store"
+        )
     options, fit = _read_options(root, kind)
     try:
         manifest = read_manifest(root)
@@ -81,13 +87,19 @@ def begin(target: Target, kind: str, options: Mapping[str, Any]) -> None:
         write_atomically(os.path.join(target.root, CONVERSION), document.dump(text))
 
 
+def changed_options(target: Target, options: Mapping[str, Any]) -> list[str]:
+    """The names of the options that are not what the store was converted with."""
+    old = target.options or {}
+    names = [*options, *(n for n in old if n not in options)]
+    return [name for name in names if old.get(name) != options.get(name)] if target.options is not None else []
+
+
 def check_options(target: Target, options: Mapping[str, Any], update: bool) -> None:
     """Raise `OptionError` naming each option that is not what the store was converted with."""
     old = target.options
     if old is None or update or old == options:
         return
-    names = [*options, *(n for n in old if n not in options)]
-    changed = [name for name in names if old.get(name) != options.get(name)]
+    changed = changed_options(target, options)
     differences = [
         f"{name} was {old.get(name)!r} and is {options.get(name)!r}" for name in changed if name != "semantics"
     ] or ["in this version of mmdask, expressions mean something else"]

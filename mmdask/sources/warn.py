@@ -1,4 +1,4 @@
-"""What a conversion warns of: fields that were left out, and sums that are no numbers."""
+"""What a conversion warns of: fields that were left out, cuts that no row passes, and sums that are no numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 
+from mmdask import display
 from mmdask.errors import SkippedFieldsWarning
 from mmdask.sources.shaping import cut_text
 from mmdask.sources.table import UNREADABLE
@@ -39,6 +40,15 @@ def warn_of(root: str, layers: Sequence[Layer]) -> None:
     # _convert, convert, convert_root, mm.from_root, the caller
     if texts:
         warnings.warn(f"{root}: {'. '.join(texts)}", SkippedFieldsWarning, stacklevel=6)
+    entries = sum(source.stop - source.start for layer in layers for source in layer.sources if source.cut)
+    if entries and not any(layer.rows for layer in layers):
+        cut = next(source.cut for layer in layers for source in layer.sources if source.cut)
+        warnings.warn(
+            f"{root}: no row of {display.count_text(entries)} passed the cut {cut!r}; are its numbers in the units of "
+            "the file?",
+            RuntimeWarning,
+            stacklevel=6,
+        )
     sums = [(source.uri, w) for layer in layers for source in layer.sources for w in source.weights]
     if wrong := [(uri, w.weight) for uri, w in sums if not math.isfinite(w.sum + w.sum2)]:
         (uri, weight), more = wrong[0], f", and {len(wrong) - 1} more like it" if len(wrong) > 1 else ""

@@ -20,7 +20,7 @@ from mmdask.sources.allocated import Allocated
 from mmdask.sources.coerce import aux_data, by_field, fields_of, to_field_data
 from mmdask.sources.part_writer import PartWriter, rows_within, stored_nbytes
 from mmdask.sources.records import check_counts
-from mmdask.sources.row_fields import RowFields
+from mmdask.sources.row_fields import RowFields, declared_fields
 from mmdask.sources.transaction import Transaction
 from mmdask.store.attrs import check_attrs
 from mmdask.store.folder import check_free
@@ -522,7 +522,7 @@ def create(
     """
     root = store_root(path)
     check_free(root)
-    fields = () if fields is None else tuple(fields)
+    fields = () if fields is None else declared_fields(fields)
     form = settled(check_backend(backend, remote=is_url(root)), about_nbytes(fields))
     return Writer(root, None, fields=fields, labels=labels, attrs=attrs, aux=aux, part_nbytes=part_nbytes, form=form)
 

@@ -124,8 +124,12 @@ class Layer:
         return tuple(replace(s, rows=rows) for s, rows in own if s is not None)
 
     def _not_finite(self) -> tuple[NotFinite, ...]:
-        """The fields with nan or infinities."""
+        """The fields with nan or infinities, without those that padding put in."""
         counts = {name: s.bounds.counts for name, s in self.fields.items() if s.bounds is not None}
+        for p in self.source.padded if self.source else ():
+            nan, inf = counts.get(p.field, (None, None))
+            if nan is not None:
+                counts[p.field] = max(0, nan - p.nan), inf
         return tuple(NotFinite(name, *some) for name, some in counts.items() if some != (0, 0))
 
     @property

@@ -39,11 +39,15 @@ class WeightSum(NamedTuple):
 
 
 class Padded(NamedTuple):
-    """How many rows of a field were longer than what they were padded to, and how many items of them were cut off."""
+    """How many rows of a field were longer than what they were padded to, and how many items of them were cut off.
+
+    `nan` is how many nan padding put in.
+    """
 
     field: str
     rows: int
     items: int
+    nan: int = 0
 
 
 class NotFinite(NamedTuple):
@@ -139,7 +143,9 @@ def dump_source(source: Source) -> dict[str, Any]:
     if source.notes:
         entry["notes"] = [list(note) for note in source.notes]
     if source.padded:
-        entry["padded"] = [p._asdict() for p in source.padded]
+        entry["padded"] = [
+            {key: value for key, value in p._asdict().items() if key != "nan" or value} for p in source.padded
+        ]
     if source.hash:
         entry["hash"] = source.hash
     return entry
@@ -185,7 +191,10 @@ def parse_source(r: document.Reader) -> Source | None:
         tuple(_parse_alias(a) for a in _readers(s, "aliases")),
         tuple(_parse_weight(w) for w in _readers(s, "weights")),
         notes=_pairs(s, "notes"),
-        padded=tuple(Padded(p.text("field"), p.integer("rows"), p.integer("items")) for p in _readers(s, "padded")),
+        padded=tuple(
+            Padded(p.text("field"), p.integer("rows"), p.integer("items"), p.integer("nan", 0))
+            for p in _readers(s, "padded")
+        ),
         hash=s.text("hash", default=""),
     )
 

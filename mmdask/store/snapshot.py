@@ -203,6 +203,11 @@ class Snapshot:
         """The way in which this process reads arrays."""
         if self._form is not None:
             return ZarrArrays(self.path, self.manifest.uuid)
+        if is_url(self.path):
+            raise OptionError(
+                f"{self.path}: its arrays are plain files, which are read from a disk and not through a URL; copy the "
+                "folder, or serve what ds.save(path, backend='zarr') wrote"
+            )
         way = way_to_read(self.path) if self.io == "auto" else self.io
         return (MappedArrays if way == "mmap" else PlainArrays)(self.manifest.uuid)
 
@@ -249,6 +254,11 @@ class Snapshot:
         """
         assert isinstance(self._arrays, ZarrArrays)
         return self._arrays.take(layer, number, at)
+
+    def expect(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> int:
+        """Begin to read what `elements` will be asked for, without waiting; how many bytes it has in memory."""
+        assert isinstance(self._arrays, ZarrArrays)
+        return self._arrays.expect(layer, number, at)
 
     def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
         """Take the pages of an array, if it is mapped, out of this process; see `MappedArrays.release`."""

@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -179,8 +179,22 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0))), thread_name_prefix="mmdask-decode")
 
 
+#: chunks that threads were told to decode
+_UNDER_WAY: dict[tuple[Any, ...], Future[None]] = {}
+
+
+def _done(keys: Sequence[tuple[Any, ...]], _: Future[None]) -> None:
+    for key in keys:
+        _UNDER_WAY.pop(key, None)
+
+
+def _after_fork() -> None:
+    _pool.cache_clear()
+    _UNDER_WAY.clear()
+
+
 # A child has none of its parent's threads.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class ZarrArrays:
@@ -240,15 +254,25 @@ class ZarrArrays:
 
     def _locate(self, at: npt.NDArray[np.int64], n: int, chunk: int) -> tuple[dense.Located, npt.NDArray[np.bool_]]:
         """In which chunks elements lie; found once for the fields of the same rows."""
-        last = getattr(self._last, "found", None)
-        if last is not None and last[0] is at and last[1:3] == (n, chunk):
-            return last[3], last[4]  # type: ignore[no-any-return]
+        if getattr(self._last, "at", None) is not at:
+            self._last.at, self._last.found = at, {}
+        found: dict[tuple[int, int], tuple[dense.Located, npt.NDArray[np.bool_]]] = self._last.found
+        if (n, chunk) in found:
+            return found[n, chunk]
         starts = np.minimum(np.arange(-(-n // chunk) + 1) * chunk, n)
         needed = np.zeros(len(starts) - 1, np.bool_)
         needed[at // chunk] = True
         located = dense.Located(starts, at, len(needed), _NEAR if len(at) > _NEAR else 0)
-        self._last.found = at, n, chunk, located, needed
+        found[n, chunk] = located, needed
         return located, needed
+
+    def expect(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> int:
+        """Begin to decode the chunks in which elements lie that `take` will be asked for; how many bytes they have."""
+        spec = layer.arrays[number]
+        if spec.zarr is None or not len(at) or not spec.nbytes:
+            return 0
+        _, needed = self._locate(at, spec.shape[0], spec.zarr.chunk)
+        return _Chunks(self, layer, number).begin(np.flatnonzero(needed).tolist())
 
 
 class _Chunks:
@@ -314,6 +338,11 @@ class _Chunks:
     def several(self, chunks: Sequence[int]) -> dict[int, Bytes]:
         """Some chunks, ascending, decoded; they are kept for those who ask for the same ones next."""
         found = {chunk: CHUNKS.get((*self.key, chunk)) for chunk in chunks}
+        for chunk in [chunk for chunk, data in found.items() if data is None]:
+            future = _UNDER_WAY.get((*self.key, chunk))
+            if future is not None:
+                wait([future])  # what went wrong is found again below
+                found[chunk] = CHUNKS.get((*self.key, chunk))
         missing = [chunk for chunk, data in found.items() if data is None]
 
         def made(chunk: int, data: bytes | memoryview) -> None:
@@ -323,6 +352,27 @@ class _Chunks:
 
         self._decoded(missing, made)
         return {chunk: data for chunk, data in found.items() if data is not None}
+
+    def begin(self, chunks: Sequence[int]) -> int:
+        """Let threads read and decode some chunks, unless they do or did; how many bytes these have."""
+        groups: dict[int, list[int]] = {}
+        for chunk in chunks:
+            key = *self.key, chunk
+            if CHUNKS.get(key) is None and key not in _UNDER_WAY:
+                groups.setdefault(chunk // self.zarr.shards, []).append(chunk)
+        for group in groups.values():
+            keys = [(*self.key, chunk) for chunk in group]
+            future = _pool().submit(self._keep, group)
+            for key in keys:
+                _UNDER_WAY[key] = future
+            future.add_done_callback(functools.partial(_done, keys))
+        return self.size * sum(map(len, groups.values()))
+
+    def _keep(self, chunks: Sequence[int]) -> None:
+        for chunk, data in self._fetch(chunks):
+            out = np.empty(self.size, np.uint8)
+            decode(data, self.zarr.codec, out)
+            CHUNKS.put((*self.key, chunk), out, out.nbytes)
 
     def _fetch(self, chunks: Sequence[int]) -> Iterator[tuple[int, bytes | memoryview]]:
         """The bytes of some chunks, ascending, as they are stored."""

@@ -263,3 +263,13 @@ def test_bounded_batches_are_the_same(tmp_path):
     for _ in range(2):
         for batch in loader:
             np.testing.assert_array_equal(batch["x"], x[batch.rows])
+
+
+def test_a_mixture_gives_pages_back_as_its_loaders_do(tmp_path, monkeypatch):
+    ds = mm.from_arrays({"x": np.zeros((100_000, 8), "f4"), "a": np.arange(100_000) % 2 == 0}, tmp_path / "s.mm")
+    options = {"memory": "8MiB", "window": "256KiB", "fields": ["x"]}
+    released = []
+    monkeypatch.setattr(Releasing, "before", lambda self, epoch, start, stop: released.append((epoch, start, stop)))
+    loaders = {k: ds[ds.cut(c)].batches(1000, **options) for k, c in {"a": "a", "b": "not a"}.items()}
+    list(mm.mix(loaders, {"a": 1, "b": 1}))
+    assert sum(stop - start for _, start, stop in released) == 100_000

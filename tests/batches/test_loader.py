@@ -412,6 +412,7 @@ def test_rows_past_the_reach_of_32_bits_are_numbered():
 
         n_store = 3 * 10**9
         block_rows, row_nbytes, identity, schema = 4096, 16.0, "large", Schema()
+        snapshot = MemoryRows.snapshot
 
         def __len__(self):
             return self.n_store

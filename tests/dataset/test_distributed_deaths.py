@@ -94,9 +94,11 @@ def test_during_a_save(client, tmp_path, monkeypatch, after):
 def check_equal(found, alone):
     assert len(found) == len(alone)
     for name in alone:
-        assert np.asarray(found[name].compute()).tolist() == np.asarray(alone[name].compute()).tolist() if (
-            name != "jets"
-        ) else found[name].to_list() == alone[name].to_list()
+        assert (
+            np.asarray(found[name].compute()).tolist() == np.asarray(alone[name].compute()).tolist()
+            if (name != "jets")
+            else found[name].to_list() == alone[name].to_list()
+        )
 
 
 def check_layers(path, ds, n_left):

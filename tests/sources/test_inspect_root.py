@@ -69,7 +69,8 @@ def test_an_overview_of_several_trees(file):
     assert "name one to see its branches, as in 'f.root:events'" in repr(found)
     with uproot.open(file) as f:
         assert found.trees[0].compressed == sum(b.compressed_bytes for b in f["events"].branches)
-        assert found.trees[0].decoded == sum(b.uncompressed_bytes for b in f["events"].branches)
+    columns = mm.inspect_root(f"{file}:events").trees[0].columns
+    assert found.trees[0].decoded == sum(c.decoded for c in columns)
 
 
 @pytest.mark.parametrize("how", [lambda p: ((f"{p}:events",), {}), lambda p: ((p,), {"tree": "events"})])

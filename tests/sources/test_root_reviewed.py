@@ -36,10 +36,13 @@ SIGNED = "?X-Amz-Expires=60&X-Amz-Signature=S3CR3T"
     [
         "https://me:S3CR3T@server/a.root",
         "https://S3CR3T@server/a.root:nominal",
-        "https://me:S3/CR3T@server/a.root",
+        "https://me:S3CR3T/S3CR3T@server/a.root",
+        "https://me:pw@S3CR3T/S3CR3T@server/a.root",
+        "https://me:S3CR3T@server/a.root?sig=S3CR3T:nominal",
         "root://me:S3CR3T@server//a.root",
         "s3://me:S3CR3T@bucket/a.root?x=1",
         "simplecache::https://me:S3CR3T@server/a.root",
+        "zip://a.root::https://me:S3CR3T@server/a.zip",
     ],
 )
 def test_a_password_in_an_address_is_refused_and_not_repeated(tmp_path, address):

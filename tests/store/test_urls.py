@@ -21,7 +21,8 @@ import mmdask as mm
 from mmdask.store.storage import conditional, remote, storage_of
 from mmdask.store.storage.remote import without_secrets
 from mmdask.store.storage.url import checked_url
-from mmdask.testing import DiskBackend, StoreContract
+from mmdask.testing import DiskBackend
+from tests.store.few import with_few_examples
 from tests.store.s3_server import s3_server
 
 SMALL = mm.Zarr(chunk_rows=4)
@@ -43,14 +44,14 @@ def new_s3(bucket):
     return lambda: f"{bucket}/store-{next(NUMBERS)}.mm"
 
 
-class TestMemoryUrl(StoreContract):
+class TestMemoryUrl(with_few_examples()):
     other_processes = False
 
     def new_backend(self, folder):
         return DiskBackend(new_url(), backend=SMALL)
 
 
-class TestS3(StoreContract):
+class TestS3(with_few_examples()):
     @pytest.fixture(autouse=True)
     def in_a_bucket(self, bucket):
         self.bucket = bucket
@@ -132,6 +133,7 @@ def test_nothing_that_is_kept_or_sent_has_credentials(new_s3):
 
 
 def test_everything_that_changes_a_store(new_s3):
+    """§10.1, §10.2"""
     url = make(new_s3())
     append(url, 3, 4)
     mm.assign(url, progress=False, y="2 * x")
@@ -235,6 +237,15 @@ def test_a_server_of_files_is_read(tmp_path, server):
             change()
     with pytest.raises(mm.StoreNotFoundError):
         mm.open(f"{server}/none.mm")
+
+
+def test_plain_files_are_not_read_through_a_url(tmp_path, server):
+    """§10.1"""
+    mm.from_arrays({"x": range(20)}, tmp_path / "s.mm")
+    ds = mm.open(f"{server}/s.mm")
+    assert len(ds) == 20
+    with pytest.raises(mm.OptionError, match="plain files"):
+        ds["x"].compute()
 
 
 # Commits that race ----------------------------------------------------------------------------------------------------
@@ -419,6 +430,7 @@ def test_the_old_state_or_the_new_one(name, how, monkeypatch):
 
 
 def test_a_put_that_was_sent_twice_finds_itself(monkeypatch):
+    """§10.3"""
     url = make(new_url())
     original = conditional.Memory.put
 
@@ -452,6 +464,7 @@ def test_layers_of_a_commit_that_may_still_happen_stay(monkeypatch):
 
 
 def test_a_history_that_was_not_written_is_written_by_the_next_commit(monkeypatch):
+    """§10.4"""
     url = make(new_url())
     storage = storage_of(url)
     append(url, 3)
@@ -463,3 +476,33 @@ def test_a_history_that_was_not_written_is_written_by_the_next_commit(monkeypatc
 def test_without_secrets():
     assert "hunter2" not in without_secrets(OSError("Token: hunter2, AKIAABCDEFGHIJKLMNOP"))
     assert "AKIA" not in without_secrets(OSError("Token: hunter2, AKIAABCDEFGHIJKLMNOP"))
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_a_commit_between_reading_and_putting(monkeypatch, condition):
+    """Both survive; without the condition, which is a mutant, the first one is lost."""
+    url = make(new_url())
+    original = conditional.Memory.put
+
+    def late(self, path, data, version):
+        monkeypatch.setattr(conditional.Memory, "put", original)
+        append(url, 8)
+        if condition:
+            original(self, path, data, version)
+        else:
+            self.fs.pipe_file(path, data)
+
+    monkeypatch.setattr(conditional.Memory, "put", late)
+    append(url, 7)
+    assert rows(url) == ([0, 1, 2, 8, 7] if condition else [0, 1, 2, 7])
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    from fsspec import core
+
+    def missing(*_, **__):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(core, "url_to_fs", missing)
+    with pytest.raises(mm.MissingDependencyError, match="s3:// needs a package: Install s3fs"):
+        mm.open("s3://a-bucket-of-its-own/x.mm")

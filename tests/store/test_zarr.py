@@ -19,6 +19,7 @@ from mmdask.store.system import System
 from mmdask.store.zarr_codec import decode, encode, join, split
 from mmdask.store.zarr_form import rounded
 from mmdask.testing import DiskBackend, StoreContract
+from tests.store.few import with_few_examples
 
 SMALL = mm.Zarr(chunk_rows=4, shards=1)
 FORMS = [SMALL, mm.Zarr(codec="zstd", chunk_rows=4, shards=3), mm.Zarr(codec="none", chunk_rows=8, shards=1)]
@@ -43,7 +44,7 @@ class TestZarr(StoreContract):
         return DiskBackend(folder / "store.mm", backend=SMALL)
 
 
-class TestZarrInManyParts(StoreContract):
+class TestZarrInManyParts(with_few_examples()):
     def new_backend(self, folder):
         return DiskBackend(folder / "store.mm", backend=mm.Zarr(codec="zstd", chunk_rows=2, shards=3), part_nbytes=64)
 
@@ -515,3 +516,63 @@ def test_views_of_zarr_stores(tmp_path):
         rows = np.arange(len(a))[::-3]
         for name in a:
             assert str(a._rows.take(name, rows)) == str(b._rows.take(name, rows))
+
+
+# Arrays of others -----------------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_zarr_are_copied(tmp_path):
+    import zarr
+
+    group = zarr.create_group(tmp_path / "g.zarr")
+    x, y = np.arange(20, dtype="i4"), np.arange(60.0).reshape(20, 3)
+    group.create_array("x", shape=x.shape, chunks=(7,), dtype=x.dtype)[:] = x
+    group.create_array("jets/y", shape=y.shape, chunks=(7, 2), dtype=y.dtype)[:] = y
+    ds = mm.from_zarr(tmp_path / "g.zarr", tmp_path / "a.mm", backend="zarr", attrs={"n": 1})
+    assert set(ds) == {"x", "jets/y"}
+    assert (ds["jets/y"].compute() == y).all()
+    assert ds.attrs["n"] == 1
+    assert list(mm.from_zarr(group, tmp_path / "b.mm", fields="j*")) == ["jets/y"]
+    assert mm.from_zarr(group["x"], tmp_path / "c.mm")["x"].compute().tolist() == x.tolist()
+    assert mm.view({"x": group["x"]})["x"].compute().tolist() == x.tolist()
+
+
+def test_what_is_no_array_of_zarr(tmp_path):
+    import zarr
+
+    group = zarr.create_group(tmp_path / "g.zarr")
+    with pytest.raises(mm.SourceNotFoundError, match="without arrays"):
+        mm.from_zarr(group, tmp_path / "s.mm")
+    with pytest.raises(mm.SourceNotFoundError, match="no array or group"):
+        mm.from_zarr(tmp_path / "none.zarr", tmp_path / "s.mm")
+    with pytest.raises(mm.SourceError, match="takes an array or a group"):
+        mm.from_zarr([1, 2], tmp_path / "s.mm")
+    group.create_array("x", shape=(3,), dtype="f4")
+    with pytest.raises(mm.FieldNotFoundError, match="did you mean 'x'"):
+        mm.from_zarr(group, tmp_path / "s.mm", fields="X")
+
+
+def test_a_forked_child_reads_on(tmp_path):
+    """What threads of the parent decode is no business of the child."""
+    ds = mm.from_arrays({"x": np.arange(5000)}, tmp_path / "s.mm", backend=mm.Zarr(chunk_rows=64))
+    loader = ds.batches(500, seed=1)
+    expected = np.concatenate([b["x"] for b in loader]).tolist()
+    pid = os.fork()
+    if not pid:
+        try:
+            loader.set_epoch(0)
+            same = np.concatenate([b["x"] for b in loader]).tolist() == expected
+            same &= mm.open(tmp_path / "s.mm")["x"].sum().compute(scheduler="sync") == sum(range(5000))
+            os._exit(0 if same else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_chunks_that_cannot_be_decoded_ahead_are_errors_when_they_are_asked_for(tmp_path):
+    path = str(tmp_path / "s.mm")
+    mm.from_arrays({"x": np.arange(5000)}, path, backend=mm.Zarr(chunk_rows=64, shards=1))
+    [chunk] = Path(path).glob("parts/*/0-x/c/7")
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    with pytest.raises(mm.CorruptStoreError, match="object 7 has"):
+        list(mm.open(path).batches(1000, seed=1))

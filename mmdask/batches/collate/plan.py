@@ -14,6 +14,7 @@ from mmdask.batches.collate.base import Fetch, Int64s, Items, Made, Packed, Take
 from mmdask.batches.collate.chain import Chain, Cuts, Step, chain_of
 from mmdask.errors import ExpressionError, OptionError, did_you_mean
 from mmdask.schema import Field, FieldData, Schema
+from mmdask.short import members_of
 
 __all__ = ["Collate", "Group", "Plan", "Stack", "plan_for", "stack"]
 
@@ -294,7 +295,7 @@ def _stack(key: str, asked: Stack, schema: Schema) -> Group:
 def _record(key: str, steps: Any, schema: Schema, own: list[str]) -> Group:
     """The members of a record, or the fields whose names begin so, that have no steps of their own."""
     found = [f for f in schema.values() if f.record and f.record == key]
-    found = found or [f for f in schema.values() if f.name.startswith(f"{key}_") and f.name != f"{key}_"]
+    found = found or [schema[name] for name in members_of(key, schema)]
     lists = [f for f in found if f.levels]
     every = lists or found
     found = [f for f in every if f.name not in own]

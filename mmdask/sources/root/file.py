@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdask.errors import SourceError, SourceNotFoundError, did_you_mean
@@ -104,11 +104,30 @@ def _tree_key(file: Any, source: Input) -> str:
             return wanted
         if wanted in highest:
             return highest[wanted]
-        raise SourceError(f"{source.path}: no tree {source.tree!r}{did_you_mean(wanted, highest)} ({listing})")
+        name = wanted.rpartition(";")[0]
+        if cycles := sorted(
+            (int(key.rpartition(";")[2]) for key in trees if key.rpartition(";")[0] == name), reverse=True
+        ):
+            some = ", ".join(f"{name};{cycle}" for cycle in cycles)
+            raise SourceError(f"{source.path}: no tree {source.tree!r}: of {name!r} there {_is_are(cycles)} {some}")
+        raise SourceError(f"{source.path}: no tree {source.tree!r}{_near(wanted, highest)} ({listing})")
     if len(highest) != 1:
         example = f"; name one, as in '{os.path.basename(source.path)}:{names[0]}'" if names else ""
         raise SourceError(f"{source.path}: {listing}{example}")
     return next(iter(highest.values()))
+
+
+def _is_are(several: Sequence[object]) -> str:
+    return "are" if len(several) > 1 else "is"
+
+
+def _near(wanted: str, names: Collection[str]) -> str:
+    """The names nearest to one, also to that of a tree without its folder."""
+    if near := did_you_mean(wanted, names):
+        return near
+    last = {name.rpartition("/")[2]: name for name in names}
+    found = [name for short, name in last.items() if repr(short) in did_you_mean(wanted, last)]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def tree_names(path: str) -> list[str]:

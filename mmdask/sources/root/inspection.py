@@ -14,7 +14,7 @@ from mmdask.sources.inputs import Input, find_inputs
 from mmdask.sources.root.column import Tree
 from mmdask.sources.root.file import PRELIMINARY, TREES, brief, classes_of, open_file, open_tree
 from mmdask.sources.root.reader import tree_of
-from mmdask.sources.root.storage import Storage, storage_of
+from mmdask.sources.root.sizes import Sizes, sizes_of
 
 __all__ = ["ColumnInfo", "Inspection", "TreeInfo", "inspect_root"]
 
@@ -77,7 +77,7 @@ class TreeInfo:
     columns : tuple of ColumnInfo or None
         In the order of the file; None where only an overview was asked for.
     decoded, compressed : int
-        Bytes of all columns.
+        Bytes of all columns; in the file without baskets that are within the object of the tree.
     error : str
         Why it cannot be read; empty if it can.
     """
@@ -228,20 +228,21 @@ def _tree_info(file: Any, source: Input, name: str, kind: str, cycles: tuple[int
     try:
         found = file[f"{name};{cycle}"]
         opened = tree_of(found, name)
-        storage = storage_of(found)
+        sizes = sizes_of(found)
     except Exception as error:
         why = str(error) if isinstance(error, SourceError) else f"damaged {brief(error)}"
         if source.tree:
             raise SourceError(f"{source.path}: the tree {name!r} cannot be read: {why}") from error
         return TreeInfo(name, cycles, kind, error=why)
-    total = sum(storage.values(), Storage())
-    every = tuple(_column_infos(opened, storage)) if columns else None
-    return TreeInfo(name, cycles, kind, opened.rows, len(opened.columns), every, total.decoded, total.compressed)
+    every = tuple(_column_infos(opened, sizes))
+    decoded, compressed = sum(c.decoded for c in every), sum(c.compressed for c in every)
+    shown = every if columns else None
+    return TreeInfo(name, cycles, kind, opened.rows, len(opened.columns), shown, decoded, compressed)
 
 
-def _column_infos(tree: Tree, storage: Mapping[str, Storage]) -> Iterator[ColumnInfo]:
+def _column_infos(tree: Tree, of_each: Mapping[str, Sizes]) -> Iterator[ColumnInfo]:
     for name, column in tree.columns.items():
-        stored = storage.get(name, Storage())
+        stored = of_each.get(name, Sizes())
         sizes = stored.compressed, stored.pieces, stored.codec
         if isinstance(column, str):
             left_out = ((name, column),) if column else ()
@@ -284,7 +285,9 @@ def _overview(trees: Sequence[TreeInfo], path: str) -> tuple[list[list[str]], li
 
 def _sizes(tree: TreeInfo) -> list[str]:
     count, nbytes = display.count_text, display.nbytes_text
-    return [count(tree.rows), count(tree.n_columns), nbytes(tree.decoded), nbytes(tree.compressed), ""]
+    # baskets within the tree's own object are not told apart from it
+    on_disk = nbytes(tree.compressed) if tree.compressed or not tree.decoded else ""
+    return [count(tree.rows), count(tree.n_columns), nbytes(tree.decoded), on_disk, ""]
 
 
 def _columns_table(tree: TreeInfo, most: int | None) -> tuple[list[list[str]], list[str], str, str]:

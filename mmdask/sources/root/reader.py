@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SourceError, did_you_mean
 from mmdask.schema import Field, FieldData
-from mmdask.short import resolve
+from mmdask.short import resolve, short_names
 from mmdask.sources.inputs import Input, digest
 from mmdask.sources.picked import Picked, select
 from mmdask.sources.recipe import Bound, Recipe
@@ -224,6 +224,9 @@ class _Members:
         some = ", ".join(self.of[name][:5]) + (", ..." if len(self.of[name]) > 5 else "")
         return f"it is an object; name one of its members: {some}"
 
+    def is_field(self, name: str) -> bool:
+        return isinstance(self._layouts.get(name), Field)
+
     def column(self, name: str) -> Column:
         column = self._tree.columns[name]
         assert not isinstance(column, str)
@@ -243,10 +246,19 @@ class _Names:
     """
 
     def __init__(self, members: _Members, shaping: Shaping) -> None:
-        self.new, self.used = new_names(members.of, shaping.rename)
+        fields = {name for name in members.of if members.is_field(name)}
+        self.new, self.used = new_names(members.of, shaping.rename, fields)
         others = {old: new for old, new in self.new.items() if old != new}
-        self.old = {name: name for name in self.new if name not in others} | {new: old for old, new in others.items()}
+        # fields last: the new name of an object may be that of a field
+        ranked = sorted(self.new, key=lambda old: (old in fields, old in others))
+        order = {name: i for i, name in enumerate(self.new)}
+        owner = {self.new[old]: old for old in ranked}
+        self.old = dict(sorted(owner.items(), key=lambda pair: (pair[1] in others, order[pair[1]])))
         self.renamed = {old: new for old, new in others.items() if old not in self.old}
+        short = short_names(self.old)
+        for name, meant in short_names(members.of).items():
+            if len(meant) == 1 and meant[0] in self.renamed and name not in self.old and name not in short:
+                self.renamed[name] = self.renamed[meant[0]]
 
     def field(self, f: Field) -> Field:
         """A field of the input under its new name."""
@@ -270,18 +282,24 @@ def _select(
 
     def match(word: str, patterns: Sequence[str]) -> dict[str, None]:
         found: dict[str, None] = {}
+        unknown: list[str] = []
         for pattern in patterns:
             # An exact name first: a name may hold brackets.
             hits = [pattern] if pattern in known else fnmatch.filter(known, pattern)
             if not hits and (short := resolve(pattern, known)):
                 hits = [short]
-            if not hits and not lenient:
-                some = ", ".join(list(known)[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
-                near = did_you_mean(pattern, known)
-                raise FieldNotFoundError(f"{where}: no field {pattern!r}{near or f'; the fields are: {some}'}")
             if hits:
                 used.add((word, pattern))
+            elif not lenient:
+                unknown.append(pattern)
             found.update(dict.fromkeys(member for hit in hits for member in known[hit]))
+        if unknown:
+            near = [did_you_mean(pattern, known) for pattern in unknown]
+            texts = [f"no field {pattern!r}{text}" for pattern, text in zip(unknown[:10], near, strict=False)]
+            some = ", ".join(list(known)[:20]) + (f", ... ({len(known)} in all)" if len(known) > 20 else "")
+            rest = f"; and {len(unknown) - 10} more like it" if len(unknown) > 10 else ""
+            listing = "" if all(near) else f"; the fields are: {some}"
+            raise FieldNotFoundError(f"{where}: {'; '.join(texts)}{rest}{listing}")
         return found
 
     kept = dict.fromkeys(members.owner) if fields is None else match("fields", fields)

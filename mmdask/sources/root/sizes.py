@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Storage", "storage_of"]
+__all__ = ["Sizes", "sizes_of"]
 
 #: how a compressed block begins
 _MARKS = {b"ZL": "ZLIB", b"XZ": "LZMA", b"L4": "LZ4", b"ZS": "ZSTD", b"CS": "old ZLIB"}
@@ -19,7 +19,7 @@ _KEY_NBYTES = 1024
 
 
 @dataclass(frozen=True)
-class Storage:
+class Sizes:
     """Bytes on disk, bytes that these decode to, how many baskets or pages there are, and the codec of the first."""
 
     compressed: int = 0
@@ -27,9 +27,9 @@ class Storage:
     pieces: int = 0
     codec: str = ""
 
-    def __add__(self, other: Storage) -> Storage:
+    def __add__(self, other: Sizes) -> Sizes:
         codecs = dict.fromkeys(c for text in (self.codec, other.codec) for c in text.split(", ") if c)
-        return Storage(
+        return Sizes(
             self.compressed + other.compressed,
             self.decoded + other.decoded,
             self.pieces + other.pieces,
@@ -37,21 +37,21 @@ class Storage:
         )
 
 
-def storage_of(tree: Any) -> Mapping[str, Storage]:
+def sizes_of(tree: Any) -> Mapping[str, Sizes]:
     """What each branch of a TTree of uproot, or each top-level field of an RNTuple, takes."""
     return _of_fields(tree) if tree.classname == "ROOT::RNTuple" else _of_branches(tree)
 
 
-def _of_branches(tree: Any) -> dict[str, Storage]:
-    found: dict[str, Storage] = {}
+def _of_branches(tree: Any) -> dict[str, Sizes]:
+    found: dict[str, Sizes] = {}
     baskets: dict[str, int] = {}
     for name, branch in tree.iteritems():
         if name in found:
             continue
-        found[name] = Storage()
+        found[name] = Sizes()
         # what is odd in a file of another decade comes out of uproot as any kind of exception
         with contextlib.suppress(Exception):
-            stored = Storage(int(branch.compressed_bytes), int(branch.uncompressed_bytes), int(branch.num_baskets))
+            stored = Sizes(int(branch.compressed_bytes), int(branch.uncompressed_bytes), int(branch.num_baskets))
             found[name] = replace(stored, codec=_said(branch, stored))
             if stored.pieces and not found[name].codec:
                 baskets[name] = int(branch.member("fBasketSeek")[0])
@@ -61,12 +61,12 @@ def _of_branches(tree: Any) -> dict[str, Storage]:
     return found
 
 
-def _said(branch: Any, stored: Storage) -> str:
+def _said(branch: Any, stored: Sizes) -> str:
     """The codec that the metadata name, if they do."""
     said = branch.compression
     if said is not None and said.level:
         return f"{type(said).__name__} {said.level}"
-    return "none" if stored.pieces and stored.compressed >= stored.decoded else ""
+    return "none" if 0 < stored.decoded <= stored.compressed else ""
 
 
 def _marks(file: Any, baskets: Mapping[str, int]) -> dict[str, str]:
@@ -82,11 +82,11 @@ def _marks(file: Any, baskets: Mapping[str, int]) -> dict[str, str]:
     return found
 
 
-def _of_fields(ntuple: Any) -> dict[str, Storage]:
+def _of_fields(ntuple: Any) -> dict[str, Sizes]:
     from uproot.models.RNTuple import compression_settings_dict
 
     top = [_top(ntuple.field_records, i) for i in range(len(ntuple.field_records))]
-    found = {ntuple.field_records[i].field_name: Storage() for i in dict.fromkeys(top)}
+    found = {ntuple.field_records[i].field_name: Sizes() for i in dict.fromkeys(top)}
     for links in ntuple.page_link_list:
         for record, link in zip(ntuple.column_records, links, strict=False):
             if link.suppressed:
@@ -96,7 +96,7 @@ def _of_fields(ntuple: Any) -> dict[str, Storage]:
             codec = f"{known} {level}".strip() if level else "none"
             elements = sum(abs(int(page.num_elements)) for page in link.pages)
             name = ntuple.field_records[top[record.field_id]].field_name
-            found[name] += Storage(
+            found[name] += Sizes(
                 sum(int(page.locator.num_bytes) for page in link.pages),
                 -(-elements * int(record.nbits) // 8),
                 len(link.pages),
