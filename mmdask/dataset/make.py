@@ -164,7 +164,8 @@ def from_root(
         all values exactly, missing in files that have none. As a mapping of names or patterns to one of these, or to a
         dtype: ``{"*": "promote", "eventNumber": "float64"}``.
     rename : mapping, optional
-        New names of fields, by name or pattern: ``{"GEN.x": "gen_x", "jet_*": "j_*"}``. `fields` and `exclude` have the
+        New names of fields, by name or pattern, or of objects with all their members:
+        ``{"GEN.x": "gen_x", "jet_*": "j_*", "p4": "mu"}``. `fields` and `exclude` have the
         names in the file; the cut, aliases, weights and `pad` may use both.
     pad : mapping, optional
         Lists that become dense fields, by name or pattern, with the items of each row, and perhaps what stands where
@@ -203,7 +204,8 @@ def from_root(
     SkippedFieldsWarning
         With the branches that were left out, and why.
     RuntimeWarning
-        When the sum of a weight is no finite number, so that nothing can be normalised by it.
+        When no row passes the cut; when the sum of a weight is no finite number, so that nothing can be normalised by
+        it.
     """
     found = convert_root(
         sources,

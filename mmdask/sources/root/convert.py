@@ -85,8 +85,8 @@ def convert_root(
         Of fields that inputs do not have alike: raise; take only those that all have alike; or store them so that no
         value is lost, missing where an input has none. Or by name or pattern one of these, or a dtype.
     rename : mapping, optional
-        New names of fields, by name or pattern: each ``*`` of a new name is what the next wildcard stands for. `fields`
-        and `exclude` have the names of the file, expressions may use both.
+        New names of fields, by name or pattern, or of objects with their members: each ``*`` of a new name is what the
+        next wildcard stands for. `fields` and `exclude` have the names of the file, expressions may use both.
     pad : mapping, optional
         By name or pattern how many items each row of a list gets, or that and what fills it: ``{"jet_pt": (22, nan)}``.
         The field is then dense; cuts, aliases and weights see the whole lists.
@@ -125,6 +125,8 @@ def convert_root(
     -----
     SkippedFieldsWarning
         Once, with the branches that were left out and why, those whose data cannot be read first.
+    RuntimeWarning
+        When no row passes the cut, or the sum of a weight is no finite number.
     """
     if type(part_nbytes) is not int or part_nbytes < 1:
         raise OptionError(f"part_nbytes is a positive number of bytes, got {part_nbytes!r}")

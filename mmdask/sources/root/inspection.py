@@ -188,7 +188,7 @@ def inspect_root(path: str | os.PathLike[str], *, tree: str | None = None) -> In
     >>> ds.to_root("look.root", "nominal", compression=None)
     >>> look = mm.inspect_root("look.root")
     >>> [(c.name, c.type, c.fields[0].describe()) for c in look.trees[0].columns]
-    [('met', 'double', 'float64'), ('njet_pt', 'int32_t', 'int32'), ('jet_pt', 'double[]', 'ragged float64')]
+    [('met', 'double', 'float64'), ('njet', 'int32_t', 'int32'), ('jet_pt', 'double[]', 'ragged float64')]
     """
     inputs, absent = find_inputs(path, tree)
     if absent:
