@@ -225,7 +225,7 @@ def test_it_says_which_and_who(ds):
         ds["x"].compute()
         len(ds[ds.cut("x > 4")])
     first, second = str(caught.value).splitlines()[1:]
-    assert "1. x (2 tasks), by test_testing.py" in first
+    assert "1. read:x (2 tasks), by test_testing.py" in first
     assert first.endswith('ds["x"].compute()')
     assert second.endswith('len(ds[ds.cut("x > 4")])')
 
