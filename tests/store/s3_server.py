@@ -15,7 +15,7 @@ __all__ = ["s3_server"]
 @contextlib.contextmanager
 def s3_server(bucket: str = "bucket") -> Iterator[str]:
     """Run a server with one bucket, which is where s3:// leads as long as it runs; the URL of the bucket."""
-    moto = pytest.importorskip("moto.server", reason="no moto: pip install 'moto[server]' s3fs")
+    moto = pytest.importorskip("moto.server", reason="no moto: pip install 'moto[s3]' flask flask-cors s3fs")
     pytest.importorskip("s3fs", reason="no s3fs: pip install s3fs")
     import fsspec
 
