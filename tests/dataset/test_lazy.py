@@ -150,8 +150,14 @@ def test_a_cut_is_read_from_its_file_once_for_all_chunks(ds, monkeypatch):
     cut = ds.cut("x > 5 and x < 3500").keep()
     forget()
     loads = []
-    original = masks.MaskFiles._read_mask
-    monkeypatch.setattr(masks.MaskFiles, "_read_mask", lambda *args: (loads.append(args[1]), original(*args))[1])
+    original = masks.MaskFiles._read
+
+    def read(self, path, magic, *args):
+        if magic == masks._MASK:
+            loads.append(path)
+        return original(self, path, magic, *args)
+
+    monkeypatch.setattr(masks.MaskFiles, "_read", read)
     assert cut.mask.compute(scheduler="sync").sum() == 3494
     assert len(loads) <= 2 * 2, "of two leaves, in two parts"
 

@@ -404,8 +404,14 @@ def test_chunks_of_a_cut_read_each_mask_once(store, tmp_path, monkeypatch):
     forget()
     snapshot = open_snapshot(path)
     loads = []
-    original = masks.MaskFiles._read_mask
-    monkeypatch.setattr(masks.MaskFiles, "_read_mask", lambda *args: (loads.append(args[1]), original(*args))[1])
+    original = masks.MaskFiles._read
+
+    def read(self, path, magic, *args):
+        if magic == masks._MASK:
+            loads.append(path)
+        return original(self, path, magic, *args)
+
+    monkeypatch.setattr(masks.MaskFiles, "_read", read)
     leaves = [check_cut("x > 4", snapshot.schema)]
     passed = [passes.passing(snapshot, 2, a, a + 4, leaves) for a in range(0, 40, 4)]
     passed += [passes.passing(snapshot, 1, 0, 13, leaves), passes.passing(snapshot, 0, 0, 7, leaves)]
