@@ -342,7 +342,7 @@ class _Chunks:
             future = _UNDER_WAY.get((*self.key, chunk))
             if future is not None:
                 wait([future])  # what went wrong is found again below
-                found[chunk] = CHUNKS.get((*self.key, chunk))
+            found[chunk] = CHUNKS.get((*self.key, chunk))  # also where it was finished since
         missing = [chunk for chunk, data in found.items() if data is None]
 
         def made(chunk: int, data: bytes | memoryview) -> None:
@@ -358,7 +358,7 @@ class _Chunks:
         groups: dict[int, list[int]] = {}
         for chunk in chunks:
             key = *self.key, chunk
-            if CHUNKS.get(key) is None and key not in _UNDER_WAY:
+            if key not in _UNDER_WAY and CHUNKS.get(key) is None:  # in this order: it may be finished in between
                 groups.setdefault(chunk // self.zarr.shards, []).append(chunk)
         for group in groups.values():
             keys = [(*self.key, chunk) for chunk in group]
