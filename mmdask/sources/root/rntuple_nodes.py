@@ -95,11 +95,24 @@ class Counts(Numbers):
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Lists, or text where `text`; `stored` says where each list ends."""
+class _Ends:
+    """Elements of another node, of which `stored` says where those of each row end."""
 
     stored: Stored
     content: Node
+
+    def nbytes(self, pages: Pages, cluster: int, at: int) -> int:
+        return 8 * at + self.content.nbytes(pages, cluster, _end(pages, self.stored, cluster, at))
+
+    def columns(self) -> Iterator[tuple[Stored, int]]:
+        yield self.stored, 8
+        yield from self.content.columns()
+
+
+@dataclass(frozen=True)
+class Lists(_Ends):
+    """Lists, or text where `text`."""
+
     text: bool = False
 
     def form(self) -> Any:
@@ -121,20 +134,10 @@ class Lists:
         parameters = {"__array__": "string"} if self.text else None
         return ak.contents.ListOffsetArray(ak.index.Index64(offsets), content, parameters=parameters)
 
-    def nbytes(self, pages: Pages, cluster: int, at: int) -> int:
-        return 8 * at + self.content.nbytes(pages, cluster, _end(pages, self.stored, cluster, at))
-
-    def columns(self) -> Iterator[tuple[Stored, int]]:
-        yield self.stored, 8
-        yield from self.content.columns()
-
 
 @dataclass(frozen=True)
-class Optionals:
+class Optionals(_Ends):
     """Values that may be missing: lists of none or one."""
-
-    stored: Stored
-    content: Node
 
     def form(self) -> Any:
         import awkward as ak
@@ -150,13 +153,6 @@ class Optionals:
             raise UnreadableError(f"damaged: {there.max()} values of an optional field in a row")
         index = np.where(there == 1, offsets[:-1], -1)
         return ak.contents.IndexedOptionArray(ak.index.Index64(index), self.content.read(pages, below))
-
-    def nbytes(self, pages: Pages, cluster: int, at: int) -> int:
-        return 8 * at + self.content.nbytes(pages, cluster, _end(pages, self.stored, cluster, at))
-
-    def columns(self) -> Iterator[tuple[Stored, int]]:
-        yield self.stored, 8
-        yield from self.content.columns()
 
 
 @dataclass(frozen=True)
