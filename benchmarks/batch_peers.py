@@ -69,7 +69,7 @@ def window_peers(data: Rows, folder: Path, batch: int) -> Iterator[Competitor]:
 
     yield peer("memmap[permutation]", data, lambda: memmap)
     yield peer("torch DataLoader, batch sampler", data, lambda: _torch_batches(data, batch), "torch")
-    yield peer("memmpy, its own shuffle", data, lambda: _memmpy(data, batch), "memmpy")
+    yield peer("memmpy, its own shuffle (worse mixing)", data, lambda: _memmpy(data, batch), "memmpy")
     yield peer("mmap_ninja, batches of a permutation", data, lambda: _mmap_ninja(data, folder, batch), "mmap_ninja")
     yield peer("RDataLoader, 1,048,576 rows mixed, float32", data, lambda: _root(data, folder, batch), "ROOT")
     yield peer("pyarrow, 64 row groups mixed (worse mixing)", data, lambda: _parquet(data, folder, batch), "pyarrow")
@@ -114,6 +114,7 @@ def _torch_rows(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
 
 
 def _memmpy(data: Rows, batch: int) -> Callable[[], Iterator[Any]]:
+    """A batch has rows of some bands alone, every eighth row in each of them."""
     from memmpy import shuffle_fast  # type: ignore[import-not-found]
 
     order = shuffle_fast(len(data))

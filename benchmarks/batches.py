@@ -11,8 +11,9 @@ import numpy as np
 
 from benchmarks.batch_peers import row_peers, window_peers
 from benchmarks.harness import Competitor, benchmark
-from mmdask.batches import order
-from mmdask.batches.sequence import ExactSequence, Span, WindowSequence
+from mmdask.batches.loader import Loader
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.sequence import ExactSequence, Span, WindowSequence
 
 BATCH = 4096
 WIDTH = 64  # int32: rows of 256 bytes
@@ -50,10 +51,10 @@ def dense_batches(n: int, folder: Path) -> Iterator[Competitor]:
     data = make_rows(folder / "rows.npy", n)
     store = folder / "rows.mm"
     ds = mm.open(store) if store.exists() else mm.from_arrays({"x": data}, store)
-    loader = ds.batches(BATCH, fields=["x"], shuffle=True, seed=1)
+    loader, alone = (ds.batches(BATCH, fields=["x"], shuffle=True, seed=1, threads=t) for t in (None, 1))
     buffer = np.zeros((min(n, _COPY_ROWS), WIDTH), np.int32)  # touched, so that no page fault is timed
 
-    def ours() -> None:
+    def epoch(loader: Loader) -> None:
         for batch in loader:
             batch["x"]
 
@@ -73,8 +74,9 @@ def dense_batches(n: int, folder: Path) -> Iterator[Competitor]:
         if not np.array_equal(np.concatenate(first), visited):
             raise AssertionError("batch.rows has to name the rows of the batch")
 
-    yield Competitor("mmdask", "ours", ours, check=every_row_once)
+    yield Competitor("mmdask", "ours", lambda: epoch(loader), check=every_row_once)
     yield Competitor("memcpy of the same bytes", "limit", copy)
+    yield Competitor("mmdask, one thread", "peer", lambda: epoch(alone))
     yield from window_peers(data, folder, BATCH)
 
 
@@ -111,18 +113,18 @@ def _narrow(n_fields: int, laptop: int) -> None:
             noise = np.random.default_rng(1)
             mm.from_arrays({name: noise.random(n, np.float32) for name in names}, store)
         ds = mm.open(store)
-        loader = ds.batches(BATCH, seed=1)
-        arrays = [np.array(ds[name].compute()) for name in names[:4]]
+        loader, alone = (ds.batches(BATCH, seed=1, threads=t) for t in (None, 1))
+        arrays = [np.array(ds[name].compute()) for name in names]
         rows = min(n, (_COPY_ROWS * WIDTH) // n_fields)
         source, buffer = np.ones((2, rows, n_fields), np.float32)
 
-        def ours() -> None:
+        def epoch(loader: Loader) -> None:
             for batch in loader:
                 batch[names[0]]
 
         def check(_: None) -> None:
             for batch in itertools.islice(loader, 3):
-                if not all(np.array_equal(batch[name], a[batch.rows]) for name, a in zip(names, arrays, strict=False)):
+                if not all(np.array_equal(batch[name], a[batch.rows]) for name, a in zip(names, arrays, strict=True)):
                     raise AssertionError("a batch has other rows than it says")
 
         def copy() -> None:
@@ -133,11 +135,12 @@ def _narrow(n_fields: int, laptop: int) -> None:
             order = np.random.default_rng(1).permutation(n)
             for start in range(0, n, BATCH):
                 rows = order[start : start + BATCH]
-                for i in range(n_fields):
-                    np.take(arrays[i % len(arrays)], rows, mode="clip")
+                for values in arrays:
+                    np.take(values, rows, mode="clip")
 
-        yield Competitor("mmdask", "ours", ours, check=check)
+        yield Competitor("mmdask", "ours", lambda: epoch(loader), check=check)
         yield Competitor("memcpy of the same bytes", "limit", copy)
+        yield Competitor("mmdask, one thread", "peer", lambda: epoch(alone))
         yield Competitor("np.take of each field in memory, by a permutation", "peer", take)
 
     batches.__name__ = f"narrow_batches_{n_fields}"
@@ -194,7 +197,8 @@ def _padded(n: int, folder: Path, length: int, names: list[str]) -> Iterator[Com
     lists = [ak.Array(ak.contents.ListOffsetArray(index, ak.contents.NumpyArray(v))) for v in values]
     store = folder / "padded.mm"
     ds = mm.open(store) if store.exists() else mm.from_arrays(dict(zip(names, lists, strict=True)), store)
-    loader = ds.batches(BATCH, seed=1, collate={name: mm.pad(length) for name in names})
+    collate = {name: mm.pad(length) for name in names}
+    loader, alone = (ds.batches(BATCH, seed=1, collate=collate, threads=t) for t in (None, 1))
     padded = np.zeros((len(names), min(n, _COPY_ROWS), length), np.float32)
     source = np.ones_like(padded)
 
@@ -213,13 +217,13 @@ def _padded(n: int, folder: Path, length: int, names: list[str]) -> Iterator[Com
         return made
 
     def by_awkward(rows: Any) -> Any:
-        made = []
+        made: list[Any] = []
         for some in lists:
             found = ak.to_numpy(ak.pad_none(some[rows], length, clip=True))
             made += [found.filled(0), ~np.ma.getmaskarray(found)]
         return made
 
-    def ours() -> None:
+    def epoch(loader: Loader) -> None:
         for batch in loader:
             batch[names[0]]
 
@@ -242,8 +246,9 @@ def _padded(n: int, folder: Path, length: int, names: list[str]) -> Iterator[Com
 
         return run
 
-    yield Competitor("mmdask", "ours", ours, check=check)
+    yield Competitor("mmdask", "ours", lambda: epoch(loader), check=check)
     yield Competitor("memcpy of the padded values", "limit", copy)
+    yield Competitor("mmdask, one thread", "peer", lambda: epoch(alone))
     yield Competitor("numpy, repeat and take, by a permutation", "peer", peer(by_numpy))
     yield Competitor("awkward, pad_none and to_numpy, by a permutation", "peer", peer(by_awkward))
 

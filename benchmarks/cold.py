@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Files:
 
     def drop(self) -> None:
         """Write what is not written, unmap the files, and have the system forget their pages."""
-        from mmdask.store.arrays import MAPS
+        from mmdask.store.arrays.held import MAPS
 
         MAPS.clear()
         for path in self.paths:
@@ -51,7 +51,7 @@ class Files:
 
     def resident(self) -> float:
         """The share of 1,000 places in them that are in memory."""
-        from mmdask.store import paging
+        from mmdask.store.arrays import paging
 
         found = []
         for path in self.paths:
@@ -70,18 +70,19 @@ class Files:
         return done
 
 
-def _loader(n: int, folder: Path, **options: Any) -> Any:
+def _loader(n: int, folder: Path, io: Literal["mmap", "pread"] = "mmap", **options: Any) -> Any:
     import mmdask as mm
 
     data = make_rows(folder / "rows.npy", n)
     store = folder / "rows.mm"
-    ds = mm.open(store) if store.exists() else mm.from_arrays({"x": data}, store)
-    return ds.batches(BATCH, seed=1, **options)
+    if not store.exists():
+        mm.from_arrays({"x": data}, store)
+    return mm.open(store, io=io).batches(BATCH, seed=1, **options)
 
 
 def _cold(n: int, folder: Path, part: int) -> Iterator[Competitor]:
     """The first of so many parts of an epoch, each time from files that are not in memory."""
-    loader = _loader(n, folder)
+    loader, reading = _loader(n, folder), _loader(n, folder, "pread")
     files, plain = Files(folder / "rows.mm"), Files(folder / "rows.npy")
     n_batches = max(len(loader) // part, 1)
     missing = "" if files.cold and plain.cold else "the file system keeps files in memory"
@@ -113,6 +114,7 @@ def _cold(n: int, folder: Path, part: int) -> Iterator[Competitor]:
     yield one("mmdask", "ours", lambda: epoch(loader))
     yield one("reading as many bytes in order", "limit", lambda: files.read(n_batches * BATCH * 4 * WIDTH))
     for name, run, which in (
+        ("mmdask, io='pread'", lambda: epoch(reading), files),
         ("mmdask, nothing asked for ahead", lambda: epoch(silent), files),
         ("memmap[permutation]", permutation, plain),
     ):

@@ -106,6 +106,7 @@ def convert_zstd(n: int, folder: Path) -> Iterator[Competitor]:
 @benchmark(
     "conversion from ROOT by two processes, ZLIB",
     **{**_rows(2_000), "laptop": 10_000_000, "target": "<= 0.59 x one process, where two cores are free"},
+    most_repeats=3,
 )
 def convert_workers(n: int, folder: Path) -> Iterator[Competitor]:
     """Starting them takes about a second, which is in the time; large enough that it does not matter."""
@@ -169,6 +170,7 @@ print(1024 * (peak() - before))
     large=200_000_000,
     row_nbytes=32,
     target=f"<= {MEMORY_NBYTES >> 20} MiB of memory",
+    most_repeats=2,
 )
 def convert_cluster(n: int, folder: Path) -> Iterator[Competitor]:
     """Memory is checked after each run; the rows are about 2 GB on a laptop."""

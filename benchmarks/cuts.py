@@ -45,7 +45,8 @@ def make_fields(folder: Path, n: int) -> dict[str, npt.NDArray[Any]]:
 
 def forget_opened() -> None:
     """Drop what this process knows of stores and cuts."""
-    from mmdask.rows import masks, rows
+    from mmdask.rows import rows
+    from mmdask.rows.cuts import masks
     from mmdask.store import snapshot
 
     masks.LOADED.clear()
@@ -64,7 +65,7 @@ class Setting:
 
     def __init__(self, folder: Path, n: int, part_rows: int | None = None) -> None:
         import mmdask as mm
-        from mmdask.rows import reader
+        from mmdask.rows.reading import reader
         from mmdask.store import snapshot
 
         self.n = n

@@ -71,7 +71,7 @@ def passes(ds: Any) -> dict[str, Callable[[], Any]]:
 
 def _forget(path: Path) -> None:
     """What was kept of earlier runs."""
-    from mmdask.rows import masks
+    from mmdask.rows.cuts import masks
     from mmdask.rows.rows import RESOLVED
 
     shutil.rmtree(path / "cache", ignore_errors=True)

@@ -69,7 +69,7 @@ class Both:
 
     def __init__(self, folder: Path, n: int) -> None:
         import mmdask as mm
-        from mmdask.rows import reader
+        from mmdask.rows.reading import reader
         from mmdask.store.snapshot import open_snapshot
 
         store = folder / "rows.mm"

@@ -53,8 +53,8 @@ def cut_skipping(n: int, folder: Path) -> Iterator[Competitor]:
     import dask
 
     import mmdask as mm
-    from mmdask.rows import skip
-    from mmdask.rows.reader import read
+    from mmdask.rows.cuts import skip
+    from mmdask.rows.reading.reader import read
     from mmdask.store.snapshot import open_snapshot
 
     store, bare, passing = _make(folder, n)

@@ -43,7 +43,11 @@ def make_stores(folder: Path, rows: int, codec: Any) -> tuple[Any, Any, list[Any
 
 
 def read_bare(arrays: list[Any]) -> float:
-    """Every chunk, or what shares a file, once: what zarr needs, with nothing around it."""
+    """Every chunk, or what shares a file, once: what zarr needs, with nothing around it.
+
+    The same bytes as those of a batch. Each read is into memory of the last one, and zarr decodes the few chunks of it
+    at the same time, but does nothing else then: its wall time is about its CPU time.
+    """
     total = 0.0
     for array in arrays:
         step = (array.shards or array.chunks)[0]
@@ -53,8 +57,8 @@ def read_bare(arrays: list[Any]) -> float:
 
 
 def _forget() -> None:
-    """Chunks that were decoded before."""
-    from mmdask.store.zarr_arrays import CHUNKS, INDEXES
+    """Chunks that were decoded before, but not their memory, which a longer epoch has in use all the time."""
+    from mmdask.store.zarr.chunked import CHUNKS, INDEXES
 
     CHUNKS.clear()
     INDEXES.clear()

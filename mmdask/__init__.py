@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmdask.batches.batch import Batch
-    from mmdask.batches.bucketing import bucket
     from mmdask.batches.collate import (
         Packed,
         astype,
@@ -30,29 +29,33 @@ if TYPE_CHECKING:
     from mmdask.batches.loader import Loader
     from mmdask.batches.mix import Mix, mix
     from mmdask.batches.normalisation import Normalisation
-    from mmdask.dataset.change import assign
-    from mmdask.dataset.concat import concat
-    from mmdask.dataset.cut import Cut
-    from mmdask.dataset.cutflow import CutFlow
+    from mmdask.batches.ordering.bucketing import bucket
+    from mmdask.dataset.cuts.cut import Cut
+    from mmdask.dataset.cuts.cutflow import CutFlow
+    from mmdask.dataset.cuts.explain import Explanation
+    from mmdask.dataset.cuts.folds import Folds
+    from mmdask.dataset.cuts.kept import KeptCuts
     from mmdask.dataset.dataset import Dataset
     from mmdask.dataset.dataset import open_dataset as open
-    from mmdask.dataset.describe import Description
-    from mmdask.dataset.explain import Explanation
-    from mmdask.dataset.folds import Folds
-    from mmdask.dataset.kept import KeptCuts
-    from mmdask.dataset.make import from_arrays, from_root, view
-    from mmdask.dataset.ragged import Ragged
-    from mmdask.dataset.records import Records
-    from mmdask.dataset.zarr_in import from_zarr
+    from mmdask.dataset.lists.ragged import Ragged
+    from mmdask.dataset.lists.records import Records
+    from mmdask.dataset.making.change import assign
+    from mmdask.dataset.making.make import from_arrays, from_root, view
+    from mmdask.dataset.making.zarr_in import from_zarr
+    from mmdask.dataset.shapes.concat import concat
+    from mmdask.dataset.sums.describe import Description
     from mmdask.errors import (
         ConflictError,
         CorruptStoreError,
+        DroppedItemsWarning,
         ExpressionError,
         FieldNotFoundError,
         FormatError,
         LimitError,
+        LoneRankWarning,
         MissingDependencyError,
         MmdaskError,
+        NoBatchesWarning,
         OptionError,
         RowNotFoundError,
         SchemaError,
@@ -66,17 +69,18 @@ if TYPE_CHECKING:
         UnfinishedError,
         WorkerError,
     )
-    from mmdask.rows.compact import compact
-    from mmdask.rows.kept import KeptCut
-    from mmdask.rows.vacuum import VacuumReport, vacuum
+    from mmdask.rows.cuts.kept import KeptCut
+    from mmdask.rows.upkeep.compact import compact
+    from mmdask.rows.upkeep.vacuum import VacuumReport, vacuum
     from mmdask.schema import Field, Schema
     from mmdask.sources.change import annotate, drop
-    from mmdask.sources.conversion_plan import ConversionPlan
+    from mmdask.sources.converting.conversion_plan import ConversionPlan
+    from mmdask.sources.create import append, create
     from mmdask.sources.foreign import Raw
     from mmdask.sources.root.inspection import Inspection, inspect_root
-    from mmdask.sources.writer import Writer, append, create
-    from mmdask.store.verify import Report, verify
-    from mmdask.store.zarr_form import Zarr
+    from mmdask.sources.writing.writer import Writer
+    from mmdask.store.checking.verify import Report, verify
+    from mmdask.store.zarr.form import Zarr
 
 __all__ = [
     "Batch",
@@ -87,6 +91,7 @@ __all__ = [
     "CutFlow",
     "Dataset",
     "Description",
+    "DroppedItemsWarning",
     "Explanation",
     "ExpressionError",
     "Field",
@@ -98,9 +103,11 @@ __all__ = [
     "KeptCuts",
     "LimitError",
     "Loader",
+    "LoneRankWarning",
     "MissingDependencyError",
     "Mix",
     "MmdaskError",
+    "NoBatchesWarning",
     "Normalisation",
     "OptionError",
     "Packed",
@@ -154,7 +161,7 @@ __all__ = [
 
 _HOMES = {
     "batches.batch": ["Batch"],
-    "batches.bucketing": ["bucket"],
+    "batches.ordering.bucketing": ["bucket"],
     "batches.collate": [
         "Packed",
         "astype",
@@ -171,30 +178,31 @@ _HOMES = {
     "batches.loader": ["Loader"],
     "batches.mix": ["Mix", "mix"],
     "batches.normalisation": ["Normalisation"],
-    "dataset.change": ["assign"],
-    "dataset.concat": ["concat"],
-    "dataset.cut": ["Cut"],
-    "dataset.cutflow": ["CutFlow"],
+    "dataset.making.change": ["assign"],
+    "dataset.shapes.concat": ["concat"],
+    "dataset.cuts.cut": ["Cut"],
+    "dataset.cuts.cutflow": ["CutFlow"],
     "dataset.dataset": ["Dataset", "open"],
-    "dataset.describe": ["Description"],
-    "dataset.explain": ["Explanation"],
-    "dataset.folds": ["Folds"],
-    "dataset.kept": ["KeptCuts"],
-    "dataset.make": ["from_arrays", "from_root", "view"],
-    "dataset.zarr_in": ["from_zarr"],
-    "dataset.ragged": ["Ragged"],
-    "dataset.records": ["Records"],
-    "rows.compact": ["compact"],
-    "rows.kept": ["KeptCut"],
-    "rows.vacuum": ["VacuumReport", "vacuum"],
+    "dataset.sums.describe": ["Description"],
+    "dataset.cuts.explain": ["Explanation"],
+    "dataset.cuts.folds": ["Folds"],
+    "dataset.cuts.kept": ["KeptCuts"],
+    "dataset.making.make": ["from_arrays", "from_root", "view"],
+    "dataset.making.zarr_in": ["from_zarr"],
+    "dataset.lists.ragged": ["Ragged"],
+    "dataset.lists.records": ["Records"],
+    "rows.upkeep.compact": ["compact"],
+    "rows.cuts.kept": ["KeptCut"],
+    "rows.upkeep.vacuum": ["VacuumReport", "vacuum"],
     "schema": ["Field", "Schema"],
     "sources.change": ["annotate", "drop"],
-    "sources.conversion_plan": ["ConversionPlan"],
+    "sources.converting.conversion_plan": ["ConversionPlan"],
     "sources.foreign": ["Raw"],
     "sources.root.inspection": ["Inspection", "inspect_root"],
-    "store.verify": ["Report", "verify"],
-    "sources.writer": ["Writer", "append", "create"],
-    "store.zarr_form": ["Zarr"],
+    "store.checking.verify": ["Report", "verify"],
+    "sources.create": ["append", "create"],
+    "sources.writing.writer": ["Writer"],
+    "store.zarr.form": ["Zarr"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

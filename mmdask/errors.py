@@ -22,7 +22,9 @@
     └── MissingDependencyError (ImportError)         an optional package that is not installed
 
 Each also derives from the builtin in brackets, so that code which catches the builtin keeps working.
-Two warnings: `SkippedFieldsWarning`, for inputs that a conversion left out, and `UnevenFoldsWarning`, for splits.
+Five warnings: of conversions `SkippedFieldsWarning`, for fields that were left out, and `DroppedItemsWarning`, for
+items of rows that were longer than what they were padded to; `UnevenFoldsWarning`, for splits; `LoneRankWarning`, for a
+loader that does not know of the other ranks, and `NoBatchesWarning`, for one that has nothing to hand out.
 """
 
 from __future__ import annotations
@@ -33,12 +35,15 @@ from collections.abc import Iterable
 __all__ = [
     "ConflictError",
     "CorruptStoreError",
+    "DroppedItemsWarning",
     "ExpressionError",
     "FieldNotFoundError",
     "FormatError",
     "LimitError",
+    "LoneRankWarning",
     "MissingDependencyError",
     "MmdaskError",
+    "NoBatchesWarning",
     "OptionError",
     "RowNotFoundError",
     "SchemaError",
@@ -134,8 +139,20 @@ class SkippedFieldsWarning(UserWarning):
     """A conversion left out some fields of its input; the message says which and why."""
 
 
+class DroppedItemsWarning(UserWarning):
+    """A conversion padded lists to fewer items than some have; the message says how many items were cut off."""
+
+
 class UnevenFoldsWarning(UserWarning):
     """A split by remainders gave folds of other sizes than were asked for."""
+
+
+class LoneRankWarning(UserWarning):
+    """A loader that reads all rows, in one of several processes that were started together."""
+
+
+class NoBatchesWarning(UserWarning):
+    """An epoch without a batch; the message says whether no row is selected or too few fill one."""
 
 
 def did_you_mean(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask import display
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
-from mmdask.short import ambiguous, resolve, short_names
+from mmdask.short import ambiguous, resolve, short_names, whole_object
 
 __all__ = ["Field", "FieldData", "Kind", "Schema", "empty", "stored_dtype"]
 
 Kind = Literal["dense", "ragged", "shaped", "string", "category"]
 KINDS: tuple[str, ...] = get_args(Kind)
+_T = TypeVar("_T")
 
 #: codes of a category and offsets of a ragged field, wherever they are in memory
 CODE_DTYPE = np.dtype("<i4")
@@ -307,11 +308,13 @@ class Schema(Mapping[str, Field]):
     (['met', 'jet_pt'], 'ragged float32')
     """
 
-    __slots__ = ("_fields", "_short")
+    __slots__ = ("_fields", "_short", "absent")
 
-    def __init__(self, fields: Iterable[Field] = ()) -> None:
+    def __init__(self, fields: Iterable[Field] = (), absent: Callable[[str], str] | None = None) -> None:
         self._fields: dict[str, Field] = {}
         self._short: dict[str, tuple[str, ...]] | None = None
+        #: says of a name that no field has why none has it, where that is known; else an empty text
+        self.absent = absent
         for f in fields:
             if f.name in self._fields:
                 raise SchemaError(f"two fields are called {f.name!r}")
@@ -323,6 +326,14 @@ class Schema(Mapping[str, Field]):
             return self._fields[name]
         except (KeyError, TypeError):
             raise FieldNotFoundError(self.unknown(name)) from None
+
+    @overload
+    def get(self, name: str, default: None = None, /) -> Field | None: ...
+    @overload
+    def get(self, name: str, default: Field | _T, /) -> Field | _T: ...
+    def get(self, name: str, default: Any = None, /) -> Any:
+        # The mapping's own would make the message of an error that nobody reads.
+        return self._fields.get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._fields)
@@ -399,13 +410,16 @@ class Schema(Mapping[str, Field]):
         if isinstance(name, str) and (meant := self.short.get(name, ())):
             one = f"it is short for {meant[0]!r}, which is to be written whole here"
             return f"no field {name!r}{where}: {ambiguous(name, meant) if len(meant) > 1 else one}"
+        if isinstance(name, str) and self.absent is not None and (why := self.absent(name)):
+            return f"no field {name!r}{where}: {why}"
         if members := self._members(name):
             some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
             what = f"it is a record, of the fields {some}; ds[[{name!r}]] has all of them"
             return f"no field {name!r}{where}: {what}"
-        if members := self._inside(name):
+        whole = name if self._inside(name) or not isinstance(name, str) else whole_object(name, self._fields)
+        if members := self._inside(whole):
             some = ", ".join(members[:3]) + (", ..." if len(members) > 3 else "")
-            every = f"{name}{members[0][len(str(name))]}*"
+            every = f"{whole}{members[0][len(str(whole))]}*"
             return f"no field {name!r}{where}: it is an object, of the fields {some}; {every!r} means all of them"
         near = did_you_mean(str(name), [*self._fields, *(s for s, meant in self.short.items() if len(meant) == 1)])
         text = f"no field {name!r}{where}{near}"
@@ -429,7 +443,7 @@ class Schema(Mapping[str, Field]):
         """Names that match one of the patterns (``"jet_*"``), in the order of the patterns, each once.
 
         The name of a record or object (``mu`` of ``mu.fP.fX``) stands for all its members. Where no name matches,
-        those do whose short name does.
+        those do whose short name does, or that of their object (``mu_fP``).
 
         Raises
         ------
@@ -443,6 +457,7 @@ class Schema(Mapping[str, Field]):
         for pattern in wanted:
             names = [pattern] if pattern in self._fields else self._members(pattern) or self._inside(pattern)
             names = names or fnmatch.filter(self._fields, pattern) or self._match_short(pattern)
+            names = names or self._inside(whole_object(pattern, self._fields))
             if not names:
                 raise FieldNotFoundError(self.unknown(pattern))
             found.update(dict.fromkeys(names))

@@ -11,7 +11,16 @@ from typing import Any
 
 from mmdask.errors import FieldNotFoundError, did_you_mean
 
-__all__ = ["ShortNamed", "ambiguous", "first_words", "members_of", "resolve", "short_name", "short_names"]
+__all__ = [
+    "ShortNamed",
+    "ambiguous",
+    "first_words",
+    "members_of",
+    "resolve",
+    "short_name",
+    "short_names",
+    "whole_object",
+]
 
 _OTHERS = re.compile("[^A-Za-z0-9_]+")
 
@@ -79,7 +88,13 @@ def ambiguous(name: str, meant: Iterable[str]) -> str:
 def members_of(what: str, names: Iterable[str]) -> dict[str, str]:
     """The names that begin with ``what_``, each with what follows; if there are none, with ``what.`` or ``what/``.
 
-    Members of an object within an object are called by their last part, where that is one member's alone.
+    Members of an object within an object are called by their last part, where that is one member's alone. An object has
+    a short name, too: ``mu_fP`` is ``mu.fP``.
+
+    Raises
+    ------
+    FieldNotFoundError
+        When it is short for several objects.
 
     Examples
     --------
@@ -87,17 +102,42 @@ def members_of(what: str, names: Iterable[str]) -> dict[str, str]:
     {'jet_pt': 'pt', 'jet_btag_score': 'btag_score'}
     >>> members_of("mu", ["mu.fP.fX", "mu.fE", "mu.a.t", "mu.b.t"])
     {'mu.fP.fX': 'fX', 'mu.fE': 'fE', 'mu.a.t': 'a.t', 'mu.b.t': 'b.t'}
+    >>> members_of("mu_fP", ["mu.fP.fX", "mu.fP.fY", "mu.fE"])
+    {'mu.fP.fX': 'fX', 'mu.fP.fY': 'fY'}
     """
+    names = list(names)
     begun = [name for name in names if len(name) > len(what) + 1 and name.startswith(what)]
     found = {name: name[len(what) + 1 :] for name in begun if name[len(what)] == "_"}
     if found:
         return found
     found = {name: name[len(what) + 1 :] for name in begun if name[len(what)] in "./"}
+    if not found and (whole := whole_object(what, names)):
+        return members_of(whole, names)
     last = [re.split("[./]", member)[-1] for member in found.values()]
     return {
         name: end if end and last.count(end) == 1 and end not in found.values() else member
         for (name, member), end in zip(found.items(), last, strict=True)
     }
+
+
+def whole_object(what: str, names: Iterable[str]) -> str:
+    """The object that a name is short for, of those that others are members of; empty if there is none.
+
+    Raises
+    ------
+    FieldNotFoundError
+        When it is short for several.
+
+    Examples
+    --------
+    >>> whole_object("mu_fP", ["mu.fP.fX", "mu.fE"]), whole_object("mu", ["mu.fP.fX", "mu.fE"])
+    ('mu.fP', '')
+    """
+    objects = {name[: m.start()]: None for name in names for m in re.finditer("[./]", name)}
+    meant = [name for name in objects if name != what and short_name(name) == what]
+    if len(meant) > 1:
+        raise FieldNotFoundError(ambiguous(what, meant).replace("several fields", "several objects", 1))
+    return meant[0] if meant else ""
 
 
 def first_words(names: Iterable[str]) -> set[str]:

@@ -33,7 +33,8 @@ def run(path: Path, folder: Path, setup: str = "", checks: str = "") -> Any:
         notebook.cells.insert(i, nbformat.v4.new_code_cell(code))
     found = os.environ.get("PYTHONPATH", "")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), found]))}
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    patience = {"timeout": 1200, "startup_timeout": 600}  # seconds
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience)
     client.execute(env=env)
     del notebook.cells[cells + 1], notebook.cells[0]
     return notebook

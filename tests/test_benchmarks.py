@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,12 @@ class TestHarness:
         ways = [Competitor(role, role, lambda: None) for role in ("ours", "limit")]
         result = harness.run(bench(*ways), 5, tmp_path, 2, seconds_each=1e-4)
         assert all(sum(t.times) >= 1e-4 or len(t.times) == 100 for t in result.timings)
+
+    def test_long_runs_are_few(self, tmp_path: Path) -> None:
+        ways = [Competitor(role, role, lambda: None) for role in ("ours", "limit")]
+        few = replace(bench(*ways), most_repeats=2)
+        result = harness.run(few, 5, tmp_path, 7, seconds_each=0)
+        assert [len(t.times) for t in result.timings] == [2, 2]
 
     def test_a_wrong_result_stops_it(self, tmp_path: Path) -> None:
         def check(result: int) -> None:

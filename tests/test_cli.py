@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mmdask as mm
-from mmdask import demo
+from mmdask import demo, display
 from mmdask.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -120,9 +121,10 @@ def test_demo_runs_from_start_to_end(tmp_path):
     train = ds[ds.cut(demo.CUT)].split({"train": 0.8, "val": 0.1, "test": 0.1}, by="eventNumber", seed=7)["train"]
     assert f"train {len(train):,} rows" in done.stdout
     # The last line can be pasted into a shell.
-    path = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     last = done.stdout.splitlines()[-1]
-    shown = subprocess.run(last, shell=True, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **path})
+    assert last.startswith("python -c ")
+    last = last.replace("python", shlex.quote(sys.executable), 1)  # which may have another name here
+    shown = subprocess.run(last, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert "5,000 rows" in shown.stdout, shown.stderr
     # Again, with files and store in place, and with other numbers of events.
     for events in (5000, 300, 0):
@@ -190,6 +192,18 @@ def test_info_of_a_store_that_changed(changed, capsys):
     for words in ("edges  float64 (3,)", "lumi  139.0", "fields      4", "committed   20"):
         assert words in out
     assert "\x1b" not in out
+
+
+def test_info_says_how_arrays_are_stored(changed, tmp_path, capsys):
+    assert main(["info", changed]) == 0
+    assert "stored" not in capsys.readouterr().out
+    path = str(tmp_path / "z.mm")
+    mm.from_arrays({"x": [1.0] * 100_000}, path, backend=mm.Zarr(codec="zstd", keepbits=8))
+    nbytes = sum(c.stat().st_size for c in (tmp_path / "z.mm").glob("parts/*/*/c/**/*") if c.is_file())
+    assert main(["info", path]) == 0
+    out = capsys.readouterr().out
+    assert "size        781 KiB\n" in out
+    assert f"stored      {display.nbytes_text(nbytes)} of zarr, zstd, 8 bits of mantissas kept\n" in out
 
 
 def test_cuts(tmp_path, capsys):

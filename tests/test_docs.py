@@ -70,6 +70,17 @@ def test_lines_of_a_table_have_as_many_cells(page):
         assert len(counts) == 1, table
 
 
+@pytest.mark.parametrize("page", TEXTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_powers_are_not_read_as_bold(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n|\n(?=[-*|] |\d+\. |\|)", text):
+        bare = re.sub(r"`[^`]*`", "", paragraph)
+        opened = [m.start() for m in re.finditer(r"\*\*", bare)]
+        for i, at in enumerate(opened):
+            # the second of a pair closes it, wherever it stands: two powers make all between them bold
+            assert i % 2 or i + 1 == len(opened) or not bare[at - 1 : at].isdigit(), paragraph[:80]
+
+
 def test_the_readme_names_every_page():
     linked = {(ROOT / link).resolve() for link in LINK.findall((ROOT / "README.md").read_text())}
     assert set((ROOT / "docs").glob("*.md")) <= linked

@@ -1,4 +1,4 @@
-"""Imports go down only. Reads every import of the package, also those inside functions."""
+"""Imports go down only, and never in circles. Reads every import of the package, also those inside functions."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ FACE = "__init__"
 DASK = ("dask", "distributed")
 MAY_USE_DASK = ("dataset", "demo", "testing", "cli", "__main__")
 MAY_USE_FACE = ("demo", "testing", "cli", "__main__")
+#: modules that need each other: `Ragged.map` may give `Records`, and a member of those is `Ragged`
+TOGETHER = {"mmdask.dataset.lists.ragged", "mmdask.dataset.lists.records"}
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
@@ -82,8 +84,64 @@ def judge(unit: str, name: list[str], root: str) -> str:
     return ""
 
 
+def arrows(root: Path) -> dict[str, set[str]]:
+    """Which modules each module imports, by their dotted names; the public names are left out."""
+    paths = {}
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).with_suffix("").parts
+        paths[".".join([root.name, *(parts[:-1] if parts[-1] == FACE else parts)])] = path
+    found: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        package = module if path.stem == FACE else module.rpartition(".")[0]
+        names = [name for _, name in imported(ast.parse(path.read_text(encoding="utf-8")), package)]
+        found[module] = {name if name in paths else name.rpartition(".")[0] for name in names} - {root.name, module}
+    del found[root.name]
+    return found
+
+
+def circles(root: Path) -> list[set[str]]:
+    """Modules of which each imports the others, directly or through others."""
+    known = arrows(root)
+
+    def reached(module: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [module]
+        while todo:
+            new = known.get(todo.pop(), set()) - seen
+            seen |= new
+            todo += new
+        return seen
+
+    below = {module: reached(module) for module in known}
+    found: list[set[str]] = []
+    for module in sorted(m for m in known if m in below[m]):
+        if not any(module in circle for circle in found):
+            found.append({other for other in below[module] if module in below.get(other, ())})
+    return found
+
+
 def test_layers() -> None:
     assert violations(PACKAGE) == []
+
+
+def test_no_circles() -> None:
+    assert [circle for circle in circles(PACKAGE) if circle != TOGETHER] == []
+
+
+def test_finds_a_planted_circle(tmp_path: Path) -> None:
+    for path, code in {
+        "__init__.py": "from mmdask.rows import a",
+        "rows/__init__.py": "",
+        "rows/a.py": "from mmdask.rows import b\nfrom mmdask import __version__",
+        "rows/b.py": "def f():\n    from ..rows.c.d import D",
+        "rows/c/__init__.py": "from mmdask.rows.c.d import D",
+        "rows/c/d.py": "if TYPE_CHECKING:\n    from mmdask.rows.a import A",
+        "rows/e.py": "import mmdask.rows.a\nfrom mmdask.rows.c import D",
+    }.items():
+        file = tmp_path / "mmdask" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(code, encoding="utf-8")
+    assert circles(tmp_path / "mmdask") == [{"mmdask.rows.a", "mmdask.rows.b", "mmdask.rows.c.d"}]
 
 
 def test_reads_the_real_package() -> None:
@@ -108,10 +166,10 @@ def test_reads_the_real_package() -> None:
         ("expr/tree.py", "from ..store.layer import Layer"),
         ("rows/rows.py", "from mmdask import batches"),
         ("rows/rows.py", "if TYPE_CHECKING:\n    from mmdask.dataset.dataset import Dataset"),
-        ("batches/order.py", "class A:\n    def f(self):\n        import mmdask.sources.root"),
+        ("batches/ordering/order.py", "class A:\n    def f(self):\n        import mmdask.sources.root"),
         ("sources/root.py", "import importlib\nimportlib.import_module('mmdask.batches')"),
         ("sources/root.py", "__import__('mmdask.dataset')"),
-        ("dataset/cut.py", "from mmdask.cli import main"),
+        ("dataset/cuts/cut.py", "from mmdask.cli import main"),
         ("demo.py", "from mmdask import cli"),
         ("dataset/dataset.py", "def f():\n    import mmdask.testing"),
         ("batches/loader.py", "import dask.array as da"),
@@ -135,7 +193,10 @@ def test_finds_a_planted_violation(tmp_path: Path, path: str, code: str) -> None
     ("path", "code"),
     [
         ("__init__.py", "import importlib\nimportlib.import_module('mmdask.dataset.dataset')\nimport dask"),
-        ("store/layer.py", "from mmdask.store.npy import open_array\nfrom . import npy\nfrom ..schema import Field"),
+        (
+            "store/layer.py",
+            "from mmdask.store.arrays.npy import open_array\nfrom . import npy\nfrom ..schema import Field",
+        ),
         ("store/layer.py", "import numpy\nfrom mmdask.kernels.jit import Kernel\nfrom mmdask import errors"),
         ("batches/loader.py", "from mmdask import __version__\nfrom mmdask.rows.rows import Rows\nimport daskless"),
         ("dataset/dataset.py", "import dask\nfrom mmdask import batches, sources, store"),

@@ -12,9 +12,13 @@ pytest.importorskip("vector")
 
 [PATH] = notebooks.NOTEBOOKS
 
+# Without the bars of what takes a while: on a slow machine that is more than on another one.
 SETUP = """
 import os, tempfile, warnings
 warnings.simplefilter("error")
+from mmdask.dataset import run
+run._BAR_DELAY = 1e9
+del run
 os.mkdir("temporary")
 tempfile.tempdir = os.path.abspath("temporary")
 """

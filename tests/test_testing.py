@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import masks, reader
+from mmdask.rows.cuts import masks
+from mmdask.rows.reading import reader
+from mmdask.rows.reading.picker import Picker
 
 # Strategies ---------------------------------------------------------------------------------------------------------
 
@@ -307,11 +309,11 @@ def test_rows_that_are_read_are_counted(ds):
 
 
 def test_counted_reads_nest_and_end(ds):
-    before = dict(vars(reader)), dict(vars(masks)), reader.Picker.__call__
+    before = dict(vars(reader)), dict(vars(masks)), Picker.__call__
     with mt.count_reads() as outer, mt.count_reads() as inner:
         ds["x"].compute(), ds["x"].compute(scheduler="sync"), ds[[1]]
     assert outer.rows == inner.rows == {"x": 201, "r": 1}
-    assert before == (vars(reader), vars(masks), reader.Picker.__call__)
+    assert before == (vars(reader), vars(masks), Picker.__call__)
     ds["x"].compute()
     assert inner.n_rows == 202
 

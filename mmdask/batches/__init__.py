@@ -1,5 +1,7 @@
 """The hot loop: rows in shuffled batches. Works on maps and bits, and never imports dask.
 
-`order` decides, as functions of integers; `sequence` turns positions into row numbers; `collate` makes entries of rows;
-`loader` puts them together and knows where it stands.
+`ordering` decides which row comes when, as functions of integers; `loading` reads rows, several batches at once and
+ahead; `collate` makes entries of them. `epochs` is what goes from batch to batch and knows where it stands: a `loader`
+of one selection, a `mix` of several (`mixture`). `frameworks` hand their batches to torch and jax, and a `report` says
+how well they are mixed.
 """

@@ -11,7 +11,7 @@ from mmdask.display import amount, text_table
 from mmdask.short import ShortNamed
 
 if TYPE_CHECKING:
-    from mmdask.batches.row_rng import RowRng
+    from mmdask.batches.ordering.row_rng import RowRng
 
 __all__ = ["Batch"]
 
@@ -70,7 +70,7 @@ class Batch(ShortNamed):
         >>> (whole[:2] == half).all()
         np.True_
         """
-        from mmdask.batches.row_rng import RowRng
+        from mmdask.batches.ordering.row_rng import RowRng
 
         streams = self.rows if self.streams is None else self.streams
         return RowRng.of(self.seed, self.epoch, purpose, streams)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import operator
 import sys
 import threading
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mmdask.batches.ahead import read_ahead
 from mmdask.batches.batch import Batch
-from mmdask.batches.budget import RUN_NBYTES
-from mmdask.batches.cutting import Cutting
-from mmdask.batches.words import difference
-from mmdask.errors import OptionError, RowNotFoundError, StateError
+from mmdask.batches.loading.budget import RUN_NBYTES
+from mmdask.batches.loading.runs import read_ahead
+from mmdask.batches.options import integer, no_batches
+from mmdask.batches.ordering.cutting import Cutting
+from mmdask.batches.states import difference
+from mmdask.errors import NoBatchesWarning, OptionError, RowNotFoundError, StateError
 
-if TYPE_CHECKING:
-    from mmdask.batches.jax import JaxBatches
-    from mmdask.batches.torch_dataset import TorchBatches
-
-__all__ = ["Epochs", "integer", "run_length"]
+__all__ = ["Epochs", "run_length"]
 
 #: the batches of an epoch from a position on
 Source = Callable[[int, int], Iterator[Batch]]
@@ -37,7 +34,14 @@ class Epochs(ABC):
 
     A ``for`` that got the last batch moves on to the next epoch; one that is left early does not, and the next begins
     the same epoch again. After `load_state_dict` the next ``for`` goes on from there, once.
+
+    Warns
+    -----
+    NoBatchesWarning
+        When an epoch turns out to have no batch at all.
     """
+
+    batch_size: int
 
     def __init__(self) -> None:
         self._epoch = 0
@@ -104,15 +108,15 @@ class Epochs(ABC):
 
         After the last batch of an epoch that is the next one, also if nobody asked for a batch beyond it.
         """
-        self._epoch = self.epoch
-        start = self._position if self._resume else 0
-        self._resume, self._position = False, start
-        return self._epoch, start
+        epoch, start = self.epoch, self._position if self._resume else 0
+        self._set(_epoch=epoch, _resume=False, _position=start)
+        return epoch, start
 
     def __getitem__(self, i: int) -> Batch:
         """Batch number i of the current epoch; negative numbers count from the end. Moves nothing on.
 
         A loop is in its epoch until it asks for more than the last batch, though `epoch` says the next from there on.
+
         Raises
         ------
         RowNotFoundError
@@ -175,6 +179,8 @@ class Epochs(ABC):
         dict
             Plain numbers and text, less than 1 kB as JSON, the same on all ranks.
         """
+        if not isinstance(after, Batch | None):
+            raise StateError(f"after= is the last batch that was received, got {type(after).__name__}")
         epoch, position = (self._epoch, self._position) if after is None else (after.epoch, after.position)
         if position and self.ends(epoch, position):
             epoch, position = epoch + 1, 0  # the end of an epoch is the start of the next
@@ -201,10 +207,10 @@ class Epochs(ABC):
         mine = self.state_dict()
         for key, what in (("data", "data or selection"), ("order", "order of rows"), ("seed", "seed")):
             if state.get(key) != mine[key]:
-                found = _difference(key, state, mine)
+                found = difference(key, state, mine)
                 raise StateError(
-                    f"the state has another {what}: {found}; make the loader from the "
-                    "same store and selection, with the same shuffle=, seed=, window= and block="
+                    f"the state has another {what}: {found}; make the loader from the same store and selection, with "
+                    "the same shuffle=, seed=, window=, block=, weights=, balance= and bucket="
                 )
         epoch, position = state.get("epoch"), state.get("position")
         if type(epoch) is not int or type(position) is not int or epoch < 0 or position < 0 or self._beyond(position):
@@ -213,41 +219,17 @@ class Epochs(ABC):
             )
         if position and self.ends(epoch, position):
             epoch, position = epoch + 1, 0
-        self._move(epoch, position)
-        self._resume = True
-
-    def to_torch(
-        self,
-        device: Any = None,
-        *,
-        num_workers: int = 0,
-        pin_memory: bool | None = None,
-        multiprocessing_context: Any = None,
-        persistent_workers: bool = True,
-    ) -> TorchBatches:
-        """The batches as dicts of torch tensors; see `mmdask.batches.torch.to_torch`."""
-        from mmdask.batches.torch import to_torch
-
-        return to_torch(
-            self,
-            device,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            multiprocessing_context=multiprocessing_context,
-            persistent_workers=persistent_workers,
-        )
-
-    def to_jax(self, device: Any = None) -> JaxBatches:
-        """The batches as dicts of jax arrays; see `mmdask.batches.jax.to_jax`."""
-        from mmdask.batches.jax import to_jax
-
-        return to_jax(self, device)
+        self._move(epoch, position, resume=True)
 
     def _beyond(self, position: int) -> bool:
         return self.n_rows is not None and position > self.n_rows
 
-    def _move(self, epoch: int, position: int) -> None:
-        self._epoch, self._position, self._resume, self._running = epoch, position, False, None
+    def _move(self, epoch: int, position: int, *, resume: bool = False) -> None:
+        self._set(_epoch=epoch, _position=position, _resume=resume, _running=None)
+
+    def _set(self, **account: Any) -> None:
+        """Set all of them or, if an interrupt comes before, none."""
+        self.__dict__.update(account)
 
 
 class _Iteration(Iterator[Batch]):
@@ -267,8 +249,35 @@ class _Iteration(Iterator[Batch]):
         self._lock = threading.RLock()  # several threads may share it
 
     def __next__(self) -> Batch:
+        batch, stood = None, self._stands()
+        try:
+            with self._lock:
+                stood = self._stands()
+                batch = self._next()
+                # No call until the lock is given back: an interrupt finds all of the account, or none.
+                self.position = batch.position
+                if self.loader._running is self._running:
+                    account = self.loader.__dict__
+                    account["_position"] = batch.position
+                    account["_last"] = batch.epoch, batch.position, batch.index + 1
+            return batch
+        except StopIteration:
+            raise
+        except BaseException:
+            self._undo(batch, *stood)
+            raise
+
+    def _stands(self) -> tuple[int, int, tuple[int, int, int] | None]:
+        return self.position, self.loader._position, self.loader._last
+
+    def _undo(self, batch: Batch | None, position: int, of_loader: int, last: tuple[int, int, int] | None) -> None:
+        """Have the next call try the same batch again, of which the caller got nothing."""
         with self._lock:
-            return self._next()
+            if self.position not in (position, position if batch is None else batch.position):
+                return  # another thread went on
+            self._batches, self.position = None, position
+            if batch is not None and self.loader._running is self._running:
+                self.loader._set(_position=of_loader, _last=last)
 
     def _next(self) -> Batch:
         loader = self.loader
@@ -279,15 +288,12 @@ class _Iteration(Iterator[Batch]):
         except BaseException:
             self._batches = None
             raise
-        current = loader._running is self._running  # a later iteration or set_epoch has taken over otherwise
         if batch is None:
-            if current:
+            if loader._running is self._running:  # else a later iteration or set_epoch has taken over
                 loader._move(self.epoch + 1, 0)
+            if not self.position:
+                warnings.warn(no_batches(loader.n_rows, loader.batch_size), NoBatchesWarning, stacklevel=3)
             raise StopIteration
-        self.position = batch.position
-        if current:
-            loader._position = batch.position
-            loader._last = batch.epoch, batch.position, batch.index + 1
         return batch
 
 
@@ -315,29 +321,3 @@ def _nbytes(value: Any) -> int:
     if isinstance(value, list | tuple):  # text, arrays of differing shape, `Packed`
         return sum(map(_nbytes, value))
     return len(value) if isinstance(value, str) else getattr(value, "nbytes", 0)
-
-
-def integer(name: str, value: object, low: int, end: int | None = None, limit: str = "") -> int:
-    """An option that is an integer from `low` to below `end`, which `limit` names."""
-    try:
-        n = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        n = low - 1
-    if isinstance(value, bool) or n < low or (end is not None and n >= end):
-        below = f" and below {limit or end}{f' = {end}' if limit else ''}" if end is not None else ""
-        raise OptionError(f"{name} is an integer, at least {low}{below}; got {value!r}")
-    return n
-
-
-def _difference(key: str, state: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """How one entry of a state differs, in words where there are any."""
-    theirs, own = state.get(key), mine[key]
-    if key == "data" and (said := difference(state.get("words"), mine["words"], ("store", "rows", "selection"))):
-        return said
-    if isinstance(theirs, Mapping) and isinstance(own, Mapping):
-        texts = []
-        for k in [k for k in {**theirs, **own} if theirs.get(k) != own.get(k)]:
-            said = difference(state.get("words"), mine["words"], (k,)) if k in ("weights", "balance") else ""
-            texts.append(said or f"{k} {theirs.get(k)!r} there and {own.get(k)!r} here")
-        return ", ".join(texts)
-    return f"{theirs!r} there and {own!r} here"

@@ -6,37 +6,41 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.batches import order
-from mmdask.batches.asking import Asking
-from mmdask.batches.balanced import BalancedSequence, Class, classes_of, seed_of
 from mmdask.batches.batch import Batch
-from mmdask.batches.bucketing import Bucket, Bucketed
-from mmdask.batches.budget import batch_row_nbytes, budget_of, is_narrow
 from mmdask.batches.collate import Collate, Plan, plan_for
-from mmdask.batches.cutting import Cutting, Even
-from mmdask.batches.epochs import Epochs, integer, run_length
-from mmdask.batches.fetching import Fetching, Transform, Wanted
+from mmdask.batches.epochs import run_length
+from mmdask.batches.frameworks.tensor_epochs import TensorEpochs
+from mmdask.batches.loading.budget import batch_row_nbytes, budget_of, is_narrow
+from mmdask.batches.loading.fetching import Fetching, Transform, Wanted
+from mmdask.batches.loading.prefetch import Prefetch
+from mmdask.batches.loading.releasing import Releasing
 from mmdask.batches.normalisation import Normalisation, NormalisedRows
-from mmdask.batches.quotas import QUOTAS_VERSION
-from mmdask.batches.ranks import check_share, ranks
-from mmdask.batches.releasing import Releasing
-from mmdask.batches.report import Mixing, report
-from mmdask.batches.row_rng import streams_of
-from mmdask.batches.sequence import Sequence
-from mmdask.batches.weighted import WEIGHTS_VERSION, sequence_of
-from mmdask.batches.words import words_of
+from mmdask.batches.options import integer
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.balanced import BalancedSequence, Class, classes_of, seed_of
+from mmdask.batches.ordering.bucketing import Bucket, Bucketed
+from mmdask.batches.ordering.cutting import Cutting, Even
+from mmdask.batches.ordering.quotas import QUOTAS_VERSION
+from mmdask.batches.ordering.row_rng import streams_of
+from mmdask.batches.ordering.sequence import Sequence
+from mmdask.batches.ordering.weighted import WEIGHTS_VERSION, sequence_of
+from mmdask.batches.processes import check_share, ranks
+from mmdask.batches.report.mixing import Mixing
+from mmdask.batches.report.report import report
+from mmdask.batches.states import words_of
 from mmdask.display import parse_nbytes
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
-from mmdask.rows.chunked import chunk_rows
-from mmdask.rows.counting import check_weight
+from mmdask.kernels.once import once
+from mmdask.kernels.spread import MOST
+from mmdask.rows.reading.chunked import chunk_rows
+from mmdask.rows.sums.counting import check_weight
 
 if TYPE_CHECKING:
     from mmdask.rows.rows import Rows
@@ -51,7 +55,7 @@ Shuffle = Literal[True, False, "exact"]
 Balance = str | Mapping[Any, Any]
 
 
-class Loader(Epochs):
+class Loader(TensorEpochs):
     """Batches of rows, shuffled anew in every epoch.
 
     Batch i of epoch e depends on the data, the selection, the seed and the options, and on nothing else: not on
@@ -108,6 +112,9 @@ class Loader(Epochs):
         an eighth for each of three runs of batches that are read together, one of them ahead. With less than 1 GiB the
         default window is smaller, which is another order. If it is given, mapped pages of windows that are done with
         are given back; the system maps more of a file around what is read, which is not counted.
+    threads : int, optional
+        Threads that gather rows at a time, 32 at most. By default as many as there are cores for this process, 4 at
+        most, and one in a worker process of a DataLoader. Batches do not depend on it.
 
     Raises
     ------
@@ -153,9 +160,11 @@ class Loader(Epochs):
         bucket: Bucket | None = None,
         transform: Transform | None = None,
         memory: int | str | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         self.rows = rows
+        self.threads = None if threads is None else integer("threads", threads, 1, MOST + 1)
         self.normalise = normalise
         self.batch_size = integer("batch_size", batch_size, 1)
         self.fields = tuple(rows.schema) if fields is None else tuple(rows.schema.match(fields))
@@ -209,7 +218,7 @@ class Loader(Epochs):
         return f"<Loader of {', '.join(self.fields[:5])}{more} in batches of {self.batch_size}, epoch {self.epoch}>"
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_asking", "_releasing")
+        made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_prefetch", "_releasing")
         return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
@@ -224,17 +233,17 @@ class Loader(Epochs):
             edges.append(self.cutting.stop(epoch, edges[-1]))
         rows = self.read_rows(epoch, start, edges[-1])
         wanted = [self._wanted(epoch, a, b, rows[a - start : b - start]) for a, b in itertools.pairwise(edges)]
-        return self.fetching.batches(wanted)
+        return self.fetching.batches(wanted, rows if self.world_size == 1 else None)
 
     def read_rows(self, epoch: int, start: int, stop: int) -> npt.NDArray[np.int64]:
         """The rows at positions `start` to `stop` of an epoch, int64, which are read now.
 
         They are asked for, and pages are given back before, if the caller bounds memory.
         """
-        settled = self._asking.windows(epoch, start, stop)
+        settled = self._prefetch.windows(epoch, start, stop)
         rows = self.sequence.rows_at(epoch, start, stop)
         if not settled:
-            self._asking.some(rows)
+            self._prefetch.some(rows)
         if self._releasing is not None:
             self._releasing.before(epoch, start, stop)
         return rows
@@ -285,7 +294,7 @@ class Loader(Epochs):
         a, b = (rank * len(everyone) // self.world_size for rank in (self.rank, self.rank + 1))
         return Wanted(everyone, a, b, real, padded, epoch, self.cutting.number(epoch, start), stop, streams)
 
-    @cached_property
+    @once
     def sequence(self) -> Sequence:
         """The rows of every epoch, by position."""
         if self.bucket is None:
@@ -305,12 +314,12 @@ class Loader(Epochs):
         ]
         return BalancedSequence(parts, tuple([c.share for c in self.classes]))
 
-    @cached_property
+    @once
     def plan(self) -> Plan:
         """What becomes of the fields."""
         return plan_for([self._read.schema[name] for name in self.fields], self.collate)
 
-    @cached_property
+    @once
     def cutting(self) -> Cutting:
         """Where the batches of an epoch begin and end."""
         if isinstance(self.sequence, Bucketed) and self.sequence.bucket.tokens:
@@ -319,22 +328,22 @@ class Loader(Epochs):
             return self.sequence
         return Even(self.sequence.n, self.batch_size, drop=self.last == "drop")
 
-    @cached_property
+    @once
     def fetching(self) -> Fetching:
         """The way from row numbers to batches."""
-        return Fetching(self._read, self.plan, self.seed, self.transform)
+        return Fetching(self._read, self.plan, self.seed, self.transform, self.threads)
 
-    @cached_property
-    def _asking(self) -> Asking:
+    @once
+    def _prefetch(self) -> Prefetch:
         """The way to tell the system what will be read."""
-        return Asking(self.rows, self.fields, self.sequence, 1 / self.world_size)
+        return Prefetch(self.rows, self.fields, self.sequence, 1 / self.world_size)
 
-    @cached_property
+    @once
     def _releasing(self) -> Releasing | None:
         """The way to give pages back, if the caller bounds memory."""
         return Releasing(self.rows, self.fields, self.sequence, self.budget.window) if self.budget.bounded else None
 
-    @cached_property
+    @once
     def _read(self) -> Rows:
         """The rows as they are read."""
         return self.rows if self.normalise is None else NormalisedRows(self.rows, self.normalise)
@@ -345,7 +354,8 @@ class Loader(Epochs):
         return self.sequence.n
 
     def _about(self) -> dict[str, Any]:
-        return {"data": self.rows.identity, "order": self._order(), "seed": self.seed, "words": words_of(self)}
+        words = words_of(self.rows, self.weights, self.classes)
+        return {"data": self.rows.identity, "order": self._order(), "seed": self.seed, "words": words}
 
     def _order(self) -> dict[str, Any]:
         """What the order depends on besides data and seed."""

@@ -5,30 +5,31 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.batches.balanced import checked_shares, rows_of_stream, spans_of_stream
 from mmdask.batches.batch import Batch
-from mmdask.batches.collate.chain import Chain
-from mmdask.batches.collate.forms import Equal
-from mmdask.batches.collate.padding import Pad
-from mmdask.batches.cutting import Even
-from mmdask.batches.epochs import Epochs, integer
-from mmdask.batches.fetching import Wanted
-from mmdask.batches.joining import agreed, joined
+from mmdask.batches.frameworks.tensor_epochs import TensorEpochs
 from mmdask.batches.loader import Loader
-from mmdask.batches.quotas import QUOTAS_VERSION, Quotas
-from mmdask.batches.ranks import check_share
-from mmdask.batches.report import Mixing, report_mix
-from mmdask.batches.row_rng import streams_of
-from mmdask.errors import OptionError
-from mmdask.rows.rows import Rows
+from mmdask.batches.loading.fetching import Wanted
+from mmdask.batches.mixture.as_one import AsOne, as_one
+from mmdask.batches.mixture.entries import check_entries, flags_of
+from mmdask.batches.mixture.joining import joined
+from mmdask.batches.mixture.lengths import agreed, check_lengths
+from mmdask.batches.options import integer
+from mmdask.batches.ordering.balanced import checked_shares, rows_of_stream, spans_of_stream
+from mmdask.batches.ordering.cutting import Even
+from mmdask.batches.ordering.quotas import QUOTAS_VERSION, Quotas
+from mmdask.batches.ordering.row_rng import streams_of
+from mmdask.batches.processes import check_share
+from mmdask.batches.report.mixing import Mixing
+from mmdask.batches.report.report import report_mix
+from mmdask.errors import MmdaskError, OptionError
+from mmdask.kernels.once import once
 
 __all__ = ["Mix", "mix"]
 
@@ -39,7 +40,7 @@ _ENDLESS = 1 << 60
 Int64s = npt.NDArray[np.int64]
 
 
-class Mix(Epochs):
+class Mix(TensorEpochs):
     """Batches of the rows of several loaders; made by `mix`, which says how.
 
     Attributes
@@ -60,11 +61,13 @@ class Mix(Epochs):
         self.rank, self.world_size = self.loaders[0].rank, self.loaders[0].world_size
 
     def __repr__(self) -> str:
-        shares = ", ".join(f"{name!r}: {share:g}" for name, share in zip(self.names, self.shares, strict=True))
-        return f"<Mix of {{{shares}}} in batches of {self.batch_size}, epoch {self._epoch}>"
+        return f"<Mix of {{{self._shares()}}} in batches of {self.batch_size}, epoch {self._epoch}>"
+
+    def _shares(self) -> str:
+        return ", ".join(f"{name!r}: {share:g}" for name, share in zip(self.names, self.shares, strict=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("quotas", "n_rows", "cutting", "_reader", "_alike")
+        made = ("quotas", "n_rows", "cutting", "_reader", "_as_one")
         state = {name: value for name, value in self.__dict__.items() if name not in made}
         return state | {"_running": None, "loaders": tuple(map(copy.copy, self.loaders))}
 
@@ -80,17 +83,17 @@ class Mix(Epochs):
             return self.batch(self._epoch, int(i) * self.batch_size)
         return super().__getitem__(i)
 
-    @cached_property
+    @once
     def quotas(self) -> Quotas:
         """Which loader gives each row."""
         return Quotas(self.shares)
 
-    @cached_property
+    @once
     def _flags(self) -> tuple[str, ...]:
         """Entries that say which rows are missing, of fields that are optional in one store or another."""
-        return tuple(dict.fromkeys(name for loader in self.loaders for name in _flags(loader)))
+        return tuple(dict.fromkeys(name for loader in self.loaders for name in flags_of(loader)))
 
-    @cached_property
+    @once
     def _sizes(self) -> list[int]:
         """Rows of an epoch of each loader."""
         sizes = [loader.sequence.n for loader in self.loaders]
@@ -99,7 +102,7 @@ class Mix(Epochs):
                 raise OptionError(f"the loader {name!r} has no rows, so it has none to mix in; leave it out")
         return sizes
 
-    @cached_property
+    @once
     def n_rows(self) -> int | None:
         """Rows of an epoch; None if it has no end."""
         sizes = enumerate(self._sizes)
@@ -109,27 +112,37 @@ class Mix(Epochs):
             return max(self.quotas.position_of(i, n - 1) for i, n in sizes) + 1
         return None
 
-    @cached_property
+    @once
     def cutting(self) -> Even:
         """Where the batches of an epoch begin and end."""
         return Even(_ENDLESS if self.n_rows is None else self.n_rows, self.batch_size, drop=self.last == "drop")
 
     def run(self, epoch: int, start: int, n: int) -> Iterator[Batch]:
-        """Up to `n` batches from a position on, whose rows are read together, loader by loader."""
+        """Up to `n` batches from a position on, whose rows are read together."""
         edges = [start]
         for _ in range(max(min(n, self.cutting.left(epoch, start)), 1)):
             edges.append(self.cutting.stop(epoch, edges[-1]))
         streams = self.quotas.streams(start, edges[-1])
         whole = [self._of_loader(i, epoch, edges, streams) for i in range(len(self.loaders))]
-        if self._alike and len(streams):
-            return self._together(epoch, edges, streams, whole)
+        one = self._as_one
+        if one is None or not len(streams):
+            return self._apart(epoch, edges, streams, whole)
+        try:
+            return self._together(one, epoch, edges, streams, whole)
+        except MmdaskError:
+            if not one.renumbered:
+                raise
+            return self._apart(epoch, edges, streams, whole)  # for an error that names the row as its store does
+
+    def _apart(self, epoch: int, edges: list[int], streams: Int64s, whole: list[list[Wanted]]) -> Iterator[Batch]:
+        """Batches of rows that each loader reads, and makes entries of, for itself."""
         wanted = agreed(self.loaders, whole)
         # A loader makes entries of the batches in which it has rows on this rank, and the first of them if none has.
         pieces: list[list[Wanted]] = [[] for _ in self.loaders]
         makers: list[list[int]] = []
         for k, begin in enumerate(edges[:-1]):
             own = [i for i, w in enumerate(wanted) if w[k].stop > w[k].start]
-            makers.append(own or streams[begin - start : begin - start + 1].tolist())
+            makers.append(own or streams[begin - edges[0] : begin - edges[0] + 1].tolist())
             for i in makers[-1]:
                 pieces[i].append(wanted[i][k])
         parts = [
@@ -138,27 +151,19 @@ class Mix(Epochs):
         ]
         return self._joined(epoch, edges, streams, makers, parts)
 
-    @cached_property
-    def _alike(self) -> bool:
-        """Whether all loaders make the same of rows of the same store, so that one can do it for all of them."""
-        first, *others = self.loaders
-        return all(
-            loader.transform is None
-            and isinstance(loader.rows, Rows)
-            and loader.rows.snapshot is first.rows.snapshot
-            and loader.rows.derived == first.rows.derived
-            and loader.normalise is first.normalise
-            and loader.plan == first.plan
-            and (loader.seed == first.seed or not any(chain.cuts for chain in _chains(loader)))
-            for loader in (first, *others)
-        )
+    @once
+    def _as_one(self) -> AsOne | None:
+        """How one reads the rows of all loaders, if all of them make the same of theirs."""
+        return as_one(self.loaders)
 
-    def _together(self, epoch: int, edges: list[int], streams: Int64s, whole: list[list[Wanted]]) -> Iterator[Batch]:
+    def _together(
+        self, one: AsOne, epoch: int, edges: list[int], streams: Int64s, whole: list[list[Wanted]]
+    ) -> Iterator[Batch]:
         """Batches of rows of all loaders, which are read as if they were of one."""
         rows, again = np.empty(len(streams), np.int64), np.empty(len(streams), np.int64)
         for i, each in enumerate(whole):
             mine = np.flatnonzero(streams == i)
-            rows[mine] = np.concatenate([w.everyone for w in each])
+            rows[mine] = np.concatenate([w.everyone for w in each]) + one.firsts[i]
             again[mine] = np.concatenate([w.streams for w in each if w.streams is not None])
         wanted = []
         for begin, end in itertools.pairwise(edges):
@@ -167,14 +172,31 @@ class Mix(Epochs):
             wanted.append(
                 Wanted(rows[all_of_it], own.start, own.stop, end - begin, False, epoch, index, end, again[all_of_it])
             )
-        return self._told(wanted, streams, self.loaders[0].fetching.batches(wanted))
+        return self._told(
+            one, wanted, streams, one.fetching.batches(wanted), lambda: self._apart(epoch, edges, streams, whole)
+        )
 
-    def _told(self, wanted: list[Wanted], streams: Int64s, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Batches that know which loader each row is of."""
+    def _told(
+        self,
+        one: AsOne,
+        wanted: list[Wanted],
+        streams: Int64s,
+        batches: Iterator[Batch],
+        apart: Callable[[], Iterator[Batch]],
+    ) -> Iterator[Batch]:
+        """Batches that know which loader each row is of, and its number in the store of that."""
         start = wanted[0].position - wanted[0].real
-        for w, batch in zip(wanted, batches, strict=True):
+        for k, w in enumerate(wanted):
+            try:
+                batch = next(batches)
+            except MmdaskError:
+                if one.renumbered:
+                    list(itertools.islice(apart(), k + 1))  # as above
+                raise
             begin = w.position - w.real - start
             batch.source = streams[begin + w.start : begin + w.stop].copy()
+            if one.renumbered:
+                batch.rows -= one.firsts[batch.source]
             batch.streams = None if batch.streams is None else streams_of(batch.streams, batch.source)
             yield batch
 
@@ -248,7 +270,7 @@ class Mix(Epochs):
             )
         ]
 
-    @cached_property
+    @once
     def _each(self) -> list[int]:
         """Rows of each loader in an epoch."""
         return [0] * len(self.loaders) if self.n_rows is None else self.quotas.before(self.n_rows).tolist()
@@ -260,7 +282,7 @@ class Mix(Epochs):
             "data": _hash([about["data"] for about in each]),
             "order": order | {"each": _hash([about["order"] for about in each])},
             "seed": _hash([about["seed"] for about in each]),
-            "words": {"rows": sum(loader.rows.n_store for loader in self.loaders)},
+            "words": {"rows": sum(loader.rows.n_store for loader in self.loaders), "shares": self._shares()[:100]},
         }
 
 
@@ -339,81 +361,6 @@ def mix(
         raise OptionError("a mixture has no last='pad'; make its loaders with last='keep' or last='drop'")
     size = first.batch_size if batch_size is None else integer("batch_size", batch_size, 1)
     check_share(size, first.world_size)
-    _check_labels(loaders)
-    _check_entries(loaders)
-    _check_lengths(loaders)
+    check_entries(loaders)
+    check_lengths(loaders)
     return Mix(loaders, checked_shares("mm.mix", shares), size, stop)
-
-
-def _entries(loader: Loader) -> list[str]:
-    """Names of the entries of its batches, as far as no function changes them."""
-    return [name for group in loader.plan.groups for name in group.names]
-
-
-def _flags(loader: Loader) -> list[str]:
-    """Those that say which rows are missing."""
-    names = []
-    for group in loader.plan.groups:
-        fields = [chain.field for chain in group.chains]
-        own = {f"{name}_valid" for name in (group.name, *(f.name for f in fields if 0 in f.optional))}
-        names += [name for name in group.names if name in own and any(0 in f.optional for f in fields)]
-    return names
-
-
-def _check_entries(loaders: Mapping[str, Loader]) -> None:
-    """Raise where loaders have other entries, unless functions of theirs may add what others have."""
-    if any(loader.transform is not None for loader in loaders.values()):
-        return
-    found = {name: {*_entries(loader)} - {*_flags(loader)} for name, loader in loaders.items()}
-    first, expected = next(iter(found.items()))
-    for name, entries in found.items():
-        if entries != expected:
-            raise OptionError(
-                f"batches of {name!r} have the entries {sorted(entries)}, those of {first!r} {sorted(expected)}; make "
-                "the loaders with the same fields= and collate="
-            )
-
-
-def _check_lengths(loaders: Mapping[str, Loader]) -> None:
-    """Raise where loaders make rows of lengths that do not agree, unless functions may change them.
-
-    `mm.pad("max")` agrees where all have it: it looks at the rows of all loaders.
-    """
-    if len(loaders) == 1 or any(loader.transform is not None for loader in loaders.values()):
-        return
-    padded = [{chain.field.name for chain in _chains(loader) if _pads_to_longest(chain)} for loader in loaders.values()]
-    agreed = set.intersection(*padded)
-    for name, loader in loaders.items():
-        for chain in _chains(loader):
-            final, least = chain.final, [cut for cut in chain.cuts if cut.needs_least]
-            alone = _pads_to_longest(chain) and chain.field.name not in agreed
-            if (alone or (isinstance(final, Equal) and least)) and chain.field.kind != "dense":
-                raise OptionError(
-                    f"the loader {name!r} has {least[0] if least else final} for {chain.field.name!r}, which is as "
-                    "long as its own rows of a batch ask for, and those of other loaders are of other lengths, so that "
-                    "they make no one array; give a number, as in mm.pad(8), the same for all loaders, or all of them "
-                    "mm.pad('max')"
-                )
-
-
-def _chains(loader: Loader) -> list[Chain]:
-    return [chain for group in loader.plan.groups for chain in group.chains]
-
-
-def _pads_to_longest(chain: Chain) -> bool:
-    return isinstance(chain.final, Pad) and chain.final.fixed is None
-
-
-def _check_labels(loaders: Mapping[str, Loader]) -> None:
-    """Raise where codes of labels would mean different labels in one array."""
-    known: dict[str, tuple[str, tuple[str, ...]]] = {}
-    for name, loader in loaders.items():
-        for field in [loader.rows.schema[f] for f in loader.fields]:
-            if field.kind != "category":
-                continue
-            other, labels = known.setdefault(field.name, (name, field.labels))
-            if labels != field.labels:
-                raise OptionError(
-                    f"the codes of {field.name!r} mean other labels in {name!r} than in {other!r}: {field.labels} and "
-                    f"{labels}; leave it out of fields=, for batch.source says which loader a row is of"
-                )

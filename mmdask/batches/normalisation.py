@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from mmdask import display
 from mmdask.batches.collate import Packed
 from mmdask.errors import OptionError
+from mmdask.kernels.once import once
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData, Schema
 
@@ -110,7 +110,7 @@ class Normalisation:
             for name, value in arrays.items()
         }
 
-    @cached_property
+    @once
     def _scale(self) -> dict[str, Floats]:
         return {name: np.where(std == 0, 1.0, std) for name, std in self.std.items()}
 
@@ -241,7 +241,7 @@ class NormalisedRows(Rows):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.before, self.normalisation)
 
-    @cached_property
+    @once
     def schema(self) -> Schema:
         """All fields, with the dtype that they have then."""
         named = self.normalisation.mean

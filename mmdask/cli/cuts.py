@@ -61,7 +61,7 @@ def _cutflow(args: argparse.Namespace) -> int:
 
 
 def _hist(args: argparse.Namespace) -> int:
-    from mmdask.dataset.hist import text_histograms
+    from mmdask.dataset.sums.hist import text_histograms
 
     ds = mm.open(args.store)
     ds = ds if args.where is None else ds[ds.cut(args.where)]

@@ -15,6 +15,7 @@ import mmdask as mm
 from mmdask import display
 from mmdask.dataset.listing import History
 from mmdask.store.commit import amount
+from mmdask.store.snapshot import Snapshot
 
 __all__ = ["add_commands"]
 
@@ -55,6 +56,7 @@ def _info(args: argparse.Namespace) -> int:
         ["fields", display.count_text(len(ds.fields))],
         ["parts", display.count_text(len(manifest.parts))],
         ["size", display.nbytes_text(ds.nbytes)],
+        *_stored(ds._rows.snapshot),
         ["generation", newest],
         *([["committed", manifest.time]] if manifest.time else []),
         ["history", f"{amount(len(ds.history()), 'generation')} can be opened"],
@@ -74,6 +76,18 @@ def _info(args: argparse.Namespace) -> int:
         print()
         print(sources.text())
     return 0
+
+
+def _stored(snapshot: Snapshot) -> list[list[str]]:
+    """How arrays are stored that are no plain files, and the bytes that they take so."""
+    form = snapshot.manifest.zarr
+    if form is None:
+        return []
+    layers = dict.fromkeys(layer for part in snapshot.parts for layer in part.layers)
+    arrays = [array for layer in layers for array in snapshot.layer(layer).arrays]
+    nbytes = sum(sum(array.zarr.sizes) for array in arrays if array.zarr is not None)
+    kept = "" if form.keepbits is None else f", {form.keepbits} bits of mantissas kept"
+    return [["stored", f"{display.nbytes_text(nbytes)} of zarr, {form.codec}{kept}"]]
 
 
 def _short(text: str) -> str:

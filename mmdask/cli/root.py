@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
         metavar="SOURCE [LABEL=VALUE ...]",
         help="file, address, glob or file:tree, each followed by the labels of its rows",
     )
-    convert.add_argument("-o", "--output", required=True, metavar="STORE", help="the store")
+    convert.add_argument("-o", "--output", required=True, metavar="STORE", help="the store, a path or URL")
     convert.add_argument("--fields", nargs="+", metavar="NAME", help="branches or patterns to take; all by default")
     convert.add_argument("--exclude", nargs="+", metavar="NAME", help="branches or patterns to leave out")
     convert.add_argument("--tree", help="for sources that name none")
@@ -102,6 +102,12 @@ def add_commands(commands: Any) -> None:
         choices=["stat", "hash"],
         default="stat",
         help="what tells that a file changed: size and time, or its contents (%(default)s)",
+    )
+    convert.add_argument(
+        "--backend",
+        choices=["memmap", "zarr"],
+        help="how a new store keeps its arrays: in files that are mapped (default), or compressed in chunks, as always "
+        "behind a URL",
     )
     convert.add_argument("--plan", action="store_true", help="only say what would be done, and why")
     convert.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -157,6 +163,7 @@ def _convert(args: argparse.Namespace) -> int:
         rename=pairs("--rename", "a name or pattern and the new one, as in 'jet_*=j_*'", args.rename),
         pad=_pads(args.pad),
         tree_label=args.tree_label,
+        backend=args.backend,
     )
     print(repr(ds))
     return 0

@@ -8,7 +8,7 @@ from typing import Any
 from mmdask import display
 from mmdask.dataset.layouts import row
 from mmdask.errors import FieldNotFoundError
-from mmdask.rows.reader import read_aux
+from mmdask.rows.reading.part import read_aux
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Aux"]

@@ -5,31 +5,32 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-from mmdask.batches.balanced import classes_of
-from mmdask.batches.bucketing import Bucket
 from mmdask.batches.collate import Collate
-from mmdask.batches.fetching import Transform
 from mmdask.batches.loader import Balance, Last, Loader, Shuffle
+from mmdask.batches.loading.fetching import Transform
 from mmdask.batches.normalisation import Normalisation, check_normalised
-from mmdask.dataset.frames import OnRagged, dask_frame, frame_names, pandas_frame, xarray_of
+from mmdask.batches.ordering.balanced import classes_of
+from mmdask.batches.ordering.bucketing import Bucket
 from mmdask.dataset.given import each_masked
 from mmdask.dataset.layouts import records
-from mmdask.dataset.recipe import Frame
-from mmdask.dataset.records import Records, zipped
+from mmdask.dataset.lists.recipe import Frame
+from mmdask.dataset.lists.records import Records, zipped
+from mmdask.dataset.making.saving import order_of, workers_for
 from mmdask.dataset.run import dask_runner, resolve
-from mmdask.dataset.saving import order_of, workers_for
+from mmdask.dataset.shapes.frames import OnRagged, dask_frame, frame_names, pandas_frame, xarray_of
 from mmdask.dataset.shaping import Shaping
 from mmdask.errors import OptionError
 from mmdask.export.root import Format, rows_to_root
 from mmdask.export.save import save_rows
-from mmdask.rows.counting import check_weight
+from mmdask.rows.draws.weighing import weigh
 from mmdask.rows.rows import Rows
-from mmdask.rows.weighing import weigh
-from mmdask.store.place import IO
+from mmdask.rows.sums.counting import check_weight
+from mmdask.store.arrays.place import IO
 from mmdask.store.snapshot import Snapshot, open_snapshot
-from mmdask.store.zarr_form import Backend
+from mmdask.store.zarr.form import Backend
 
 __all__ = ["Dataset", "dataset_of", "open_dataset"]
 
@@ -65,6 +66,7 @@ class Dataset(Shaping):
         bucket: Bucket | None = None,
         transform: Transform | None = None,
         memory: int | str | None = None,
+        threads: int | None = None,
     ) -> Loader:
         """Iterate over the rows in batches, shuffled, each exactly once per epoch.
 
@@ -102,6 +104,8 @@ class Dataset(Shaping):
             What is done to each batch where it is made: gets a `Batch`, returns it or a dict of its entries.
         memory : int or str, optional
             Bytes that the loader may take, "1GiB" by default.
+        threads : int, optional
+            Threads that gather rows; by default one for each core, 4 at most.
 
         Returns
         -------
@@ -121,6 +125,8 @@ class Dataset(Shaping):
         self._readable("batches hold", names)
         balance = self._whole(balance)
         self._readable("weights and classes are", [_field_of(balance)], [weights])
+        if isinstance(bucket, Bucket):
+            bucket = replace(bucket, field=self._whole(bucket.field))
         rows = self._resolved()
         weight = None if weights is None else check_weight(weights, rows, "weights")
         classes = None if balance is None else classes_of(rows, balance, dask_runner("classes"))
@@ -147,6 +153,7 @@ class Dataset(Shaping):
             bucket=bucket,
             transform=transform,
             memory=memory,
+            threads=threads,
         )
 
     def save(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.rows.awkward_rows import to_awkward
-from mmdask.rows.shapes import shaped_rows
-from mmdask.rows.text import as_labels, as_text
+from mmdask.rows.reading.awkward_rows import to_awkward
+from mmdask.rows.reading.shapes import shaped_rows
+from mmdask.rows.reading.text import as_labels, as_text
 from mmdask.schema import Field, FieldData, Schema
 
 __all__ = ["fill_missing", "masked", "records", "row", "rows_of", "several", "to_awkward"]
@@ -109,6 +109,8 @@ def records(schema: Schema, names: Sequence[str], values: Sequence[Any]) -> Any:
             mask = np.ma.getmaskarray(value)
             missing = np.asarray(mask.any(axis=tuple(range(1, mask.ndim))))
             value = to_awkward(f, FieldData(value.data, valid=(~missing,)))
+        elif f.kind == "dense" and 0 in np.shape(value)[1:]:
+            value = to_awkward(f, FieldData(value))
         if not f.record or f.record in schema:
             together[name] = value
             continue

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from mmdask.dataset.layouts import masked, several
 from mmdask.errors import OptionError
 from mmdask.expr import Expression
-from mmdask.rows import reader
-from mmdask.rows.passes import passing
+from mmdask.rows.cuts.passes import passing
+from mmdask.rows.reading.where import runs
 from mmdask.rows.rows import Rows
-from mmdask.store.cache import Cache
+from mmdask.store.arrays.cache import Cache
 
 __all__ = [
     "CountsArray",
@@ -198,7 +198,7 @@ class MaskArray(LazyArray):
                 return np.zeros(0, np.bool_)
             first, last = int(wanted[0]), int(wanted[-1]) + 1
         masks = [np.zeros(0, np.bool_)]
-        for part, a, b in reader.runs(snapshot, first, last):
+        for part, a, b in runs(snapshot, first, last):
             masks.append(passing(snapshot, part, a, b, self.leaves))
         mask = np.concatenate(masks)
         return mask if wanted is None else mask[wanted - first]

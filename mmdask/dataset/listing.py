@@ -52,10 +52,6 @@ def _more(n: int) -> str:
 class Sources(_Listing, list[Source]):
     """A list of `Source` that prints as a table; made by `Dataset.sources`."""
 
-    def why_left_out(self, name: str) -> str:
-        """Why a conversion left out a field, and of which file; empty if it did not."""
-        return next((f"{why} ({s.uri})" for s in self for left, why in s.skipped if left == name), "")
-
     def _folder(self) -> str:
         """The folder in which all of the files are; empty if there is none."""
         names = {os.path.dirname(s.uri) for s in self}

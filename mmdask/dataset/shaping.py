@@ -9,12 +9,12 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from mmdask.dataset.analysis import Analysis
-from mmdask.dataset.explode import exploded
-from mmdask.dataset.loc import Loc
-from mmdask.dataset.mapped import memmap_of
-from mmdask.dataset.rename import renamed
+from mmdask.dataset.shapes.explode import exploded
+from mmdask.dataset.shapes.loc import Loc
+from mmdask.dataset.shapes.mapped import memmap_of
+from mmdask.dataset.shapes.rename import renamed
 from mmdask.errors import OptionError
-from mmdask.rows.sampling import Sample
+from mmdask.rows.draws.sampling import Sample
 
 __all__ = ["Shaping"]
 

@@ -10,21 +10,21 @@ import numpy as np
 
 from mmdask import display
 from mmdask.dataset.auxiliary import Aux
-from mmdask.dataset.cut import Cut
+from mmdask.dataset.cuts.cut import Cut
 from mmdask.dataset.given import Given
 from mmdask.dataset.hints import no_attribute
 from mmdask.dataset.layouts import row, several
 from mmdask.dataset.lazy import FieldArray, row_chunks, to_dask
 from mmdask.dataset.listing import History, Sources
-from mmdask.dataset.ragged import Ragged
+from mmdask.dataset.lists.ragged import Ragged
 from mmdask.dataset.run import resolve
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.expr import Expression
-from mmdask.rows.exploded import Exploded
-from mmdask.rows.keyed import again_on
+from mmdask.rows.cuts.keyed import again_on
 from mmdask.rows.rows import Rows
-from mmdask.rows.views import SnapshotView, one_store
-from mmdask.rows.virtual import names_in_text
+from mmdask.rows.views.exploded import Exploded
+from mmdask.rows.views.views import SnapshotView, one_store
+from mmdask.rows.views.virtual import names_in_text
 from mmdask.schema import Schema
 from mmdask.short import ShortNamed
 from mmdask.store.manifest import history
@@ -76,7 +76,8 @@ class View(Mapping[str, Any]):
     def schema(self) -> Schema:
         """Kind, dtype, shape, unit and doc of the fields."""
         given = {name: g.field for name, g in self._given.items()}
-        return Schema(given[name] if name in given else self._rows.schema[name] for name in self._names)
+        known = self._rows.schema
+        return Schema((given[name] if name in given else known[name] for name in self._names), known.absent)
 
     @property
     def path(self) -> str:
@@ -248,7 +249,7 @@ class View(Mapping[str, Any]):
         if isinstance(key, str):
             return self._field(key)
         if isinstance(key, Cut):
-            return self._with(self._selected_by(key))
+            return self._with(self._rows.cut(self._own(key)))
         if isinstance(key, slice):
             return self._with(self._resolved().sliced(key))
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
@@ -275,8 +276,6 @@ class View(Mapping[str, Any]):
         if name not in self._names and any(sign in name for sign in _OPERATORS):
             hint = f"a cut is written ds[ds.cut({name!r})]"
             raise FieldNotFoundError(f"{self.schema.unknown(name)}; {hint}")
-        if name not in self.schema and (why := self.sources.why_left_out(name)):
-            raise FieldNotFoundError(f"no field {name!r}: left out at conversion: {why}")
         field = self.schema[name]
         if name in self._given:
             return self._given[name].on(self._resolved(), self._chunk_rows)
@@ -339,6 +338,7 @@ class View(Mapping[str, Any]):
                 )
 
     def _own(self, cut: Cut) -> Expression:
+        """What a cut asks of the rows of this dataset."""
         theirs, ours = cut._dataset._rows.snapshot, self._rows.snapshot
         if theirs.manifest.uuid != ours.manifest.uuid:
             for one, what in ((ours, "this dataset"), (theirs, "the dataset that the cut was made from")):
@@ -357,10 +357,6 @@ class View(Mapping[str, Any]):
         found = cut._expression
         same = all(ours.schema.get(name) == theirs.schema[name] for name in found.fields)
         return found if same else again_on(found, ours.schema)
-
-    def _selected_by(self, cut: Cut) -> Rows:
-        """The rows of this dataset that pass."""
-        return self._rows.cut(self._own(cut))
 
     # Looks ----------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,19 @@ import numpy as np
 
 from mmdask import display
 from mmdask.errors import FieldNotFoundError, OptionError, StoreExistsError, did_you_mean
-from mmdask.export.root_columns import FORMATS, Column, Format, check_names, column_of, counter_names, owner_of
+from mmdask.export.root_columns import (
+    FORMATS,
+    Column,
+    Format,
+    check_names,
+    column_of,
+    counter_names,
+    owner_of,
+    takes_fill,
+    usual_fill,
+)
 from mmdask.rows.rows import Rows
-from mmdask.rows.virtual import carrier
+from mmdask.rows.views.virtual import carrier
 from mmdask.schema import FieldData, Schema, empty
 from mmdask.store.folder import check_outside
 from mmdask.store.outcome import writing
@@ -119,12 +129,26 @@ def _codec(compression: str | None) -> Any:
 def _fills(schema: Schema, names: Sequence[str], fill: Any) -> dict[str, Any]:
     """What stands for missing values of each field."""
     if isinstance(fill, Mapping):
+        fill = {schema.resolve(name) if name in schema.short else name: value for name, value in fill.items()}
         if unknown := [name for name in fill if name not in names]:
             raise FieldNotFoundError(
                 f"fill= names {unknown[0]!r}, which is not written{did_you_mean(str(unknown[0]), names)}"
             )
         return dict(fill)
-    return {} if fill is None else {name: fill for name in names if schema[name].optional}
+    if fill is None:
+        return {}
+    optional = [name for name in names if schema[name].optional]
+    wrong = [name for name in optional if not takes_fill(schema[name], fill)]
+    if wrong:
+        # those that it does not fit first; rows that are arrays have none
+        shown = [schema[n] for n in sorted(optional, key=lambda n: n not in wrong) if schema[n].kind != "shaped"]
+        each = [f"{f.name!r}: {(fill if takes_fill(f, fill) else usual_fill(f))!r}" for f in shown[:3]]
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise OptionError(
+            f"fill={fill!r} cannot be a value of {wrong[0]!r} ({schema[wrong[0]].describe()}){more}; say for each "
+            f"field what stands for missing values, as in fill={{{', '.join(each)}{', ...' * (len(shown) > 3)}}}"
+        )
+    return dict.fromkeys(optional, fill)
 
 
 def _target(path: str | os.PathLike[str]) -> str:

@@ -18,7 +18,17 @@ import numpy.typing as npt
 from mmdask.errors import OptionError
 from mmdask.schema import Field, FieldData, empty
 
-__all__ = ["FORMATS", "Column", "Format", "check_names", "column_of", "counter_names", "owner_of"]
+__all__ = [
+    "FORMATS",
+    "Column",
+    "Format",
+    "check_names",
+    "column_of",
+    "counter_names",
+    "owner_of",
+    "takes_fill",
+    "usual_fill",
+]
 
 Format = Literal["ttree", "rntuple"]
 #: what people call them
@@ -125,13 +135,32 @@ def _checked_fill(field: Field, fill: Any) -> Any:
     if field.kind == "shaped":
         raise OptionError(f"fill= is for values, and rows of {field.name!r} are arrays; leave it out of fill=")
     try:
-        value = np.array(fill).astype(field.dtype) if field.dtype.kind not in "mM" else np.array(fill, field.dtype)
+        with np.errstate(invalid="ignore"):  # of nan no integer is made; below it is another value
+            value = np.array(fill).astype(field.dtype) if field.dtype.kind not in "mM" else np.array(fill, field.dtype)
     except (TypeError, ValueError, OverflowError):
         raise wrong from None
     same = value.ndim == 0 and (value == np.array(fill) or (value != value and fill != fill))
     if not same or (field.dtype.kind == "b") != isinstance(fill, bool | np.bool_):
         raise wrong
     return value[()]
+
+
+def takes_fill(field: Field, fill: Any) -> bool:
+    """Whether a value can stand for what is missing of a field."""
+    try:
+        _checked_fill(field, fill)
+    except OptionError:
+        return False
+    return True
+
+
+def usual_fill(field: Field) -> Any:
+    """What is proposed to stand for what is missing of a field."""
+    if field.kind in ("string", "category"):
+        return ""
+    if field.dtype.kind in "bS":
+        return False if field.dtype.kind == "b" else b""
+    return 0 if field.dtype.kind in "iu" and not takes_fill(field, -999) else -999
 
 
 def check_names(names: Collection[str], format: Format) -> None:
@@ -170,8 +199,8 @@ def _wrong(field: Field, format: Format, filled: bool) -> str:
     if field.kind == "ragged" and (field.shape or field.dtype.kind == "S"):
         return f"uproot writes lists of arrays there in a way that nothing reads back; {_OTHER}"
     if field.optional and not filled:
-        value = "''" if field.kind in ("string", "category") else "False" if field.dtype.kind == "b" else "-999"
-        return f"it has no missing values; say what stands for them, as in fill={{{name!r}: {value}}}, or {_OTHER}"
+        value = usual_fill(field)
+        return f"it has no missing values; say what stands for them, as in fill={{{name!r}: {value!r}}}, or {_OTHER}"
     return ""
 
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from mmdask import display
 from mmdask.errors import OptionError, StoreExistsError, StoreNotFoundError
-from mmdask.rows.compact import constant_of, used_labels
-from mmdask.rows.derived import reads
-from mmdask.rows.reader import read_aux
+from mmdask.rows.reading.part import read_aux
 from mmdask.rows.rows import Rows
+from mmdask.rows.upkeep.compact import constant_of, used_labels
+from mmdask.rows.views.derived import reads
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.folder import check_free, make_folder, remove_folder
@@ -27,7 +27,7 @@ from mmdask.store.manifest import Manifest, Part, store_root
 from mmdask.store.outcome import writing
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.storage import is_url
-from mmdask.store.zarr_form import Backend, check_backend, settled
+from mmdask.store.zarr.form import Backend, check_backend, settled
 
 __all__ = ["save_rows"]
 

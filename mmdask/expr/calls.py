@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mmdask.expr import hints
 from mmdask.expr.functions import FUNCTIONS, Function
+from mmdask.expr.operators import OperatorChecker
 from mmdask.expr.parser import INDEX, MAX_INDEX
+from mmdask.expr.scope import Scope
 from mmdask.expr.tokens import thousands
 from mmdask.expr.tree import Call, Index, Integer, Name, Node, Unary, error_at
 from mmdask.expr.typed import (
@@ -29,27 +31,27 @@ from mmdask.expr.typed import (
     whole_dtype,
 )
 
-if TYPE_CHECKING:
-    from mmdask.expr.checker import Checker
-
-__all__ = ["brackets", "call"]
+__all__ = ["brackets", "call", "function_of"]
 
 #: no sum of 32-bit integers gets beyond, of as many items as there can be
 _FAR_SUM = 2**62
 
 
-def call(checker: Checker, node: Call) -> Typed:
-    """The typed tree of a function call."""
+def function_of(scope: Scope, node: Call) -> Function:
+    """The function of a call, which has as many arguments."""
     function = FUNCTIONS.get(node.function)
     if function is None:
-        raise checker.error(node, hints.unknown_function(checker, node.function, node.args))
+        raise scope.error(node, hints.unknown_function(scope, node.function, node.args))
     if len(node.args) != function.n_args:
         for a, b in pairwise(node.args):
-            if (found := thousands(checker.text, a.end, b.start)) is not None:
-                raise error_at(checker.text, *found)
-        raise checker.error(node, _arity(function, len(node.args)))
-    visit = checker.asked if function.group == "missing" else checker.visit
-    args = tuple(map(visit, node.args))
+            if (found := thousands(scope.text, a.end, b.start)) is not None:
+                raise error_at(scope.text, *found)
+        raise scope.error(node, _arity(function, len(node.args)))
+    return function
+
+
+def call(checker: OperatorChecker, function: Function, args: tuple[Typed, ...], node: Call) -> Typed:
+    """The typed tree of a function call, of arguments that have types."""
     return _GROUPS[function.group](checker, function.name, args, node)
 
 
@@ -65,7 +67,7 @@ def _tree(node: Call, args: tuple[Typed, ...]) -> Call:
     return replace(node, args=tuple(a.tree for a in args))
 
 
-def _items(checker: Checker, x: Typed, what: str) -> Typed:
+def _items(checker: OperatorChecker, x: Typed, what: str) -> Typed:
     """The same value, if it has items to go through."""
     if not x.depth:
         raise checker.error(x.tree, f"{what} needs one value per item, and {checker.source(x.tree)} has one per row")
@@ -81,7 +83,7 @@ def _lists_unsure(x: Typed) -> bool:
     return x.depth - 1 in x.lists_missing
 
 
-def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _truth(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = args[0]
     if x.kind in ("label", "text"):
         checker.number(x)
@@ -101,7 +103,7 @@ def _truth(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> 
     return Typed(name, (x,), "bool", BOOL, depth, missing, tree, (0, 1))
 
 
-def _reduce(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _reduce(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = args[0]
     if x.kind in ("label", "text") and (name != "len" or not x.depth):
         checker.number(x)
@@ -133,7 +135,7 @@ def _sum(x: Typed, tree: Node, *, mean: bool = False) -> Typed:
     return Typed("sum", (x,), "int", dtype, depth, missing, tree, values, "plain" if narrow else "checked")
 
 
-def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _pick(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = args[0]
     if name == "get":
         return _get(checker, x, args[1], args[2], node)
@@ -143,7 +145,7 @@ def _pick(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> T
     return Typed("inner item", (x,), x.kind, x.dtype, x.depth - 1, True, _tree(node, args), x.range, index)
 
 
-def _get(checker: Checker, x: Typed, i: Typed, default: Typed, node: Call) -> Typed:
+def _get(checker: OperatorChecker, x: Typed, i: Typed, default: Typed, node: Call) -> Typed:
     if x.kind in ("label", "text"):
         checker.number(x)
     _items(checker, x, "get(x, i, default)")
@@ -173,19 +175,19 @@ def _get(checker: Checker, x: Typed, i: Typed, default: Typed, node: Call) -> Ty
     return Typed("get", (x, default), kind, dtype, 0, missing, tree, values, int(i.value))
 
 
-def _check_index(checker: Checker, i: Typed) -> None:
+def _check_index(checker: OperatorChecker, i: Typed) -> None:
     if abs(i.value) >= MAX_INDEX:
         raise checker.error(i.tree, "an index is below 2**31")
 
 
-def brackets(checker: Checker, node: Index) -> Typed:
-    """The typed tree of ``x[i]``: an item, or the items that a condition chooses."""
+def brackets(checker: OperatorChecker, node: Index, visit: Callable[[Node], Typed]) -> Typed:
+    """The typed tree of ``x[i]``: an item, or the items that a condition chooses; `visit` gives those of x and i."""
     hints.check_brackets(checker, node.operand, node.index)
-    x = checker.visit(node.operand)
+    x = visit(node.operand)
     if isinstance(node.index, int):
         return _item(checker, x, node.index, node)
     _listed(checker, x, node)
-    i = checker.visit(node.index)
+    i = visit(node.index)
     if i.op == "literal" and i.kind == "int":
         _check_index(checker, i)
         return _item(checker, x, int(i.value), node)
@@ -203,7 +205,7 @@ def brackets(checker: Checker, node: Index) -> Typed:
     return _at(x, i.depth, i, Typed("item at", (x, i), x.kind, x.dtype, x.depth - 1, True, _index_tree(node, x, i)))
 
 
-def _listed(checker: Checker, x: Typed, node: Index) -> None:
+def _listed(checker: OperatorChecker, x: Typed, node: Index) -> None:
     if not x.depth:
         raise checker.error(node, f"{checker.source(x.tree)} has one value per row; there are no items to choose from")
 
@@ -212,7 +214,7 @@ def _index_tree(node: Index, x: Typed, i: Typed) -> Index:
     return replace(node, operand=x.tree, index=i.tree)
 
 
-def _item(checker: Checker, x: Typed, index: int, node: Index) -> Typed:
+def _item(checker: OperatorChecker, x: Typed, index: int, node: Index) -> Typed:
     """The typed tree of ``x[index]``, of the outermost list."""
     _listed(checker, x, node)
     tree = replace(node, operand=x.tree, index=index)
@@ -229,7 +231,7 @@ def _at(x: Typed, level: int, index: Typed, typed: Typed) -> Typed:
     return replace(typed, missing=x.missing, lost=tuple(sorted({level} | outer | inner)))
 
 
-def _choose(checker: Checker, x: Typed, condition: Typed, node: Index) -> Typed:
+def _choose(checker: OperatorChecker, x: Typed, condition: Typed, node: Index) -> Typed:
     source = checker.source(condition.tree)
     if not condition.depth:
         raise checker.error(
@@ -248,7 +250,7 @@ def _choose(checker: Checker, x: Typed, condition: Typed, node: Index) -> Typed:
     return Typed("choose", args, x.kind, x.dtype, x.depth, x.missing, tree, x.range, lost=tuple(sorted(lost)))
 
 
-def _where(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _where(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     condition, a, b = args
     if condition.kind != "bool":
         checker.number(condition)
@@ -261,7 +263,7 @@ def _where(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> 
     return Typed("where", args, kind, dtype, depth, missing, _tree(node, args), values)
 
 
-def _common(checker: Checker, a: Typed, b: Typed, node: Node) -> tuple[Any, np.dtype[Any], Range]:
+def _common(checker: OperatorChecker, a: Typed, b: Typed, node: Node) -> tuple[Any, np.dtype[Any], Range]:
     """Kind, dtype and range of a value that is one of two."""
     values = min(a.range[0], b.range[0]), max(a.range[1], b.range[1])
     if "float" in (a.kind, b.kind):
@@ -276,7 +278,7 @@ def _common(checker: Checker, a: Typed, b: Typed, node: Node) -> tuple[Any, np.d
     return kind, dtype, values
 
 
-def _xor(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _xor(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     a, b = checker.number(args[0]), checker.number(args[1])
     tree = _tree(node, args)
     if a.kind == b.kind == "bool":
@@ -286,19 +288,19 @@ def _xor(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Ty
     return checker.bits("^", [a, b], tree)
 
 
-def _missing(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _missing(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = args[0]
     if x.op == "literal":
         raise checker.error(x.tree, f"{name}(...) asks about a field, or what is computed from one")
     return Typed(name, (x,), "bool", BOOL, x.depth, False, _tree(node, args), (0, 1))
 
 
-def _test(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _test(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = checker.number(args[0])
     return Typed(name, (x,), "bool", BOOL, x.depth, x.missing, _tree(node, args), (0, 1))
 
 
-def _double(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _double(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     for a in args:
         checker.number(a)
     if name == "delta_r":
@@ -307,7 +309,7 @@ def _double(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) ->
     return Typed(name, args, "float", FLOAT64, depth, missing, _tree(node, args))
 
 
-def _check_delta_r(checker: Checker, args: tuple[Typed, ...], node: Call) -> None:
+def _check_delta_r(checker: OperatorChecker, args: tuple[Typed, ...], node: Call) -> None:
     # ROOT::VecOps::DeltaR(eta1, eta2, phi1, phi2) has another order; a wrong one gives plausible numbers.
     for place, x in enumerate(args):
         field = x.tree
@@ -321,7 +323,7 @@ def _check_delta_r(checker: Checker, args: tuple[Typed, ...], node: Call) -> Non
             )
 
 
-def _keep(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _keep(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     x = checker.number(args[0])
     tree = _tree(node, args)
     if x.kind == "float":
@@ -334,7 +336,7 @@ def _keep(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> T
     return checker.integer("abs", (x,), (0 if high >= 0 else -high, max(-low, high)), INT64, tree)
 
 
-def _pair(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
+def _pair(checker: OperatorChecker, name: str, args: tuple[Typed, ...], node: Call) -> Typed:
     a, b = (checker.whole(checker.number(x), x.tree) for x in args)
     smaller: Callable[[int, int], int] = min if name == "minimum" else max
     values = smaller(a.range[0], b.range[0]), smaller(a.range[1], b.range[1])
@@ -345,7 +347,7 @@ def _pair(checker: Checker, name: str, args: tuple[Typed, ...], node: Call) -> T
     return Typed(name, (a, b), kind, dtype, max(a.depth, b.depth), a.missing or b.missing, _tree(node, args), values)
 
 
-_GROUPS: dict[str, Callable[[Checker, str, tuple[Typed, ...], Call], Typed]] = {
+_GROUPS: dict[str, Callable[[OperatorChecker, str, tuple[Typed, ...], Call], Typed]] = {
     "truth": _truth,
     "reduce": _reduce,
     "pick": _pick,

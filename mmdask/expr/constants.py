@@ -5,18 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import numbers
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from mmdask.errors import ExpressionError
 from mmdask.expr.tree import BOOLEANS, SYMBOLS, WORDS, Boolean, Integer, Name, Node, Real, Symbol, Text, Unary
 
-if TYPE_CHECKING:
-    from mmdask.expr.checker import Checker
-
 __all__ = ["check_constants", "constant_items", "constant_node"]
+
+#: makes the error that points at a node
+Refusal = Callable[[Node, str], ExpressionError]
 
 _NUMBERS = "a number, a text or a list of such"
 _MAX_BITS = 300
@@ -31,7 +30,7 @@ def check_constants(constants: Mapping[str, object] | None) -> Mapping[str, obje
     return found
 
 
-def constant_node(value: object, name: Name, checker: Checker) -> Node:
+def constant_node(value: object, name: Name, error: Refusal) -> Node:
     """The literal for the value of a constant, in the place of its name."""
     place = {"start": name.start, "end": name.end}
     value = _scalar(value)
@@ -44,11 +43,11 @@ def constant_node(value: object, name: Name, checker: Checker) -> Node:
         return _real(value, place)
     if isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
-            raise checker.error(name, f"constant {name.name!r} is no valid Unicode")
+            raise error(name, f"constant {name.name!r} is no valid Unicode")
         return Text(value, **place)
     if isinstance(value, list | tuple | set | frozenset | range | np.ndarray):
-        raise checker.error(name, f"constant {name.name!r} is a list, which stands only after 'in'")
-    raise checker.error(name, f"constant {name.name!r} is {_NUMBERS}, got {_got(value)}")
+        raise error(name, f"constant {name.name!r} is a list, which stands only after 'in'")
+    raise error(name, f"constant {name.name!r} is {_NUMBERS}, got {_got(value)}")
 
 
 def _scalar(value: object) -> object:
@@ -78,16 +77,16 @@ def _real(value: float, place: dict[str, int]) -> Node:
     return Unary("-", size, **place) if math.copysign(1.0, value) < 0 else size
 
 
-def constant_items(value: object, name: Name, checker: Checker) -> tuple[Node, ...]:
+def constant_items(value: object, name: Name, error: Refusal) -> tuple[Node, ...]:
     """The literals for a constant that is a list; a set in ascending order."""
     if isinstance(value, set | frozenset):
         try:
             value = sorted(value)
         except TypeError:
-            raise checker.error(name, f"constant {name.name!r} mixes texts and numbers") from None
+            raise error(name, f"constant {name.name!r} mixes texts and numbers") from None
     value = _scalar(value)
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = list(value)
     if not isinstance(value, list | tuple | range):
-        raise checker.error(name, f"'in' takes a list, and constant {name.name!r} is {type(value).__name__}")
-    return tuple(constant_node(v, name, checker) for v in value)
+        raise error(name, f"'in' takes a list, and constant {name.name!r} is {type(value).__name__}")
+    return tuple(constant_node(v, name, error) for v in value)

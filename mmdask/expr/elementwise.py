@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,30 +9,13 @@ from typing import Any
 import numpy as np
 
 from mmdask.errors import ExpressionError
+from mmdask.expr.arithmetic import EXACT, UFUNCS
 from mmdask.expr.compare import compare, is_member
 from mmdask.expr.tree import canonical
 from mmdask.expr.typed import FLOAT64, INT64, UINT64, Typed, range_of
 from mmdask.expr.values import SCRATCH, Aligned, Array, Block, Bools, Value, all_known, length
 
 __all__ = ["OPERATIONS"]
-
-_UFUNC: dict[str, Any] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.true_divide,
-    "//": np.floor_divide,
-    "%": np.remainder,
-    "**": np.power,
-}
-_EXACT: dict[str, Callable[[Any, Any], Any]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "//": operator.floordiv,
-    "%": operator.mod,
-    "**": operator.pow,
-}
 
 
 def _bool(aligned: Aligned, values: Bools) -> Value:
@@ -71,7 +53,7 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
     if node.dtype == FLOAT64:
         # each operand as a double: also for integers, where numpy would have other rules
         out = SCRATCH.take(length(a, b), FLOAT64)
-        values = _UFUNC[node.op](a, b, out, dtype=np.float64, casting="unsafe")
+        values = UFUNCS[node.op](a, b, out, dtype=np.float64, casting="unsafe")
         return aligned.value(values, all_known(aligned.known), scratch=True)
     if node.op in ("//", "%") and node.missing:
         divides = b != 0
@@ -84,7 +66,7 @@ def _arithmetic(block: Block, node: Typed, args: list[Value]) -> Value:
         values = _power(block, node, a, known, aligned)
     else:
         out = SCRATCH.take(length(a, b), node.dtype)
-        values = _UFUNC[node.op](a, b, out, dtype=node.dtype, casting="unsafe")
+        values = UFUNCS[node.op](a, b, out, dtype=node.dtype, casting="unsafe")
         if node.value == "checked":
             wrong = _overflows(node.op, _as(a, node), _as(b, node), values)
             _check(block, node, a, b, wrong, known, aligned)
@@ -153,7 +135,7 @@ def _root(number: int, exponent: int) -> int:
 def _exact(block: Block, node: Typed, a: Array, b: Array, known: Bools | None, aligned: Aligned) -> Array:
     """Arithmetic of signed with unsigned 64-bit integers, in Python's integers: rare and slow."""
     low, high = range_of(node.dtype)
-    exact = _EXACT[node.op](a.astype(object), b.astype(object))
+    exact = EXACT[node.op](a.astype(object), b.astype(object))
     wrong = ((exact < low) | (exact > high)).astype(np.bool_)
     _check(block, node, a, b, wrong, known, aligned)
     return np.where(wrong, 0, exact).astype(node.dtype)
@@ -314,7 +296,7 @@ def _pair(block: Block, node: Typed, args: list[Value]) -> Value:
 OPERATIONS: dict[str, Callable[[Block, Typed, list[Value]], Value]] = {
     "compare": _compare,
     "in": _in,
-    **dict.fromkeys(_UFUNC, _arithmetic),
+    **dict.fromkeys(UFUNCS, _arithmetic),
     "neg": _negative,
     "abs": _absolute,
     "whole": _whole,

@@ -122,7 +122,9 @@ def check(
         # a given tree, too, is read again, so that the places fit the text
         node = parse(text) if text is node_or_text else parse(text, longest=len(text))
         derived = derived or {}
-        seen = schema if not derived else Schema([*(f for n, f in schema.items() if n not in derived), *_seen(derived)])
+        seen = schema
+        if derived:
+            seen = Schema([*(f for n, f in schema.items() if n not in derived), *_seen(derived)], schema.absent)
         if seen.short and (long := with_whole_names(text, node, seen, constants or ())) != text:
             text, node = long, parse(long, longest=len(long))
         checker = Checker(text, seen, constants, {name: _unplaced(e) for name, e in derived.items()})

@@ -1,4 +1,4 @@
-"""What the errors of `checker` and `calls` propose, where one can see what was meant."""
+"""What the errors of an expression propose, where one can see what was meant."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterator
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING
 
 from mmdask.errors import did_you_mean
 from mmdask.expr.elsewhere import LIBRARIES, NONE, call_here, method_here
 from mmdask.expr.functions import ALIASES, FUNCTIONS
+from mmdask.expr.scope import Scope
 from mmdask.expr.tree import (
     BOOLEANS,
     SYMBOLS,
@@ -26,9 +26,6 @@ from mmdask.expr.tree import (
 )
 from mmdask.expr.typed import Typed
 from mmdask.short import short_name
-
-if TYPE_CHECKING:
-    from mmdask.expr.checker import Checker
 
 __all__ = [
     "alone",
@@ -61,35 +58,37 @@ def listed(names: list[str]) -> str:
 # ------------------------------------------------------------------------------------------------------ names
 
 
-def unknown_name(checker: Checker, name: str) -> str:
+def unknown_name(scope: Scope, name: str) -> str:
     """What to say of a name that is neither a field nor a constant."""
     if name in NONE:
         return f"there is no {name}; whether a value is missing is ismissing(x)"
-    if whole := _cut_apart(checker, name):
+    if whole := _cut_apart(scope, name):
         short = short_name(whole)
-        other = f", or {short}" if len(checker.schema.short.get(short, ())) == 1 else ""
+        other = f", or {short}" if len(scope.schema.short.get(short, ())) == 1 else ""
         return f"no field {name!r}; names with other signs stand in backticks: `{whole}`{other}"
+    if scope.schema.absent is not None and (why := scope.schema.absent(name)):
+        return f"no field {name!r}: {why}"
     head, _, last = name.rpartition(".")
     if head in LIBRARIES and last in (*SYMBOLS, *BOOLEANS):
         return f"no field {name!r}; write {last}"
-    known = [*checker.schema, *checker.constants]
+    known = [*scope.schema, *scope.constants]
     joined = name.replace(".", "_")
     rest = name.partition(".")[2]
     while head and joined not in known and rest:
         if rest in known:
             return f"no field {name!r}; write {rest}"
         rest = rest.partition(".")[2]
-    if not checker.constants:
-        return checker.schema.unknown(name)
+    if not scope.constants:
+        return scope.schema.unknown(name)
     if near := did_you_mean(name, known):
         return f"no field or constant {name!r}{near}"
-    return f"{checker.schema.unknown(name)}; the constants are: {listed(list(checker.constants))}"
+    return f"{scope.schema.unknown(name)}; the constants are: {listed(list(scope.constants))}"
 
 
-def _cut_apart(checker: Checker, name: str) -> str:
+def _cut_apart(scope: Scope, name: str) -> str:
     """The longest field that is written out in an expression, which reads it as something else; else an empty text."""
-    odd = [n for n in checker.schema if _WORD.fullmatch(n) is None and name in _WORDS.findall(n)]
-    found = [n for n in odd if any(checker.text[: m.start()][-1:] != "`" for m in _written(n, checker.text))]
+    odd = [n for n in scope.schema if _WORD.fullmatch(n) is None and name in _WORDS.findall(n)]
+    found = [n for n in odd if any(scope.text[: m.start()][-1:] != "`" for m in _written(n, scope.text))]
     return max(found, key=len, default="")
 
 
@@ -98,7 +97,7 @@ def _written(name: str, text: str) -> Iterator[re.Match[str]]:
     return re.finditer(rf"(?<![\w.]){re.escape(name)}(?![\w.])", text)
 
 
-def check_names(checker: Checker, node: Compare | In) -> None:
+def check_names(scope: Scope, node: Compare | In) -> None:
     """Raise for text without quotes, as in ``process == ttbb``, and for ``met == None``."""
     if isinstance(node, In):
         pairs: list[tuple[str, Node, Node]] = [("==", node.operand, i) for i in node.items]
@@ -106,54 +105,54 @@ def check_names(checker: Checker, node: Compare | In) -> None:
         pairs = [(op, *two) for op, two in zip(node.ops, pairwise(node.operands), strict=True)]
     for op, a, b in pairs:
         for x, y in ((a, b), (b, a)):
-            if isinstance(y, Name) and not y.quoted and not checker.knows(y):
-                if message := _unquoted(checker, op, x, y):
-                    raise checker.error(y, message)
+            if isinstance(y, Name) and not y.quoted and not scope.knows(y):
+                if message := _unquoted(scope, op, x, y):
+                    raise scope.error(y, message)
                 return  # the name is an error where it is looked up
 
 
-def _unquoted(checker: Checker, op: str, x: Node, name: Name) -> str:
+def _unquoted(scope: Scope, op: str, x: Node, name: Name) -> str:
     if name.name in NONE and op in ("==", "!="):
-        return f"there is no {name.name}; write {'not ' * (op == '!=')}ismissing({checker.source(x)})"
-    field = checker.schema.get(x.name) if isinstance(x, Name) and checker.knows(x) else None
+        return f"there is no {name.name}; write {'not ' * (op == '!=')}ismissing({scope.source(x)})"
+    field = scope.schema.get(x.name) if isinstance(x, Name) and scope.knows(x) else None
     if field is None or field.kind not in ("category", "string"):
         return ""
-    near = did_you_mean(name.name, [*checker.schema, *checker.constants])
+    near = did_you_mean(name.name, [*scope.schema, *scope.constants])
     if name.name not in field.labels and (near or (field.labels and not did_you_mean(name.name, field.labels))):
         return ""
     return f"no field {name.name!r}; text stands in quotes: '{name.name}'"
 
 
-def check_nan(checker: Checker, op: str, a: Typed, b: Typed) -> None:
+def check_nan(scope: Scope, op: str, a: Typed, b: Typed) -> None:
     """Raise for ``x == nan``, which is false also for nan."""
     for x, other in ((b, a), (a, b)):
         if op in ("==", "!=", "in") and x.op == "literal" and x.kind == "float" and math.isnan(x.value):
-            asked = f"{'not ' * (op == '!=')}isnan({checker.source(other.tree)})"
+            asked = f"{'not ' * (op == '!=')}isnan({scope.source(other.tree)})"
             more = "leave it out of the list, and add 'or " if op == "in" else "write '"
-            raise checker.error(x.tree, f"nothing is equal to nan, nan itself neither; {more}{asked}'")
+            raise scope.error(x.tree, f"nothing is equal to nan, nan itself neither; {more}{asked}'")
 
 
 # ------------------------------------------------------------------------------------------------------ logic
 
 
-def alone(checker: Checker, x: Typed, proposed: str = "") -> str:
+def alone(scope: Scope, x: Typed, proposed: str = "") -> str:
     """What to say of a number that is written out where a boolean stands."""
-    always = f"{checker.source(x.tree)} alone is always {'true' if x.value else 'false'}"
+    always = f"{scope.source(x.tree)} alone is always {'true' if x.value else 'false'}"
     return f"{always}; " + (f"write {proposed}" if proposed else "compare it, or leave it out")
 
 
-def check_alone(checker: Checker, args: list[Typed]) -> None:
+def check_alone(scope: Scope, args: list[Typed]) -> None:
     """Raise for a literal that is joined with a comparison: ``nJets == 4 or 5``."""
     for i, x in enumerate(args):
         if x.op == "literal" and x.kind != "bool":
-            proposed = as_list(checker, args, i)
+            proposed = as_list(scope, args, i)
             if x.kind != "text":
-                raise checker.error(x.tree, alone(checker, x, proposed))
+                raise scope.error(x.tree, alone(scope, x, proposed))
             if proposed:
-                raise checker.error(x.tree, f"{checker.source(x.tree)} is text, and no condition; write {proposed}")
+                raise scope.error(x.tree, f"{scope.source(x.tree)} is text, and no condition; write {proposed}")
 
 
-def as_list(checker: Checker, args: list[Typed], i: int) -> str:
+def as_list(scope: Scope, args: list[Typed], i: int) -> str:
     """``nJets in (4, 5)``, if that is what ``nJets == 4 or 5`` means, of which the last is operand `i`."""
     tree = args[i - 1].tree
     if not i or not (isinstance(tree, Compare) and tree.ops in (("==",), ("!=",))):
@@ -163,14 +162,14 @@ def as_list(checker: Checker, args: list[Typed], i: int) -> str:
     if isinstance(left, Integer | Real | Text) or not isinstance(first, (Text,) if text else (Integer, Real, Unary)):
         return ""
     rest = takewhile(lambda x: x.op == "literal" and x.kind != "bool" and (x.kind == "text") == text, args[i:])
-    items = ", ".join(checker.source(x) for x in (first, *[x.tree for x in rest]))
-    written = f"{checker.source(left)} {'in' if tree.ops == ('==',) else 'not in'} ({items})"
+    items = ", ".join(scope.source(x) for x in (first, *[x.tree for x in rest]))
+    written = f"{scope.source(left)} {'in' if tree.ops == ('==',) else 'not in'} ({items})"
     return written if len(written) <= 120 else ""
 
 
-def bits_reading(checker: Checker, op: str, a: Typed, b: Typed) -> str:
+def bits_reading(scope: Scope, op: str, a: Typed, b: Typed) -> str:
     """How ``a op b`` of a boolean and an integer is written where bits are meant, or an empty string."""
-    left, right = checker.source(a.tree), checker.source(b.tree)
+    left, right = scope.source(a.tree), scope.source(b.tree)
     logical, whole, place = (a, right, -1) if a.kind == "bool" else (b, left, 0)
     tree = logical.tree
     if not isinstance(tree, Compare) or not tree.operands[place].end:
@@ -179,8 +178,8 @@ def bits_reading(checker: Checker, op: str, a: Typed, b: Typed) -> str:
     if not _is_whole(logical, operand, place):
         return ""
     if place:
-        return f"{checker.text[tree.start : operand.start].lstrip('( ')}({checker.source(operand)} {op} {whole})"
-    return f"({whole} {op} {checker.source(operand)}){checker.text[operand.end : tree.end].rstrip(') ')}"
+        return f"{scope.text[tree.start : operand.start].lstrip('( ')}({scope.source(operand)} {op} {whole})"
+    return f"({whole} {op} {scope.source(operand)}){scope.text[operand.end : tree.end].rstrip(') ')}"
 
 
 def _is_whole(compared: Typed, operand: Node, place: int) -> bool:
@@ -195,15 +194,15 @@ def _is_whole(compared: Typed, operand: Node, place: int) -> bool:
 # -------------------------------------------------------------------------------------------------- functions
 
 
-def unknown_function(checker: Checker, name: str, args: tuple[Node, ...]) -> str:
+def unknown_function(scope: Scope, name: str, args: tuple[Node, ...]) -> str:
     """What to say of a function that is not in the table."""
     shown = name if len(name) <= 60 else name[:57] + "..."
-    if name in checker.schema:
+    if name in scope.schema:
         return f"{shown!r} is a field, not a function"
-    sources = [checker.source(a) for a in args]
+    sources = [scope.source(a) for a in args]
     head, _, last = name.rpartition(".")
     if head and "::" not in name:
-        library = head not in checker.schema and head.partition(".")[0] in LIBRARIES
+        library = head not in scope.schema and head.partition(".")[0] in LIBRARIES
         written = call_here(name, sources) if library else method_here(head, last, ", ".join(sources))
         if written:
             return f"there are no {'libraries' if library else 'methods'}; write {written}"
@@ -222,10 +221,10 @@ def unknown_function(checker: Checker, name: str, args: tuple[Node, ...]) -> str
     return f"no function {shown!r}" + (near or f"; the functions are {', '.join(FUNCTIONS)}")
 
 
-def check_brackets(checker: Checker, operand: Node, index: int | Node) -> None:
+def check_brackets(scope: Scope, operand: Node, index: int | Node) -> None:
     """Raise for ``ds['nJets']``."""
-    if not (isinstance(operand, Name) and isinstance(index, Text)) or checker.knows(operand):
+    if not (isinstance(operand, Name) and isinstance(index, Text)) or scope.knows(operand):
         return
-    if index.value in checker.schema:
+    if index.value in scope.schema:
         whole = Name(operand.name, start=operand.start, end=index.end + 1)
-        raise checker.error(whole, f"a field stands here by its name alone; write {spelled_name(index.value)}")
+        raise scope.error(whole, f"a field stands here by its name alone; write {spelled_name(index.value)}")

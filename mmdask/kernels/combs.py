@@ -1,4 +1,4 @@
-"""Combs laid on lines of weights: which row each tooth falls on, as `mmdask.rows.weighing` says."""
+"""Combs laid on lines of weights: which row each tooth falls on, as `mmdask.rows.draws.weighing` says."""
 
 from __future__ import annotations
 

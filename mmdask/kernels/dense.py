@@ -8,7 +8,6 @@ they lie, each value would cost a line of memory, of which it is a small part.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,10 @@ import numpy.typing as npt
 
 from mmdask.kernels.addresses import Parts, Table, address_of, check_out, checked_rows, missing_part, view_of, width_of
 from mmdask.kernels.jit import Kernel
+from mmdask.kernels.once import once
+from mmdask.kernels.spread import spread
 
-__all__ = ["COPY_RUNS", "Located", "expand", "least_parts", "locate", "move", "take_rows"]
+__all__ = ["Located", "copy_runs", "expand", "least_parts", "locate", "move", "take_rows"]
 
 Int64s = npt.NDArray[np.int64]
 #: fields up to so many bytes a row are picked from a copy of the neighbourhoods, which is at most so large
@@ -26,6 +27,8 @@ _COPY_NBYTES = 32 << 20
 #: where so many rows are wanted at least, and so few bytes are copied for each
 _LEAST_ROWS = 1 << 13
 _BYTES_PER_ROW = 32
+#: of runs of kilobytes, a thread copies so many at least
+_LONG = 32
 #: neighbourhoods of the whole store, of which each takes 9 bytes while rows are located
 _MOST_MARKS = 1 << 22
 
@@ -83,15 +86,16 @@ class Located:
         if near is not None and near.rows * width <= min(_COPY_NBYTES, _BYTES_PER_ROW * len(self.rows)):
             if len(self._copy) < near.rows * width:
                 self._copy = np.empty(near.rows * width, np.uint8)
-            to = address_of(self._copy)
-            COPY_RUNS(table.addresses, near.part, near.first, near.count, to, width)
-            PICK(to, near.rows, near.places, address_of(out), width)
+            copy, to, places = address_of(self._copy), address_of(out), near.places
+            copy_runs(table.addresses, near.part, near.first, near.count, copy, width, long=True)
+            spread(len(places), lambda a, b: PICK(copy, near.rows, places[a:b], to + a * width, width))
         else:
             part, local = self._place
-            GATHER_AT(table.addresses, table.strides, part, local, address_of(out), width)
+            addresses, strides, to = table.addresses, table.strides, address_of(out)
+            spread(len(local), lambda a, b: GATHER_AT(addresses, strides, part[a:b], local[a:b], to + a * width, width))
         return out
 
-    @cached_property
+    @once
     def _place(self) -> tuple[npt.NDArray[np.int32], Int64s]:
         """The part of every row, and its number there."""
         part, local = np.zeros(len(self.rows), np.int32), self.rows
@@ -100,7 +104,7 @@ class Located:
             locate(self.starts, self.rows, part, local)
         return part, local
 
-    @cached_property
+    @once
     def _near(self) -> _Near | None:
         """The neighbourhoods, unless there are too many rows in the store or too few wanted."""
         n_store = int(self.starts[-1])
@@ -108,7 +112,7 @@ class Located:
         if len(self.rows) < _LEAST_ROWS or n_marks > min(_MOST_MARKS, len(self.rows) << 6):
             return None
         marks = np.zeros(n_marks + 1, np.uint8)
-        MARK(self.rows, self._shift, marks)
+        spread(len(self.rows), lambda a, b: MARK(self.rows[a:b], self._shift, marks))
         marked = np.flatnonzero(np.diff(marks, prepend=marks.dtype.type(0)))
         begins, ends = marked[::2] << self._shift, np.minimum(marked[1::2] << self._shift, n_store)
         total = int((ends - begins).sum())
@@ -118,7 +122,7 @@ class Located:
         moved[marked[::2]] = np.diff(begins - (np.cumsum(ends - begins) - (ends - begins)), prepend=0)
         np.cumsum(moved, out=moved)
         places = np.empty(len(self.rows), np.int32)
-        PLACE(self.rows, self._shift, moved, places)
+        spread(len(places), lambda a, b: PLACE(self.rows[a:b], self._shift, moved, places[a:b]))
         return _Near(*self._pieces(begins, ends), total, places)
 
     def _pieces(self, begins: Int64s, ends: Int64s) -> tuple[Int64s, Int64s, Int64s]:
@@ -134,7 +138,20 @@ class Located:
 
 def locate(starts: Int64s, rows: Int64s, part: npt.NDArray[Any], local: Int64s) -> None:
     """Write the part of every row, and its number there; an empty part has none."""
-    LOCATE(starts, rows, *least_parts(starts), part, local)
+    least = least_parts(starts)
+    spread(len(rows), lambda a, b: LOCATE(starts, rows[a:b], *least, part[a:b], local[a:b]))
+
+
+def copy_runs(
+    addresses: Int64s, part: Int64s, first: Int64s, count: Int64s, out: int, width: int, *, long: bool = False
+) -> None:
+    """Copy runs of elements, one after the other, to an address; `long` says that they are kilobytes."""
+
+    def piece(a: int, b: int) -> None:
+        to = out + int(count[:a].sum()) * width
+        COPY_RUNS(addresses, part[a:b], first[a:b], count[a:b], to, width)
+
+    spread(len(count), piece, _LONG if long else None)
 
 
 def least_parts(starts: Int64s) -> tuple[Int64s, int]:

@@ -24,8 +24,9 @@ from mmdask.kernels.addresses import (
     view_of,
     width_of,
 )
-from mmdask.kernels.dense import COPY_RUNS, LOCATE, expand, least_parts, locate, move
+from mmdask.kernels.dense import LOCATE, copy_runs, expand, least_parts, locate, move
 from mmdask.kernels.jit import Kernel
+from mmdask.kernels.spread import spread
 
 __all__ = ["Runs", "pad_ragged", "pad_runs", "take_nested", "take_ragged", "take_runs"]
 
@@ -110,7 +111,7 @@ def take_runs(values: npt.NDArray[Any], first: Int64s, count: Int64s) -> npt.NDA
     if out.nbytes:
         part = np.zeros(len(first), np.int64)
         width = width_of(values.dtype, values.shape[1:])
-        COPY_RUNS(np.array([address_of(values)]), part, first, count, address_of(out), width)
+        copy_runs(np.array([address_of(values)]), part, first, count, address_of(out), width)
     return out
 
 
@@ -195,7 +196,8 @@ def pad_runs(
     if len(count):
         if count.min() < 0 or first[0] < 0 or offsets[-1] > len(values):
             raise OptionError(f"offsets are ascending from 0 to {len(values)} at most")
-        PAD_RUNS(table.addresses, np.array([len(values)]), np.zeros(len(count), np.int64), first, count, *padded.args)
+        part = np.zeros(len(count), np.int64)
+        padded.runs(table.addresses, np.array([len(values)]), part, first, count)
 
 
 class _Padded:
@@ -209,7 +211,16 @@ class _Padded:
         self._held = out, mask, np.concatenate([row, np.zeros(BLOCK, np.uint8)])  # padding is read in whole blocks
         to = 0 if mask is None or not mask.size else address_of(mask)
         width = width_of(out.dtype, out.shape[2:])
-        self.args = address_of(out), width, to, out.shape[1], bool(left), address_of(self._held[2])
+        self._args = address_of(out), width, to, out.shape[1], bool(left), address_of(self._held[2])
+
+    def runs(self, addresses: Int64s, limits: Int64s, part: Int64s, first: Int64s, count: Int64s) -> None:
+        """Write rows whose items are known."""
+        spread(len(part), lambda a, b: PAD_RUNS(addresses, limits, part[a:b], first[a:b], count[a:b], *self.args(a)))
+
+    def args(self, row: int) -> tuple[int, int, int, int, bool, int]:
+        """The last arguments of the loops that write rows from this one on."""
+        out, width, mask, length, left, fill = self._args
+        return out + row * length * width, width, mask and mask + row * length, length, left, fill
 
 
 class Runs:
@@ -236,14 +247,16 @@ class Runs:
         self.rows = rows
         self.part = np.empty(len(rows), np.int64)
         self.first = np.empty(len(rows), np.int64)
-        self.count = np.ones(len(rows), np.int64)
+        self.count = np.empty(len(rows), np.int64)
         self.total = len(rows)
         self.elements = np.diff(starts)  # of this level, in each part
         self._located = not len(rows)
+        self._is_rows = True  # whether the elements of this level are the rows, one each
 
     def _locate(self) -> None:
         if not self._located:
             locate(self.starts, self.rows, self.part, self.first)
+            self.count.fill(1)
             self._located = True
 
     def follow(self, levels: Parts, below: Parts, *, offsets: bool = False) -> Int64s:
@@ -266,10 +279,34 @@ class Runs:
         limits = _lengths(below, offsets)
         out = np.zeros(self.total + 1, np.int64)
         if len(self.rows):
-            self._check(FOLLOW(table.addresses, limits, self.part, self.first, self.count, out), limits)
+            self._check(self._followed(table.addresses, limits, out), limits)
         self.total = int(out[-1])
         self.elements = limits
         return out
+
+    def _followed(self, addresses: Int64s, limits: Int64s, out: Int64s) -> int:
+        """Write offsets, and where elements lie; returns what the loop does."""
+
+        def piece(a: int, b: int, to: Int64s) -> int:
+            bad: int = FOLLOW(addresses, limits, self.part[a:b], self.first[a:b], self.count[a:b], to)
+            return _of_piece(bad, a)
+
+        n = len(self.rows)
+        if not self._is_rows:  # elsewhere it is the loop that finds how many elements come before
+            return piece(0, n, out)
+        self._is_rows = False
+        # Each piece begins at 0, in the place where the one before it ends.
+        ends: dict[int, Int64s] = {}
+
+        def apart(a: int, b: int) -> int:
+            ends[a] = np.zeros(b - a + 1, np.int64) if a else out[: b + 1]
+            return piece(a, b, ends[a])
+
+        bad = _first_bad(spread(n, apart))
+        if bad == -1:
+            for a in sorted(ends)[1:]:
+                np.add(ends[a][1:], out[a], out=out[a + 1 : a + len(ends[a])])
+        return bad
 
     def follow_and_pad(
         self,
@@ -286,9 +323,15 @@ class Runs:
         table = Table(values, out.dtype, out.shape[2:], None)
         limits = _lengths(values)
         if len(self.rows):
-            where = (self.starts, *least_parts(self.starts), self.rows, self.part, self.first, self.count)
-            self._check(PAD_ROWS(found.addresses, table.addresses, limits, *where, *padded.args), limits)
-        self._located, self.elements = True, limits
+            least, shift = least_parts(self.starts)
+
+            def piece(a: int, b: int) -> int:
+                where = self.rows[a:b], self.part[a:b], self.first[a:b], self.count[a:b]
+                tables = found.addresses, table.addresses, limits, self.starts, least, shift
+                return _of_piece(PAD_ROWS(*tables, *where, *padded.args(a)), a)
+
+            self._check(_first_bad(spread(len(self.rows), piece)), limits)
+        self._located, self._is_rows, self.elements = True, False, limits
         self.total = int(self.count.sum())
 
     def _check(self, bad: int, limits: Int64s) -> None:
@@ -329,11 +372,10 @@ class Runs:
     def copy(self, values: Parts, like: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The values of the elements, one after the other: a new array of the dtype and item shape of `like`."""
         addresses = self.addresses(values, like.dtype, like.shape[1:])
-        self._locate()
         out = np.empty((self.total, *like.shape[1:]), like.dtype)
         if out.nbytes:
             width = width_of(out.dtype, out.shape[1:])
-            COPY_RUNS(addresses, self.part, self.first, self.count, address_of(out), width)
+            copy_runs(addresses, self.part, self.first, self.count, address_of(out), width)
         return out
 
     def flags(self, flags: Parts) -> npt.NDArray[np.bool_]:
@@ -342,7 +384,7 @@ class Runs:
         out = np.ones(self.total, np.bool_)
         table = Table(flags, out.dtype, (), self.elements)
         if len(out):
-            COPY_RUNS(table.addresses, self.part, self.first, self.count, address_of(out), 1)
+            copy_runs(table.addresses, self.part, self.first, self.count, address_of(out), 1)
         return out
 
     def pad(
@@ -364,10 +406,11 @@ class Runs:
 
     def _pad(self, addresses: Int64s, padded: _Padded) -> None:
         self._locate()
-        PAD_RUNS(addresses, self.elements, self.part, self.first, self.count, *padded.args)
+        padded.runs(addresses, self.elements, self.part, self.first, self.count)
 
     def addresses(self, values: Parts, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Int64s:
         """The addresses of the values of the parts, every one that is needed."""
+        self._locate()
         table = Table(values, dtype, shape, None)
         if not table.complete:
             absent = np.flatnonzero((table.addresses[self.part] == 0) & (self.count > 0))
@@ -382,6 +425,15 @@ class Runs:
 _UNKNOWN = 2**62  # the length of an array that is not given
 #: bytes that the loops read at once, also of padding
 BLOCK = 32
+
+
+def _of_piece(bad: int, a: int) -> int:
+    """What a loop returns, for a piece that begins at row `a`: -1, the bad row, or -2 and less for a missing part."""
+    return bad if bad == -1 else bad + a if bad >= 0 else bad - a
+
+
+def _first_bad(pieces: Sequence[int]) -> int:
+    return next((bad for bad in pieces if bad != -1), -1)
 
 
 def _lengths(below: Parts, offsets: bool = False) -> Int64s:

@@ -10,53 +10,44 @@ from __future__ import annotations
 import atexit
 import logging  # noqa: F401  its fork hook must be registered before ours: a fork runs them in reverse
 import os
-import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Kernel", "wait"]
+from mmdask.kernels.crew import Crew, Task
+
+__all__ = ["Kernel", "njit", "wait"]
 
 
 class _Compiler:
     """One background thread that compiles what it is asked for, in order."""
 
     def __init__(self) -> None:
+        self._crew = Crew("mmdask-compile", 1)
         self.reset()
 
     def reset(self) -> None:
         self.busy = threading.Lock()  # held while numba works; a fork waits for it
-        self.jobs: queue.SimpleQueue[tuple[Kernel, tuple[Any, ...]]] = queue.SimpleQueue()
-        self.pending = 0
-        self.idle = threading.Condition()
-        self.thread: threading.Thread | None = None
+        self._told: list[Task[None]] = []
 
     def submit(self, kernel: Kernel, key: tuple[Any, ...]) -> None:
-        with self.idle:
-            self.pending += 1
-            self.jobs.put((kernel, key))
-            if self.thread is None:
-                self.thread = threading.Thread(target=self._run, name="mmdask-compile", daemon=True)
-                self.thread.start()
+        task = Task(lambda: self._compile(kernel, key))
+        # Only what the thread was told of is waited for; an interrupt may come in between.
+        if self._crew.tell([task], 1):
+            self._told.append(task)
 
-    def _run(self) -> None:
-        while True:
-            kernel, key = self.jobs.get()
-            try:
-                with self.busy:
-                    kernel._compile(key)
-            except Exception as error:  # the twin goes on serving; `compiled` raises this
-                kernel._failed[key] = error
-            finally:
-                with self.idle:
-                    self.pending -= 1
-                    self.idle.notify_all()
+    def _compile(self, kernel: Kernel, key: tuple[Any, ...]) -> None:
+        try:
+            with self.busy:
+                kernel._compile(key)
+        except Exception as error:  # the twin goes on serving; `compiled` raises this
+            kernel._failed[key] = error
 
     def wait(self) -> None:
-        with self.idle:
-            self.idle.wait_for(lambda: self.pending == 0)
+        for task in list(self._told):
+            task.wait()
 
     def after_fork_in_child(self) -> None:
         # The thread did not survive the fork; what it had still to do is asked for again when needed.
@@ -108,8 +99,8 @@ class Kernel:
         if compiled is not None:
             return compiled(*args)
         if key not in self._requested:
-            self._requested.add(key)
             _COMPILER.submit(self, key)
+            self._requested.add(key)
         return self.twin(*args)
 
     def compiled(self, *args: Any) -> Callable[..., Any]:
@@ -117,8 +108,8 @@ class Kernel:
         key = tuple([_type_key(a) for a in args])
         if key not in self._ready:
             if key not in self._requested:
-                self._requested.add(key)
                 _COMPILER.submit(self, key)
+                self._requested.add(key)
             _COMPILER.wait()
         if key in self._failed:
             raise self._failed[key]
@@ -133,6 +124,24 @@ class Kernel:
         dispatcher = getattr(importlib.import_module(f"mmdask.kernels.{module}"), function)
         dispatcher.compile(tuple(_numba_type(numba, k) for k in key))
         self._ready[key] = dispatcher
+
+
+def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator of loops: that of numba, for loops that release the interpreter lock and are kept on disk.
+
+    Where numba finds no folder to keep them in, it would compile none at all; then each process compiles its own.
+    """
+    import numba
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            return numba.njit(nogil=True, **options)(function)
+
+    return decorate
 
 
 def _type_key(a: Any) -> Any:

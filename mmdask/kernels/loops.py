@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -17,9 +16,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mmdask.kernels.hashing import GOLDEN, MULTIPLIER_1, MULTIPLIER_2
+from mmdask.kernels.jit import njit
 from mmdask.kernels.permute import LEAST_BITS, ROUNDS
 
-_compile = numba.njit(nogil=True, cache=True)
+_compile = njit()
 _i64 = types.int64
 #: how many rows ahead memory is asked for
 AHEAD = 16

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+from mmdask.kernels.jit import njit
+
+_compile = njit(error_model="numpy")
 
 
 @_compile

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from mmdask.kernels.combs import SILVER
+from mmdask.kernels.jit import njit
 from mmdask.kernels.loops import AHEAD, _mix, _prefetch
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
+_compile = njit(error_model="numpy")
 
 
 @_compile

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from mmdask.kernels.jit import njit
 from mmdask.kernels.loops import AHEAD, _copy, _memcpy, _prefetch
 
-_compile = numba.njit(nogil=True, cache=True)
+_compile = njit()
 #: rows up to so many bytes lie in lines that the processor asks for early enough by itself
 _SMALL = 16
 #: of longer rows so many lines are asked for; the processor sees where it goes on

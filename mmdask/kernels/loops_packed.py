@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from mmdask.kernels.jit import njit
+
 __all__ = ["compare", "segment_any", "segment_count"]
 
-_compiled: Any = numba.njit(nogil=True, cache=True)
+_compiled: Any = njit()
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 _WINDOW = np.int64(57)  # bits from any place within 8 bytes
 

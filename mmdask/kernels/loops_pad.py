@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from mmdask.kernels.jit import njit
 from mmdask.kernels.loops import _load, _memcpy, _prefetch
 
-_compile = numba.njit(nogil=True, cache=True)
-_inline = numba.njit(nogil=True, cache=True, forceinline=True)
+_compile = njit()
+_inline = njit(forceinline=True)
 _i64 = types.int64
 _BLOCK = 32
 #: longer rows, in bytes, are copied in one piece

@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from mmdask.kernels.jit import njit
 
 __all__ = [
     "segment_argmax",
@@ -28,7 +29,7 @@ __all__ = [
     "segment_sum",
 ]
 
-_compiled: Any = numba.njit(nogil=True, cache=True)
+_compiled: Any = njit()
 
 Kind = Literal["sum", "min", "max", "argmin", "argmax"]
 LANES = 8

@@ -10,13 +10,13 @@ it is false; it is missing in the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.kernels.bits import rows_of_runs
+from mmdask.kernels.once import once
 from mmdask.store.grains import GRAIN
 
 __all__ = [
@@ -174,7 +174,7 @@ class RowBits:
             self._n_left -= 1
         return bits
 
-    @cached_property
+    @once
     def parts(self) -> tuple[PartBits, ...]:
         """Per part True (all rows), False (none), or its bits."""
         return tuple([self.part(p) for p in range(len(self._parts))])
@@ -193,7 +193,7 @@ class RowBits:
             for p, (t, b) in enumerate(zip(touched, self._parts, strict=True))
         ]
 
-    @cached_property
+    @once
     def counts(self) -> npt.NDArray[np.int64]:
         """Selected rows per part, int64 ``(parts,)``."""
         if "grains" in self.__dict__:
@@ -205,7 +205,7 @@ class RowBits:
             np.int64,
         )
 
-    @cached_property
+    @once
     def grains(self) -> npt.NDArray[np.uint32]:
         """Selected rows of each grain, part after part, uint32."""
         if self._grains is not None:
@@ -214,14 +214,14 @@ class RowBits:
         found = [_grains_of(self.part(p), n) for p, n in enumerate(rows)]
         return np.concatenate([np.zeros(0, np.uint32), *found])
 
-    @cached_property
+    @once
     def _grain_sums(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Selected rows before each grain, with one more entry for the end; and the first grain of each part."""
         sums = np.zeros(len(self.grains) + 1, np.int64)
         np.cumsum(self.grains, out=sums[1:])
         return sums, first_grains(self.starts)
 
-    @cached_property
+    @once
     def _index(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Rows at which pieces of a part begin, and the selected rows before each; one more entry for the end."""
         pieces = [np.arange(a, b, GRAIN) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]

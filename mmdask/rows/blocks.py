@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mmdask.expr import Expression, evaluate_three_valued
 from mmdask.expr.packed import all_set
-from mmdask.rows.part import read_part
+from mmdask.rows.reading.part import read_part
 from mmdask.schema import FieldData
 from mmdask.store.snapshot import Snapshot
 

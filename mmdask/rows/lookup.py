@@ -19,13 +19,13 @@ import xxhash
 
 from mmdask.errors import OptionError
 from mmdask.kernels.hashing import GOLDEN, mix
-from mmdask.rows.masks import cache_folder, make_folder, warn_not_kept
-from mmdask.rows.part import read_part
-from mmdask.rows.passes import Runner, Task, run_serially
-from mmdask.rows.sealed import SUM, read_sealed, sealed
+from mmdask.rows.cuts.masks import cache_folder, make_folder, warn_not_kept
+from mmdask.rows.cuts.passes import Runner, Task, run_serially
+from mmdask.rows.cuts.sealed import SUM, read_sealed, sealed
+from mmdask.rows.reading.part import read_part
 from mmdask.schema import Field, FieldData
-from mmdask.store.cache import Cache
-from mmdask.store.files import is_own_folder, open_file
+from mmdask.store.arrays.cache import Cache
+from mmdask.store.arrays.files import is_own_folder, open_file
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.system import write_atomically
 

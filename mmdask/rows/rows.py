@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,20 @@ import xxhash
 from mmdask.errors import ExpressionError, OptionError, RowNotFoundError
 from mmdask.expr import Expression, check, check_cut
 from mmdask.kernels.gather import pad_runs
-from mmdask.rows import marks, reader
-from mmdask.rows.asking import ask, missing
+from mmdask.kernels.once import once
 from mmdask.rows.bits import PartBits, RowBits
 from mmdask.rows.blocks import BLOCK_ROWS
-from mmdask.rows.dealing import Deal
-from mmdask.rows.keyed import keyed_leaves
-from mmdask.rows.passes import Runner, check_kept, kept_bits, run_serially
+from mmdask.rows.cuts.keyed import keyed_leaves
+from mmdask.rows.cuts.passes import Runner, check_kept, kept_bits, run_serially
+from mmdask.rows.draws.dealing import Deal
+from mmdask.rows.draws.splits import Fold
+from mmdask.rows.reading import marks, reader
+from mmdask.rows.reading.asking import ask, missing
+from mmdask.rows.reading.gathering import concatenate
 from mmdask.rows.selecting import Below, Cut, Dealt, Sample, Slice, Split, Step, derived_on, select, too_many
-from mmdask.rows.splits import Fold
-from mmdask.rows.virtual import Derived, carrier, define, meant_by, owned, values_of
+from mmdask.rows.views.virtual import Derived, carrier, define, meant_by, owned, values_of
 from mmdask.schema import FieldData, Schema
-from mmdask.store.cache import Cache
+from mmdask.store.arrays.cache import Cache
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Rows"]
@@ -67,13 +68,13 @@ class Rows:
         check_kept(self.snapshot, [s.expression for s in self.steps if isinstance(s, Cut)])
         return type(self), (self.snapshot, self.steps, self.derived)
 
-    @cached_property
+    @once
     def schema(self) -> Schema:
         """All fields: of the store, and those that are computed."""
         if not self.derived:
             return self.snapshot.schema
         fields = dict(self.snapshot.schema) | {name: d.field for name, d in self.derived.items()}
-        return Schema(fields.values())
+        return Schema(fields.values(), self.snapshot.schema.absent)
 
     @property
     def stored(self) -> Rows:
@@ -111,12 +112,12 @@ class Rows:
         """The grain of shuffling, from the manifest."""
         return self.snapshot.manifest.block_rows
 
-    @cached_property
+    @once
     def row_nbytes(self) -> float:
         """Mean stored bytes of a row, over all fields."""
         return sum(p.nbytes for p in self.snapshot.parts) / max(self.n_store, 1)
 
-    @cached_property
+    @once
     def identity(self) -> str:
         """A hash of the store's data and of the selection: equal rows of equal data have equal identities."""
         text = json.dumps([self.snapshot.identity, [s.text() for s in self.steps]])
@@ -191,7 +192,7 @@ class Rows:
         derived = {name: derived_on(d, before, snapshot) for name, d in self.derived.items()}
         return Rows(snapshot, [step.on(before, snapshot) for step in self.steps], derived)
 
-    @cached_property
+    @once
     def span(self) -> range | None:
         """The selected store rows, when slices alone select them, and they are a range."""
         if not self.steps:
@@ -217,7 +218,7 @@ class Rows:
                 self.__dict__["bits"] = bits
         return bits
 
-    @cached_property
+    @once
     def bits(self) -> RowBits:
         """The selected rows as bits; computed and kept when first needed."""
         return self.resolve()
@@ -363,7 +364,7 @@ class Rows:
                     raise
                 others = [*read.values(), *(blocks[-1] for blocks in computed.values() if blocks)]
                 blocks.append(owned(data, others))
-        made = {name: reader.concatenate(self.derived[name].field, blocks) for name, blocks in computed.items()}
+        made = {name: concatenate(self.derived[name].field, blocks) for name, blocks in computed.items()}
         return {name: taken[name] if name in taken else made[name] for name in wanted}
 
     def release(
@@ -421,7 +422,7 @@ class Rows:
                 return read(field, a, b)
 
             blocks.append(values_of(derived, of_block, b - a, first_row=first_row + a))
-        return reader.concatenate(derived.field, blocks)
+        return concatenate(derived.field, blocks)
 
     def blocks(self, n: int) -> Iterator[tuple[int, int]]:
         """Runs of `n` rows, each so short that what an expression reads of it takes little memory."""
@@ -439,7 +440,7 @@ class Rows:
     def counts(self, name: str, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Items of a ragged field at store row numbers, int64; of a stored one reads offsets only."""
         stored = self._carrier(name)
-        return self.take(name, rows).counts if stored is None else reader.counts(self.snapshot, stored, rows)
+        return self.take(name, rows).counts if stored is None else marks.counts(self.snapshot, stored, rows)
 
     def take_padded(
         self,
@@ -466,7 +467,7 @@ class Rows:
             return self.counts(name, self.numbers(start, stop))
         if stored is None:
             return self.read(name, start, stop).counts
-        return reader.read_counts(self.snapshot, stored, self._first + start, self._first + stop)
+        return marks.read_counts(self.snapshot, stored, self._first + start, self._first + stop)
 
     def read_valid(self, name: str, start: int, stop: int) -> npt.NDArray[np.bool_] | None:
         """Which of the selected rows number `start` to `stop` are not missing; None where all are there."""
@@ -486,14 +487,14 @@ class Rows:
         """Items in the selected rows number `start` to `stop` of a ragged field; as `counts`."""
         stored = self._carrier(name)
         if self._first is not None and stored is not None:
-            return reader.item_count(self.snapshot, stored, self._first + start, self._first + stop)
+            return marks.item_count(self.snapshot, stored, self._first + start, self._first + stop)
         return int(self.read_counts(name, start, stop).sum())
 
     def item_counts(self, name: str, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Items between the selected rows number `edges`, which ascend, and those that follow: `item_count` of each."""
         stored = self._carrier(name)
         if self._first is not None and stored is not None:
-            return reader.item_counts(self.snapshot, stored, self._first + edges)
+            return marks.item_counts(self.snapshot, stored, self._first + edges)
         found = []
         at = 0
         while at < len(edges) - 1:  # of several short runs at once

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,18 +13,15 @@ from mmdask.errors import LimitError
 from mmdask.expr import SEMANTICS, Expression, check, conjuncts
 from mmdask.rows.bits import PartBits, RowBits, and_bits, bits_of_range, pack, unpack
 from mmdask.rows.blocks import BLOCK_ROWS
-from mmdask.rows.dealing import DEAL_VERSION, Deal, Dealer, check_strata, key_of_rows
-from mmdask.rows.keyed import again_on
-from mmdask.rows.passes import Runner, kept_bits
-from mmdask.rows.sampling import Sample
-from mmdask.rows.splits import Fold, check_key, check_keys, warn_if_uneven
-from mmdask.rows.views import SnapshotView
-from mmdask.rows.virtual import Derived, define
+from mmdask.rows.cuts.keyed import again_on
+from mmdask.rows.cuts.passes import Runner, kept_bits
+from mmdask.rows.draws.dealing import DEAL_VERSION, Deal, Dealer, check_strata, key_of_rows
+from mmdask.rows.draws.sampling import Sample
+from mmdask.rows.draws.splits import Fold, check_key, check_keys, warn_if_uneven
+from mmdask.rows.views.views import SnapshotView
+from mmdask.rows.views.virtual import Derived, define
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    from mmdask.rows.rows import Rows
 
 __all__ = [
     "ROW_NUMBER",
@@ -121,11 +118,25 @@ class Dealt:
         return replace(self, derived=self.derived and derived_on(self.derived, before, snapshot))
 
 
+class Selected(Protocol):
+    """Rows of a snapshot that were selected before, as `Rows` are."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def span(self) -> range | None: ...
+
+    def on(self, snapshot: Snapshot) -> Selected: ...
+
+    def resolve(self, run: Runner) -> RowBits: ...
+
+
 @dataclass(frozen=True)
 class Below:
     """Rows of a view that are made of these rows of the snapshots that it is made of. The first step, if there."""
 
-    rows: tuple[Rows, ...]
+    rows: tuple[Selected, ...]
 
     def text(self) -> list[Any]:
         return ["below", [rows.identity for rows in self.rows]]

@@ -13,6 +13,8 @@ __all__ = ["check_address", "public_address", "scrubbed"]
 
 #: one may stand within another, as in zip://a.root::https://server/a.zip
 _AUTHORITY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?=([^/?#\s]*)(\S*))")
+#: github://org:repository@commit/path: no name and password, unless it is one of its tokens
+_REPOSITORY = re.compile(r"[^:]+:(?!gh[a-z]_|github_pat_)[^:]+")
 _QUERY = re.compile(r"(://[^\s?'\")]*)\?[^\s'\")]*")
 #: parts of queries that let one in for some time, and say nothing of which file it is
 _PASSES = re.compile(
@@ -32,12 +34,15 @@ def check_address(text: str) -> None:
     Examples
     --------
     >>> check_address("https://server:8080/a@b.root:nominal")
+    >>> check_address("github://org:repository@main/a.root")
     >>> check_address("https://me:secret@server/a.root")
     Traceback (most recent call last):
     mmdask.errors.OptionError: a source has a password in its address, https://...@server/a.root, which ...
     """
     for scheme, authority, rest in _AUTHORITY.findall(text):
         user, at, host = authority.rpartition("@")
+        if scheme.lower() == "github" and _REPOSITORY.fullmatch(user):
+            continue
         port = host.rpartition(":")[2] if ":" in host and not host.endswith("]") else ""
         # a slash in a password ends what is before the @, and what follows the colon is no port
         broken = not at and port.strip("0123456789") and "@" in rest

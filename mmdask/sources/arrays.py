@@ -11,12 +11,12 @@ from typing import Any
 
 from mmdask.errors import SchemaError
 from mmdask.schema import Field
-from mmdask.sources.coerce import Converted, to_field_data, with_records
-from mmdask.sources.lists import ready
-from mmdask.sources.records import members
-from mmdask.sources.writer import create
+from mmdask.sources.create import create
+from mmdask.sources.given.coerce import Converted, to_field_data, with_records
+from mmdask.sources.given.lists import ready
+from mmdask.sources.given.records import members
 from mmdask.store.layer import Scalar
-from mmdask.store.zarr_form import Backend
+from mmdask.store.zarr.form import Backend
 
 __all__ = ["Compute", "edges", "ready_to_slice", "write_arrays"]
 

@@ -15,12 +15,13 @@ from typing import Any
 from mmdask import display
 from mmdask.errors import ConflictError, OptionError, SchemaError
 from mmdask.rows.blocks import row_blocks
-from mmdask.rows.derived import Derived, compute, dependants, derive, write_derived
-from mmdask.rows.reader import read_part
+from mmdask.rows.reading.part import read_part
+from mmdask.rows.views.derived import Derived, compute, dependants, derive, write_derived
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.sources.arrays import Compute, edges, ready_to_slice
-from mmdask.sources.coerce import to_field_data
+from mmdask.sources.given.coerce import to_field_data
 from mmdask.store.commit import amount, commit, discard_layers, same_store
+from mmdask.store.folder import restore_form
 from mmdask.store.layer import Layer, new_id, read_layer
 from mmdask.store.layer_writer import FieldWriter, LayerWriter
 from mmdask.store.manifest import Manifest, Part, part_keys, read_manifest, store_root
@@ -74,6 +75,7 @@ def assign_fields(
             writing(root, "nothing was assigned"),
             display.progress(base.rows, "assign", "rows", disable=not progress, delay=0.5) as bar,
         ):
+            restore_form(root, base.zarr)
             assignment.write(bar.update)
             manifest = assignment.commit(bar.update)
     except BaseException:

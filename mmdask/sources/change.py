@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
-from mmdask.rows.derived import dependants, derive
+from mmdask.rows.views.derived import dependants, derive
 from mmdask.schema import Field, Schema
-from mmdask.sources.coerce import aux_data
+from mmdask.sources.given.coerce import aux_data
 from mmdask.store.attrs import check_attrs
 from mmdask.store.commit import commit, discard_layers, same_store
+from mmdask.store.folder import restore_form
 from mmdask.store.layer import Layer, new_id, read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, read_manifest, store_root
@@ -126,6 +127,8 @@ def annotate(
     _noted(root, base.schema, noted)  # errors before anything is written
     unchanged = "nothing that is noted about it was changed"
     with writing(root, unchanged):
+        if given:
+            restore_form(root, base.zarr)
         layer = _write_aux(root, {name: value for name, value in given.items() if value is not None})
     new = dict(layer[1]) if layer else {}
     action = "annotate " + ", ".join([*more, *noted, *map(str, given)])

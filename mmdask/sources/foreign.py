@@ -14,9 +14,9 @@ import xxhash
 
 from mmdask.errors import OptionError, SchemaError, SourceError, SourceNotFoundError
 from mmdask.schema import Field, Schema, stored_dtype
-from mmdask.sources.coerce import to_field_data
+from mmdask.sources.given.coerce import to_field_data
+from mmdask.store.arrays.place import IO
 from mmdask.store.foreign import Column, Columns, Foreign, InFile, InMemory, Lazy, Member, columns_of
-from mmdask.store.place import IO
 
 __all__ = ["Raw", "view_arrays"]
 
@@ -88,7 +88,11 @@ class Raw:
 def view_arrays(data: Mapping[str, Any], fields: Iterable[Field] | None = None, io: IO = "auto") -> Foreign:
     """Arrays as a snapshot; see `mmdask.view`."""
     if not isinstance(data, Mapping) or not data:
-        raise OptionError(f"mm.view takes a mapping of names to arrays, got {data!r:.100}")
+        is_path = isinstance(data, str | os.PathLike)  # not repeated: a URL may hold a password
+        got = f"{type(data).__name__}; mm.open opens a store" if is_path else f"{data!r:.100}"
+        if type(data).__module__.startswith("zarr."):
+            got += "; give {'name': array} or, of a group, dict(group.arrays()). mm.from_zarr makes a store of either"
+        raise OptionError(f"mm.view takes a mapping of names to arrays, got {got}")
     declared = Schema(fields or ())
     for name in declared:
         if name not in data:
@@ -156,6 +160,11 @@ def _column(name: str, value: Any) -> Column | None:
 def _npy(name: str, path: str) -> Column:
     if not os.path.lexists(path):
         raise SourceNotFoundError(f"field {name!r}: no file {path}")
+    if os.path.isdir(path):
+        raise SourceError(
+            f"field {name!r}: {path} is a folder and no .npy file; give an array of zarr as zarr.open({path!r}), or "
+            "make a store of it with mm.from_zarr"
+        )
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

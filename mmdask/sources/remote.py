@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import xxhash
 
@@ -26,7 +27,7 @@ _FILE = re.compile(r"file:(//)?(?=/)")
 #: a tree is named behind the end of the file's name, as other colons are those of ports
 _TREE = re.compile(r"([^?#]*\.root):(?!/)([^?#]*)")
 #: what servers say of the contents of a file, and of its time
-_CONTENTS = ("etag", "content-md5", "digest", "md5hash", "crc32c", "generation", "version_id", "version")
+_CONTENTS = ("etag", "content-md5", "digest", "md5hash", "crc32c", "generation", "version_id", "version", "sha")
 _TIMES = ("last-modified", "lastmodified", "last_modified", "mtime", "updated", "modified", "created")
 
 #: pauses before a request is made again
@@ -58,7 +59,9 @@ def find_remote(text: str, tree: str) -> list[tuple[str, str]]:
     """
     found = _TREE.fullmatch(text)
     url, name = (found[1], found[2] or tree) if found else (text, tree)
-    fs, path = _file_system(url)
+    # What lets one in to files, mostly does so to their list.
+    bare, mark, query = url.partition("?") if url.startswith("http") else (url, "", "")
+    fs, path = _file_system(bare, query)
     if not re.search(r"[*\[]" if url.startswith("http") else r"[*?\[]", path):
         return [(url, name)]
     try:
@@ -70,8 +73,9 @@ def find_remote(text: str, tree: str) -> list[tuple[str, str]]:
     if not hits:
         raise SourceNotFoundError(f"no file matches {public_address(url)}")
     # addresses in the spelling of the name, so that a file has one, however it is named
-    before = url.removesuffix(path) if url.endswith(path) else None
-    return [(str(fs.unstrip_protocol(hit)) if before is None else before + hit, name) for hit in hits]
+    before = bare.removesuffix(path) if bare.endswith(path) else None
+    found_here = [str(fs.unstrip_protocol(hit)) if before is None else before + hit for hit in hits]
+    return [(hit + mark + query, name) for hit in found_here]
 
 
 def remote_state(url: str) -> tuple[int, int]:
@@ -195,12 +199,15 @@ class RemoteFile:
         return OSError(errno.EIO, "the server sends other bytes than are asked for", self._shown)
 
 
-def _file_system(url: str) -> tuple[Any, str]:
-    """The file system of an address, and the path in it."""
+def _file_system(url: str, query: str = "") -> tuple[Any, str]:
+    """The file system of an address, and the path in it; with a query for whatever is asked."""
     import fsspec
 
+    options: dict[str, Any] = {}
+    if query:
+        options = {"params": parse_qsl(query, keep_blank_values=True), "skip_instance_cache": True}
     try:
-        fs, path = fsspec.url_to_fs(url)
+        fs, path = fsspec.url_to_fs(url, **options)
     except ImportError as error:
         scheme = url.split("://")[0]
         package = {"root": "fsspec-xrootd", "http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}

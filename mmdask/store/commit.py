@@ -23,7 +23,9 @@ from mmdask.errors import (
     StoreNotFoundError,
 )
 from mmdask.schema import Field, Schema
+from mmdask.store.arrays.files import too_many_files
 from mmdask.store.document import MAX_NBYTES
+from mmdask.store.folder import restore_form
 from mmdask.store.layer import Layer, layer_exists
 from mmdask.store.manifest import (
     MANIFEST,
@@ -37,7 +39,7 @@ from mmdask.store.manifest import (
     store_root,
 )
 from mmdask.store.storage import Storage, Turn, storage_of
-from mmdask.store.zarr_form import form_of
+from mmdask.store.zarr.form import METADATA, form_of
 
 __all__ = [
     "add_parts",
@@ -80,7 +82,8 @@ def commit(
     Raises
     ------
     ConflictError
-        When a layer that the next manifest names, and the newest did not, is not there.
+        When a layer that the next manifest names, and the newest did not, is not there, or is not stored as the
+        manifest says.
     SchemaError
         When no reader would take the next manifest: it has more rows, or longer texts, than the format allows.
     OSError
@@ -88,25 +91,32 @@ def commit(
     """
     root = store_root(store_path)
     storage = storage_of(root)
+    tried = set[str]()
     while True:
         with storage.turn() as turn:
-            new, done = _attempt(storage, turn, change, action)
+            new, done = _attempt(storage, turn, change, action, tried)
         if done:
             return new
 
 
 def _attempt(
-    storage: Storage, turn: Turn, change: Callable[[Manifest | None], Manifest], action: str
+    storage: Storage, turn: Turn, change: Callable[[Manifest | None], Manifest], action: str, tried: set[str]
 ) -> tuple[Manifest, bool]:
-    """The next manifest, and whether it is the newest now: another commit may have been first."""
+    """The next manifest, and whether it is the newest now: another commit may have been first.
+
+    Layers that earlier attempts were to commit are in `tried`. One that was refused may have happened all the same.
+    """
     root = storage.root
     base = _newest(root, turn)
+    if base is not None and tried and tried <= base.layers:
+        return base, True
     new = change(base)
     if new == base:
         return new, True
     if base is None:
         new = replace(new, zarr=form_of(root))
     _check_layers(storage, base, new)
+    tried |= new.layers - (base.layers if base else set())
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     new = replace(new, generation=base.generation + 1 if base else 1, time=now, action=_one_line(action))
     data = _checked(root, dump_manifest(new))
@@ -123,7 +133,7 @@ def _newest(root: str, turn: Turn) -> Manifest | None:
     try:
         data = turn.newest(MAX_NBYTES)
     except OSError as error:
-        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise too_many_files(error, path) or CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
     return None if data is None else parse_manifest(data, path)
 
 
@@ -157,7 +167,7 @@ def _one_line(text: str) -> str:
 
 
 def _check_layers(storage: Storage, base: Manifest | None, new: Manifest) -> None:
-    """Raise `ConflictError` when layers that are named newly are not there."""
+    """Raise `ConflictError` when layers that are named newly are not there, or not stored in the store's form."""
     named = new.layers - (base.layers if base else set())
     if not named:
         return
@@ -170,11 +180,30 @@ def _check_layers(storage: Storage, base: Manifest | None, new: Manifest) -> Non
             "by vacuum, or by hand. Nothing was committed: write them again (a longer grace= of mm.vacuum leaves slow "
             "writers more time)"
         )
+    if storage.is_local:  # nothing but zarr is written elsewhere
+        _check_form(storage, base, new, named)
+
+
+def _check_form(storage: Storage, base: Manifest | None, new: Manifest, named: Iterable[str]) -> None:
+    """Raise `ConflictError` when layers were written in another form than the manifest says: no reader would take them.
+
+    Writers go by zarr.json, which may have been lost, or be that of another process that was to make a store here.
+    """
+    in_zarr = new.zarr is not None
+    if all(storage.has("parts", layer, METADATA) == in_zarr for layer in named):
+        return
+    if base is None:
+        what = "another process began to make a store here, with another backend"
+    elif restore_form(storage.root, base.zarr):
+        what = f"its {METADATA}, by which writers know how arrays are stored, was gone; it is there again"
+    else:
+        what = f"its {METADATA} is another store's" + ("" if in_zarr else ", and its arrays are plain files; remove it")
+    raise ConflictError(f"{storage.root}: {what}. Nothing was committed: write these rows again")
 
 
 def _note_if_visible(root: str, new: Manifest, error: BaseException) -> None:
     """Say of an error behind the commit point that readers see the commit."""
-    with contextlib.suppress(MmdaskError):
+    with contextlib.suppress(MmdaskError, OSError):
         if read_manifest(root).generation == new.generation:
             error.add_note(
                 f"{root}: the commit may have happened: readers see generation {new.generation}, but the system did "
@@ -200,7 +229,7 @@ def discard_layers(store_path: str | os.PathLike[str], layer_ids: Iterable[str])
             left -= past.layers if past else set()
     except StoreNotFoundError:
         pass
-    except MmdaskError:
+    except (MmdaskError, OSError):
         return
     for layer in left:
         remove_layer(root, layer)

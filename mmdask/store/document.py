@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from mmdask.errors import CorruptStoreError, FormatError, SchemaError
-from mmdask.store.npy import checksum
-from mmdask.store.storage import storage_of
+from mmdask.store.arrays.files import too_many_files
+from mmdask.store.arrays.npy import checksum
+from mmdask.store.storage import is_url, storage_of
 
 __all__ = ["MAX_DEPTH", "MAX_NBYTES", "MAX_TEXT", "MAX_VALUES", "Reader", "dump", "parse", "read_file"]
 
@@ -69,6 +70,17 @@ def read_file(root: str, *names: str) -> bytes:
         size = storage.size(*names).nbytes
         raise FormatError(f"{os.path.join(root, *names)}: {size} bytes, more than the limit of {MAX_NBYTES}")
     return data
+
+
+def unread(path: str, error: OSError, what: str = "cannot be read") -> OSError:
+    """What to say of a document that is needed: one that may not be read, or behind a network, can be whole."""
+    if limit := too_many_files(error, path):
+        return limit
+    text = f"{path}: {what}: {error.strerror or error}"
+    missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if isinstance(error, PermissionError) or (is_url(path) and not missing):
+        return OSError(error.errno, text)
+    return CorruptStoreError(text)
 
 
 def parse(data: bytes, where: str) -> dict[str, Any]:

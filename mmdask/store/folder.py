@@ -9,9 +9,9 @@ from mmdask.errors import OptionError, StoreExistsError
 from mmdask.store.manifest import CONVERSION, MANIFEST, generations, repair
 from mmdask.store.storage import Entry, is_url, storage_of
 from mmdask.store.system import SYSTEM
-from mmdask.store.zarr_form import METADATA, Form, root_document
+from mmdask.store.zarr.form import METADATA, Form, form_of, root_document
 
-__all__ = ["check_free", "check_outside", "make_folder", "remove_folder"]
+__all__ = ["check_free", "check_outside", "make_folder", "remove_folder", "restore_form"]
 
 #: what a writer that died before its first commit may have left
 _OURS = ("parts", "history", "cache", ".lock", METADATA)
@@ -105,14 +105,27 @@ def _make(root: str) -> None:
 def remove_folder(root: str) -> None:
     """Remove the folder of a store that never came to be; one that others have put something into stays."""
     storage = storage_of(root)
-    with contextlib.suppress(OSError):
-        if storage.has(METADATA) and not any(map(_is_used, storage.entries())):
-            storage.unlink([(METADATA,)])
-    if is_url(root):
-        return
-    for folder in (os.path.join(root, "parts"), root):
+    if storage.is_local:
         with contextlib.suppress(OSError):
-            SYSTEM.rmdir(folder)
+            SYSTEM.rmdir(os.path.join(root, "parts"))
+    with contextlib.suppress(OSError):
+        # Another process that makes a store here goes by it, too.
+        if storage.has(METADATA) and not any(map(_is_used, storage.entries())) and not storage.entries("parts"):
+            storage.unlink([(METADATA,)])
+    if storage.is_local:
+        with contextlib.suppress(OSError):
+            SYSTEM.rmdir(root)
+
+
+def restore_form(root: str, form: Form | None) -> bool:
+    """Write the zarr.json of a store again where it was lost; whether it was. Writers would go on with plain files.
+
+    `form` is that of its manifest.
+    """
+    if form is None or form_of(root) is not None:
+        return False
+    storage_of(root).write(root_document(form), METADATA)
+    return True
 
 
 def _is_used(entry: Entry) -> bool:

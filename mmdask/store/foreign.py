@@ -9,25 +9,28 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import OptionError, SchemaError, SourceError, SourceNotFoundError
+from mmdask.kernels.once import once
 from mmdask.schema import Field, FieldData, Schema, stored_dtype
+from mmdask.store.arrays import paging
+from mmdask.store.arrays.files import ask_for, is_in_memory
+from mmdask.store.arrays.held import read_places
+from mmdask.store.arrays.npy import ArraySpec
+from mmdask.store.arrays.place import IO, check_io
 from mmdask.store.commit import block_rows_for
-from mmdask.store.files import read_fully
 from mmdask.store.layer import Layer, StoredField
 from mmdask.store.manifest import Manifest, Part
-from mmdask.store.npy import ArraySpec
-from mmdask.store.place import IO, check_io
 from mmdask.store.snapshot import Snapshot
 
 __all__ = ["Column", "Columns", "Foreign", "InFile", "InMemory", "Lazy", "Member", "columns_of"]
 
 Array = npt.NDArray[Any]
+Int64s = npt.NDArray[np.int64]
 
 
 class Column(Protocol):
@@ -86,7 +89,16 @@ class Lazy(InMemory):
         return False
 
     def read(self, start: int, stop: int) -> Array:
-        return np.asarray(self.array[start:stop])
+        try:
+            return np.asarray(self.array[start:stop])
+        except (MemoryError, SourceError):
+            raise
+        except Exception as error:  # these libraries have no kind of error of their own for damage
+            from mmdask.store.storage.calls import without_secrets
+
+            raise SourceError(
+                f"rows {start} to {stop} of {self.array!r:.200} cannot be read: {without_secrets(error)}"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -179,7 +191,7 @@ class InFile:
         self._check()
         return self._map
 
-    @cached_property
+    @once
     def _map(self) -> Array:
         if self.end == self.offset:
             return np.empty(self.shape, self.dtype)
@@ -189,12 +201,31 @@ class InFile:
         return {name: value for name, value in self.__dict__.items() if name != "_map"}
 
     def read(self, start: int, stop: int) -> Array:
-        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        return self.read_runs(np.array([start]), np.array([stop]))
+
+    def read_runs(self, starts: Int64s, stops: Int64s) -> Array:
+        """Several runs of elements, one after the other."""
+        out = np.empty((int((stops - starts).sum()), *self.shape[1:]), self.dtype)
+        width, raw = self._row_nbytes, out.reshape(-1).view(np.uint8)
         self._check()
         with open(self.path, "rb", buffering=0) as file, contextlib.suppress(EOFError):  # of which the check tells
-            read_fully(file.fileno(), out.reshape(-1).view(np.uint8).data, self.offset + start * self._row_nbytes)
+            read_places(file.fileno(), self.offset + starts * width, (stops - starts) * width, raw)
         self._check()
         return out
+
+    def ask(self, starts: Int64s, stops: Int64s) -> None:
+        """Have the system read runs of elements, in their order, without waiting for them."""
+        with contextlib.suppress(OSError), open(self.path, "rb", buffering=0) as file:
+            ask_for(file.fileno(), paging.merged(self._places(starts, stops)))
+
+    def in_memory(self, at: Int64s) -> bool:
+        """Whether the system has the pages of these elements in memory, as far as it tells."""
+        with contextlib.suppress(OSError), open(self.path, "rb", buffering=0) as file:
+            return is_in_memory(file.fileno(), self._places(at, at + 1)[:, 0].tolist())
+        return True
+
+    def _places(self, starts: Int64s, stops: Int64s) -> Int64s:
+        return paging.places(self.offset, self.shape[0], self.end - self.offset, starts, stops)
 
     def _check(self) -> None:
         now = state_of(self.path)
@@ -297,12 +328,31 @@ class Foreign(Snapshot):
             valid=tuple([None if v is None else number(v, v.dtype) for v in columns.valid]),
         )
 
-    @cached_property
-    def _mapped(self) -> bool:
+    @once
+    def _files(self) -> list[InFile | None]:
+        """The array in a file that each one is read from."""
         held = [c.records if isinstance(c, Member) else c for c in self._held]
-        return self.io == "mmap" or not any(isinstance(c, InFile) for c in held)
+        return [c if isinstance(c, InFile) else None for c in held]
+
+    @property
+    def _mapped(self) -> bool:
+        return self.io == "mmap" or not self.in_files
 
     chunked = False
+
+    @property
+    def in_files(self) -> bool:
+        return any(self._files)
+
+    def ask(self, layer: Layer, number: int, starts: Int64s, stops: Int64s) -> None:
+        if (file := self._files[number]) is not None:
+            file.ask(starts, stops)
+
+    def in_memory(self, layer: Layer, number: int, at: Int64s) -> bool:
+        held, file = self._held[number], self._files[number]
+        if file is None:
+            return not isinstance(held.records if isinstance(held, Member) else held, Lazy)
+        return file.in_memory(at)
 
     @property
     def addressable(self) -> bool:
@@ -317,6 +367,14 @@ class Foreign(Snapshot):
         column = self._held[number]
         mapped = self._mapped and column.addressable
         piece = column.whole()[start:stop] if mapped else column.read(start, stop)
+        return _read_only(np.ascontiguousarray(piece, layer.arrays[number].dtype))
+
+    def read_runs(self, layer: Layer, number: int, starts: Int64s, stops: Int64s) -> Array:
+        column, file = self._held[number], self._files[number]
+        if file is None or (self._mapped and column.addressable):
+            return super().read_runs(layer, number, starts, stops)
+        found = file.read_runs(starts, stops)
+        piece = found[column.name] if isinstance(column, Member) else found
         return _read_only(np.ascontiguousarray(piece, layer.arrays[number].dtype))
 
 

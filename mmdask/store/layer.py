@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask import __version__
-from mmdask.errors import CorruptStoreError, FormatError, SchemaError
+from mmdask.errors import FormatError, SchemaError
 from mmdask.schema import (
     CODE_DTYPE,
     KINDS,
@@ -33,8 +33,8 @@ from mmdask.schema import (
     dtype_from_store,
 )
 from mmdask.store import document
+from mmdask.store.arrays.npy import EXTENT, ArraySpec
 from mmdask.store.grains import COLUMNS, GRAIN_DTYPE, Held, has_order, n_grains, parse_held
-from mmdask.store.npy import EXTENT, ArraySpec
 from mmdask.store.origin import (
     ID_PATTERN,
     Merged,
@@ -48,7 +48,7 @@ from mmdask.store.origin import (
     parse_source,
 )
 from mmdask.store.storage import storage_of
-from mmdask.store.zarr_form import dump_zarr, parse_zarr
+from mmdask.store.zarr.form import dump_zarr, parse_zarr
 
 __all__ = [
     "ID_PATTERN",
@@ -273,9 +273,7 @@ def read_layer(store_path: str | os.PathLike[str], layer_id: str) -> Layer:
     try:
         data = document.read_file(root, "parts", layer_id, "part.json")
     except OSError as error:
-        raise CorruptStoreError(
-            f"{folder}/part.json: a part that the manifest names cannot be read: {error.strerror}"
-        ) from None
+        raise document.unread(f"{folder}/part.json", error, "a part that the manifest names cannot be read") from None
     return parse_layer(data, layer_id, folder)
 
 

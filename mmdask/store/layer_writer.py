@@ -19,6 +19,8 @@ import numpy as np
 
 from mmdask.errors import FormatError, SchemaError
 from mmdask.schema import CODE_DTYPE, OFFSET_DTYPE, SHAPE_DTYPE, VALID_DTYPE, Field, FieldData
+from mmdask.store.arrays.npy import EXTENT, ArraySpec, ArrayWriter
+from mmdask.store.arrays.offsets_writer import OffsetsWriter
 from mmdask.store.grains import COLUMNS, GRAIN_DTYPE, Held, Tally, has_order, n_grains
 from mmdask.store.layer import (
     ID_PATTERN,
@@ -35,11 +37,11 @@ from mmdask.store.layer import (
     read_layer,
     wrong_shapes,
 )
-from mmdask.store.npy import EXTENT, ArraySpec, ArrayWriter
 from mmdask.store.storage import LayerFiles, storage_of
 from mmdask.store.system import SYSTEM
-from mmdask.store.zarr_arrays import ZarrWriter
-from mmdask.store.zarr_form import GROUP, METADATA, Form, form_of, rounded
+from mmdask.store.zarr.form import GROUP, METADATA, Form, form_of, rounded
+from mmdask.store.zarr.scratch import FilledWriter, Spool
+from mmdask.store.zarr.writer import ZarrWriter
 
 __all__ = ["FieldWriter", "LayerWriter"]
 
@@ -56,10 +58,13 @@ class FieldWriter:
         file: Callable[[str], str],
         rows: int | None = None,
         form: Form | None = None,
+        before: list[OffsetsWriter] | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.field = field
         self.rows = rows or 0
-        self._files, self._form = files, form
+        self._spool = spool or Spool(files)
+        self._files, self._form, self._before = files, form, [] if before is None else before
         self._new_file = file
         dtype = field.dtype
         self._labels: dict[str, int] = {}
@@ -81,7 +86,8 @@ class FieldWriter:
                 return array
 
             for i in range(field.n_offsets):
-                self.offsets.append(make(file(f".offsets{i or ''}"), OFFSET_DTYPE))
+                self.offsets.append(self._new_offsets(file(f".offsets{i or ''}")))
+                made.callback(self.offsets[-1].close)
             if field.kind == "shaped":
                 self.shapes = make(file(".shapes"), SHAPE_DTYPE, (field.axes,))
             self._file = file("")
@@ -98,11 +104,15 @@ class FieldWriter:
         if self._form is None:
             return ArrayWriter(self._files.folder, file, dtype, shape, rows)
         if rows is not None:
-            raise SchemaError(
-                f"rows of {self.field.name!r} cannot be allocated: chunks that are compressed cannot be filled in any "
-                "order; give them by extend, or make the store with backend='memmap'"
-            )
-        return ZarrWriter(self._files, file, dtype, shape, self._form)
+            return FilledWriter(self._files, file, dtype, shape, self._form, self._spool, rows)
+        return ZarrWriter(self._files, file, dtype, shape, self._form, self._spool)
+
+    def _new_offsets(self, file: str) -> Writer:
+        if self._form is not None:
+            return self._new_array(file, OFFSET_DTYPE)
+        writer = OffsetsWriter(self._files.folder, file, self._before)
+        self._before.append(writer)
+        return writer
 
     @property
     def arrays(self) -> list[Writer]:
@@ -135,7 +145,8 @@ class FieldWriter:
         for depth in f.optional:
             self._write_valid(depth, data)
         for i, offsets in enumerate(data.offsets):
-            self.offsets[i].append((offsets[1:] + self._ends[i]).astype(OFFSET_DTYPE, copy=False))
+            ends = offsets[1:] + self._ends[i] if self._ends[i] else offsets[1:]
+            self.offsets[i].append(ends.astype(OFFSET_DTYPE, copy=False))
             self._ends[i] += data.length(i + 1)
         if self.shapes is not None and data.shapes is not None:
             self.shapes.append(data.shapes.astype(SHAPE_DTYPE, copy=False))
@@ -209,6 +220,12 @@ class FieldWriter:
             old.close()
         SYSTEM.unlink(old.path + ".narrow")
 
+    def end(self) -> None:
+        """Say that all rows were written, so that they are on their way to the disk before the layer is complete."""
+        for array in self.arrays:
+            if isinstance(array, ArrayWriter):
+                array.end()
+
     def close(self) -> None:
         """Give the file descriptors back; writing opens them again."""
         for array in self.arrays:
@@ -246,10 +263,12 @@ class LayerWriter:
         if self._form is None and not storage.is_local:
             raise FormatError(f"{self.store_path}: has no {METADATA}, which says how arrays are written behind a URL")
         self._files = storage.new_layer(layer_id)
+        self._spool = Spool(self._files)
         self._pid = os.getpid()
         self._writers: dict[str, FieldWriter] = {}
         self._constants: dict[str, StoredField] = {}
         self._n_files = 0
+        self._offsets: list[OffsetsWriter] = []
         self._tables: list[np.ndarray[Any, Any]] = []
         self._done = False
 
@@ -268,7 +287,7 @@ class LayerWriter:
     def _file(self, name: str, ending: str) -> str:
         slug = re.sub(r"[^a-z0-9_-]+", "_", name.lower())[:60]
         self._n_files += 1
-        return f"{self._n_files - 1}-{slug}{ending}{'' if self._form else '.npy'}"
+        return f"{self._n_files - 1}-{slug}{ending}{self._files.mark}{'' if self._form else '.npy'}"
 
     def field(self, field: Field, rows: int | None = None) -> FieldWriter:
         """Start a field; write to it through what is returned.
@@ -276,7 +295,8 @@ class LayerWriter:
         With `rows`, a dense field of zeros that others fill: `region.filling` opens the file of its ``values.path``.
         """
         self._check_new(field.name)
-        writer = FieldWriter(self._files, field, partial(self._file, field.name), rows, self._form)
+        file = partial(self._file, field.name)
+        writer = FieldWriter(self._files, field, file, rows, self._form, self._offsets, self._spool)
         self._writers[field.name] = writer
         return writer
 
@@ -284,6 +304,10 @@ class LayerWriter:
         """Take a field out again, as if it had not been started."""
         writer = self._writers.pop(name)
         for array in writer.arrays:
+            if isinstance(array, OffsetsWriter):
+                self._offsets.remove(array)
+                for other in self._offsets:
+                    other.leave(array)
             array.remove()
 
     def constant(self, field: Field, value: Scalar) -> None:
@@ -338,6 +362,7 @@ class LayerWriter:
         writers = [a for a in every if isinstance(a, ArrayWriter)]
         if self._form is not None:
             self._files.write(GROUP, METADATA)
+        self._spool.close()
         if not self._files.finish(data, writers):
             return read_layer(self.store_path, self.id)
         self._done = True
@@ -348,12 +373,19 @@ class LayerWriter:
         self._tables = []
         arrays: list[ArraySpec] = []
         known: dict[tuple[Any, ...], list[tuple[int, Writer]]] = defaultdict(list)
+        numbers: dict[Writer, int] = {}
 
         def add(writer: Writer) -> int:
             arrays.append(writer.finish())
             return len(arrays) - 1
 
         def share(writer: Writer) -> int:
+            writer = writer.settled() if isinstance(writer, OffsetsWriter) else writer
+            if writer not in numbers:
+                numbers[writer] = number_of(writer)
+            return numbers[writer]
+
+        def number_of(writer: Writer) -> int:
             spec = writer.finish()
             for number, other in known[spec.dtype, spec.shape, spec.checksums]:
                 if writer.same_as(other):  # type: ignore[arg-type]
@@ -394,7 +426,7 @@ class LayerWriter:
         writer: Writer = (
             ArrayWriter(self._files.folder, file, GRAIN_DTYPE, shape)
             if self._form is None
-            else ZarrWriter(self._files, file, GRAIN_DTYPE, shape, self._form)
+            else ZarrWriter(self._files, file, GRAIN_DTYPE, shape, self._form, self._spool)
         )
         try:
             writer.append(np.stack(self._tables))
@@ -408,5 +440,6 @@ class LayerWriter:
             return
         for w in self._writers.values():
             w.close()
+        self._spool.close()
         self._files.discard()
         self._done = True

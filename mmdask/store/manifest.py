@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import itertools
 import os
@@ -24,7 +23,7 @@ from mmdask.store import document
 from mmdask.store.layer import ID_PATTERN
 from mmdask.store.storage import is_url, storage_of
 from mmdask.store.storage.url import checked_url
-from mmdask.store.zarr_form import Form, dump_form, parse_form
+from mmdask.store.zarr.form import Form, dump_form, parse_form
 
 __all__ = [
     "CONVERSION",
@@ -171,19 +170,6 @@ def _dump_field(f: Field) -> dict[str, Any]:
     return {"name": f.name, "kind": f.kind, "dtype": f.dtype.str, **{k: v for k, v in others.items() if v}}
 
 
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Look for no garbage while many objects are made that are all kept: it would take a quarter of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-@_no_collections()
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """Read manifest.json back, checking every value.
 
@@ -194,6 +180,17 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     FormatError
         When they break the format, or need a newer version of mmdask.
     """
+    # Many objects are made that are all kept: to look for garbage would take a quarter of the time.
+    enabled = gc.isenabled()
+    try:
+        gc.disable()
+        return _parse(data, where)
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _parse(data: bytes, where: str) -> Manifest:
     r = document.Reader(document.parse(data, where), where)
     if r.text("format") != "mmdask":
         r.fail("format", "'mmdask'")
@@ -348,7 +345,7 @@ def read_past(root: str, newest: Manifest, generation: int) -> Manifest | None:
     except OSError as error:
         if isinstance(error, CorruptStoreError):
             raise
-        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
+        raise document.unread(path, error) from None
     if past.generation != generation or past.uuid != newest.uuid:
         raise CorruptStoreError(f"{path}: holds generation {past.generation} of {past.uuid}")
     return past
@@ -399,34 +396,40 @@ def history_path(root: str, generation: int) -> str:
 def _read(root: str, path: str) -> bytes:
     try:
         return document.read_file(root, MANIFEST)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if is_url(root):
+            raise _not_behind(root, error) from None
     except OSError as error:
-        raise CorruptStoreError(f"{path}: cannot be read: {error.strerror}") from None
-    if is_url(root):
-        raise _not_behind(root)
+        raise document.unread(path, error) from None
     if not os.path.lexists(root):
         raise StoreNotFoundError(f"no store at {root}: there is no such folder{_near(root)}")
     if not os.path.isdir(root):
         raise StoreNotFoundError(f"no store at {root}: it is a file, and a store is a folder")
     if os.path.exists(os.path.join(root, CONVERSION)):
-        raise UnfinishedError(
-            f"{root}: a conversion began here and did not finish; run the same call again to go on where it stopped"
-        )
-    found = generations(root, 1 << 63)
-    lost = f"; if there was a store, {repair(root, found[-1])}" if found else ""
-    raise StoreNotFoundError(f"no store at {root}: the folder has no {MANIFEST}{lost}")
+        raise _unfinished(root)
+    raise StoreNotFoundError(f"no store at {root}: the folder has no {MANIFEST}{_lost(root)}")
 
 
-def _not_behind(url: str) -> StoreNotFoundError:
+def _not_behind(url: str, error: OSError) -> StoreNotFoundError:
     """What to say of a URL behind which there is no manifest."""
+    if "bucket" in (error.strerror or ""):
+        return StoreNotFoundError(f"no store at {url}: {error.strerror}")
     if storage_of(url).has(CONVERSION):
-        return UnfinishedError(
-            f"{url}: a conversion began here and did not finish; run the same call again to go on where it stopped"
-        )
-    found = generations(url, 1 << 63)
-    lost = f"; if there was a store, {repair(url, found[-1])}" if found else ""
-    return StoreNotFoundError(f"no store at {url}: there is no {MANIFEST}{lost}")
+        return _unfinished(url)
+    alone = "" if storage_of(url).is_shared else ", and what a process keeps in memory no other one sees"
+    return StoreNotFoundError(f"no store at {url}: there is no {MANIFEST}{alone}{_lost(url)}")
+
+
+def _unfinished(root: str) -> UnfinishedError:
+    return UnfinishedError(
+        f"{root}: a conversion began here and did not finish; run the same call again to go on where it stopped"
+    )
+
+
+def _lost(root: str) -> str:
+    """What to do where a manifest is gone and there is a history, for the end of a message."""
+    found = generations(root, 1 << 63)
+    return f"; if there was a store, {repair(root, found[-1])}" if found else ""
 
 
 def repair(root: str, generation: int) -> str:

@@ -6,27 +6,32 @@ A `Snapshot` never changes while it is held, whatever writers do. It pickles as 
 from __future__ import annotations
 
 import os
+import socket
+import weakref
 from collections import OrderedDict
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from mmdask.errors import CorruptStoreError, OptionError, SchemaError, StoreNotFoundError
+from mmdask.errors import CorruptStoreError, MmdaskError, OptionError, SchemaError, StoreNotFoundError
+from mmdask.kernels.once import once
 from mmdask.schema import CODE_DTYPE, Field, Schema
-from mmdask.store.arrays import GONE, ArrayReader, MappedArrays, PlainArrays
-from mmdask.store.cache import Cache
+from mmdask.store.arrays.cache import Cache
+from mmdask.store.arrays.held import GONE, ArrayReader, MappedArrays, PlainArrays
+from mmdask.store.arrays.place import IO, check_io, in_cluster, way_to_read
 from mmdask.store.layer import Layer, StoredField, check_constant, layer_path, read_layer
 from mmdask.store.manifest import Manifest, Part, read_manifest, store_root
-from mmdask.store.place import IO, check_io, way_to_read
 from mmdask.store.storage import is_url
-from mmdask.store.zarr_arrays import ZarrArrays
-from mmdask.store.zarr_form import Form, form_of
+from mmdask.store.zarr.chunked import ZarrArrays
+from mmdask.store.zarr.form import Form, form_of
 
-__all__ = ["Snapshot", "open_snapshot", "rows_identity"]
+__all__ = ["LostSnapshot", "Snapshot", "open_snapshot", "rows_identity"]
 
+#: layers behind a URL that are read for a message, each by a request
+_MOST_ASKED = 64
 #: codes of a layer as codes of the store, by generation, layer and field
 CODES: Cache[npt.NDArray[np.int32]] = Cache(16 << 20)
 
@@ -53,31 +58,56 @@ class Snapshot:
         self._labels: dict[Field, dict[str, int]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_snapshot, (self.path, self.manifest.generation, self.manifest.uuid, self.io)
+        return _referred, (self.path, self.manifest.generation, self.manifest.uuid, self.io)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.path!r} generation {self.manifest.generation}>"
 
-    @property
+    @once
     def schema(self) -> Schema:
-        return self.manifest.schema
+        """The fields, which know why others are not among them."""
+        # No cycle: what a snapshot maps goes with the last who holds it.
+        this = weakref.ref(self)
+
+        def absent(name: str) -> str:
+            snapshot = this()
+            return "" if snapshot is None else snapshot.why_left_out(name)
+
+        return Schema(self.manifest.schema.values(), absent)
+
+    def why_left_out(self, name: str) -> str:
+        """Why a conversion left out a field, or members of an object, and of which file; empty if it did not.
+
+        Reads what the layers say of their sources: all of them, but few behind a URL.
+        """
+        begins = (f"{name}.", f"{name}/")
+        layers = list(dict.fromkeys(layer for part in self.parts for layer in part.layers))
+        try:
+            for layer in layers[:_MOST_ASKED] if is_url(self.path) else layers:
+                for source in self.layer(layer).sources:
+                    for left, why in source.skipped:
+                        if left == name or left.startswith(begins):
+                            return f"left out at conversion: {why} ({source.uri})"
+        except OSError:
+            pass  # a store that is damaged is told of by what reads it
+        return ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
         return self.manifest.parts
 
-    @cached_property
+    @once
     def starts(self) -> npt.NDArray[np.int64]:
         """First row of every part, and the number of rows: int64 ``(parts + 1,)``."""
         starts = np.zeros(len(self.parts) + 1, np.int64)
         np.cumsum([p.rows for p in self.parts], out=starts[1:])
         return starts
 
-    @cached_property
+    @once
     def rows(self) -> int:
         return int(self.starts[-1])
 
-    @cached_property
+    @once
     def identity(self) -> str:
         """A hash of which rows these are: of another generation too, if it has the same."""
         return rows_identity(self.manifest)
@@ -90,7 +120,7 @@ class Snapshot:
     #: whether there is a folder beside which what was computed can be kept
     on_disk = True
 
-    # Of views of stores these say what they are made of: see `mmdask.rows.views`.
+    # Of views of stores these say what they are made of: see `mmdask.rows.views.views`.
 
     @property
     def stores(self) -> tuple[Snapshot, ...]:
@@ -193,12 +223,12 @@ class Snapshot:
             CODES.put(key, table, table.nbytes + 256)
         return table
 
-    @cached_property
+    @once
     def _form(self) -> Form | None:
         """How arrays are stored; what was not committed yet does not say it."""
         return self.manifest.zarr if self.manifest.generation else form_of(self.path)
 
-    @cached_property
+    @once
     def _arrays(self) -> ArrayReader:
         """The way in which this process reads arrays."""
         if self._form is not None:
@@ -242,6 +272,30 @@ class Snapshot:
         """
         return self._arrays.read(layer, number, start, stop)
 
+    def read_runs(
+        self, layer: Layer, number: int, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+    ) -> npt.NDArray[Any]:
+        """Several runs of elements of an array, one after the other; raises as `read`."""
+        if isinstance(self._arrays, PlainArrays):
+            return self._arrays.read_runs(layer, number, starts, stops)
+        runs = [self.read(layer, number, a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return np.concatenate([self.read(layer, number, 0, 0), *runs]) if len(runs) != 1 else runs[0]
+
+    @property
+    def in_files(self) -> bool:
+        """Whether arrays are files, as they are, whose pages `ask` and `in_memory` are about."""
+        return isinstance(self._arrays, MappedArrays | PlainArrays)
+
+    def ask(self, layer: Layer, number: int, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]) -> None:
+        """Have the system read runs of elements of an array; see `MappedArrays.ask`. Raises as `read`."""
+        assert isinstance(self._arrays, MappedArrays | PlainArrays)
+        self._arrays.ask(layer, number, starts, stops)
+
+    def in_memory(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> bool:
+        """Whether elements of an array are in memory; see `MappedArrays.in_memory`. Raises as `read`."""
+        assert isinstance(self._arrays, MappedArrays | PlainArrays)
+        return self._arrays.in_memory(layer, number, at)
+
     @property
     def chunked(self) -> bool:
         """Whether arrays are in chunks that are decoded as a whole, so that `elements` gathers from those."""
@@ -255,10 +309,18 @@ class Snapshot:
         assert isinstance(self._arrays, ZarrArrays)
         return self._arrays.take(layer, number, at)
 
-    def expect(self, layer: Layer, number: int, at: npt.NDArray[np.int64]) -> int:
-        """Begin to read what `elements` will be asked for, without waiting; how many bytes it has in memory."""
+    def pieces(self, layer: Layer, number: int, chunks: Sequence[int]) -> dict[int, npt.NDArray[Any]]:
+        """Chunks of an array that is in chunks, by their numbers, which ascend; read-only. Raises as `read`."""
         assert isinstance(self._arrays, ZarrArrays)
-        return self._arrays.expect(layer, number, at)
+        return self._arrays.chunks(layer, number, chunks)
+
+    def expect(self, layer: Layer, number: int, chunks: Sequence[int], room: int) -> tuple[int, list[npt.NDArray[Any]]]:
+        """Begin to read chunks that will be asked for, of up to `room` bytes, without waiting.
+
+        Returns how many bytes that is, and those chunks that need not be read as long as they are held.
+        """
+        assert isinstance(self._arrays, ZarrArrays)
+        return self._arrays.expect(layer, number, chunks, room)
 
     def release(self, layer: Layer, number: int, but: npt.NDArray[np.int64] | None = None) -> None:
         """Take the pages of an array, if it is mapped, out of this process; see `MappedArrays.release`."""
@@ -339,3 +401,50 @@ def open_snapshot(
     while len(_OPEN) > _OPEN_LIMIT:
         _OPEN.popitem(last=False)
     return snapshot
+
+
+class LostSnapshot(Snapshot):
+    """What a pickle referred to and this process of a cluster cannot open: whoever looks at it gets the error.
+
+    A worker unpickles a task before it runs it. An error then is not one of the task: it ends the worker's connection,
+    so that the client would wait for ever.
+
+    Parameters
+    ----------
+    path : str
+        Where it should be.
+    error : Exception
+        Of opening it.
+    made : tuple
+        What a pickle has instead, since another process may be able to open it.
+    """
+
+    def __init__(self, path: str, error: Exception, made: tuple[Any, ...]) -> None:
+        self.path = path
+        self.error = error
+        self._made = made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._made
+
+    def __repr__(self) -> str:
+        return f"<LostSnapshot {self.path!r}>"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what is asked of any object
+            raise AttributeError(name)
+        raise self.error
+
+
+def _referred(path: str, generation: int, uuid: str, io: IO) -> Snapshot:
+    """What a pickle refers to; raises as `open_snapshot`, but in a process of a cluster."""
+    try:
+        return open_snapshot(path, generation, uuid, io)
+    except (MmdaskError, OSError) as error:
+        if not in_cluster():
+            raise
+        error.add_note(
+            f"so it is for a process of the cluster, on {socket.gethostname()}: a store has to be at the same path or "
+            "URL for all of them, and what lies in the memory of one process is in no other"
+        )
+        return LostSnapshot(path, error.with_traceback(None), (_referred, (path, generation, uuid, io)))

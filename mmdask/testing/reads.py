@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from unittest import mock
 
-from mmdask.rows import part, reader
+from mmdask.rows.reading import part, reader
+from mmdask.rows.reading.picker import Picker
 
 __all__ = ["Read", "Reads", "count_reads"]
 
@@ -110,8 +111,8 @@ def count_reads() -> Iterator[Reads]:
             function = counted(original, describe)
             _replace(original, function)
             stack.callback(_replace, function, original)  # in modules that were imported meanwhile, too
-        row = counted(reader.Picker.__call__, lambda picker, row: [Read(picker.name, 1)])
-        stack.enter_context(mock.patch.object(reader.Picker, "__call__", row))
+        row = counted(Picker.__call__, lambda picker, row: [Read(picker.name, 1)])
+        stack.enter_context(mock.patch.object(Picker, "__call__", row))
         yield reads
 
 

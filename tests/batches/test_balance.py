@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.batches.quotas import Quotas
+from mmdask.batches.ordering.quotas import Quotas
 
 SHARES = st.lists(st.integers(1, 50), min_size=1, max_size=7)
 

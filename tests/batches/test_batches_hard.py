@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.batches import ahead
+from mmdask.batches.loading import work_thread
 from mmdask.kernels import permute
 
 try:
@@ -42,7 +42,10 @@ def ds(tmp_path_factory):
 def no_thread_is_left():
     yield
     gc.collect()
-    assert not [t for t in threading.enumerate() if t.name == "mmdask-ahead"]
+    for thread in threading.enumerate():
+        if thread.name == "mmdask-ahead":
+            thread.join(300)  # closing waits some seconds for it, and no longer
+            assert not thread.is_alive()
 
 
 def holders(array):
@@ -130,17 +133,20 @@ def test_an_interrupt_while_the_thread_is_started(ds, monkeypatch, started):
 
 
 WORK = """
-import sys
+import signal, sys
 import numpy as np
 import mmdask as mm
 
 ds = mm.open(sys.argv[1])
 loader, seen, n = ds.batches(20, fields="x", seed=1), [], 0
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # but in the loop, wherever it comes
 print("ready", flush=True)
 while loader.epoch == 0:
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for batch in loader:
             seen.append((batch.position, batch.rows))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         n += 1
         state = loader.state_dict()
@@ -163,7 +169,7 @@ def test_interrupts_at_any_time(ds):
         assert process.stdout.readline() == "ready\n"
         threading.Event().wait(delay)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert (process.returncode, out) == (0, "done\n"), err
 
 
@@ -268,7 +274,7 @@ def test_an_interrupt_while_a_window_is_shuffled_changes_no_order(ds, monkeypatc
 
 def test_closing_where_a_lock_is_held_that_the_thread_needs(monkeypatch):
     """Garbage is collected anywhere, so that closing must not wait for ever."""
-    monkeypatch.setattr(ahead, "_PATIENCE", 0.05)
+    monkeypatch.setattr(work_thread, "_PATIENCE", 0.05)
     lock, begun = threading.Lock(), threading.Event()
 
     def work():
@@ -276,24 +282,24 @@ def test_closing_where_a_lock_is_held_that_the_thread_needs(monkeypatch):
         with lock:
             return 1
 
-    reading = ahead.Ahead(in_thread=True)
+    reading = work_thread.WorkThread(in_thread=True)
     with lock:
         reading.start(work)
-        begun.wait()
+        begun.wait(120)
         cycle = [reading]
         cycle.append(cycle)
         del reading, cycle
         gc.collect()
-    for thread in list(ahead._THREADS):
+    for thread in list(work_thread._THREADS):
         thread.join()
 
 
 LEFT = """
 import sys, time
-from mmdask.batches import ahead
+from mmdask.batches.loading import work_thread
 
-ahead._PATIENCE = 0.01
-reading = ahead.Ahead(in_thread=True)
+work_thread._PATIENCE = 0.01
+reading = work_thread.WorkThread(in_thread=True)
 reading.start(lambda: (time.sleep(0.3), print("done", flush=True)))
 assert not reading.close()
 del reading
@@ -301,5 +307,5 @@ del reading
 
 
 def test_a_thread_that_nobody_waited_for_is_waited_for_at_exit():
-    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", LEFT], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.rows.reader import _Sources
-from mmdask.store import arrays
+from mmdask.rows.reading.gathering import Sources
+from mmdask.store.arrays import held as arrays
 from mmdask.store.system import SYSTEM
 
 N, PARTS = 9_000, 3_000
@@ -124,9 +124,9 @@ def test_few_files_are_opened_and_nothing_is_mapped(stores, monkeypatch):
 
 def test_of_parts_without_a_wanted_row_nothing_is_read(stores, monkeypatch):
     added = []
-    add = _Sources.add_part
+    add = Sources.add_part
     monkeypatch.setattr(
-        _Sources, "add_part", lambda self, snapshot, part: added.append(part) or add(self, snapshot, part)
+        Sources, "add_part", lambda self, snapshot, part: added.append(part) or add(self, snapshot, part)
     )
     loader = stores["many"].batches(50, shuffle="exact", seed=2, fields=["event"])
     batch = loader[7]

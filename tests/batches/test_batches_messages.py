@@ -182,3 +182,38 @@ def test_weights_with_balance_work_within_classes(ds):
     rows = np.concatenate([rows for _, rows in batches])
     for inside in (rows % 2 == 0, rows % 2 == 1):
         assert (rows[inside] < 20).sum() == 15 == inside.sum() * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("cut", "options", "words"),
+    [
+        ("met < 0", {}, "no rows are selected; ds.cutflow"),
+        ("met < 7", {"last": "drop"}, "its 7 rows do not fill one of 10, and last='drop'"),
+        ("met < 7", {"rank": 1, "world_size": 2}, "its 7 rows do not fill one of 10, and last='drop'"),
+    ],
+)
+def test_an_epoch_without_batches_is_told_where_it_is_asked_for(ds, cut, options, words):
+    loader = ds[ds.cut(cut)].batches(10, **options)
+    assert not len(loader)
+    for epoch in (1, 2):
+        with pytest.warns(mm.NoBatchesWarning, match=words) as caught:
+            assert not list(loader)
+        assert [w.filename for w in caught] == [__file__]
+        assert loader.epoch == epoch
+    with pytest.raises(mm.OptionError, match=f"nothing to report: .*{words}"):
+        loader.report("met")
+
+
+def test_a_mixture_without_batches_is_told(ds):
+    few = ds[ds.cut("met < 3")].batches(10, last="drop")
+    with pytest.warns(mm.NoBatchesWarning, match="its 6 rows do not fill one of 10"):
+        assert not list(mm.mix({"a": few, "b": few}, {"a": 1, "b": 1}, batch_size=10))
+
+
+def test_the_end_of_an_epoch_is_no_epoch_without_batches(ds):
+    loader = ds.batches(10)
+    iterator = iter(loader)
+    assert len([*iterator]) == 4
+    assert next(iterator, None) is None
+    loader.load_state_dict(loader.state_dict(loader[3]))
+    assert len([*loader]) == 4

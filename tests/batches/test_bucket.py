@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from memory_rows import MemoryRows
 
 import mmdask as mm
-from mmdask.batches.bucketing import bucket
 from mmdask.batches.collate import pad
 from mmdask.batches.loader import Loader
+from mmdask.batches.ordering.bucketing import bucket
 from mmdask.errors import FieldNotFoundError, OptionError, StateError
 
 

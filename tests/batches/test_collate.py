@@ -94,6 +94,14 @@ def test_a_step_for_a_field_that_is_not_asked_for():
         make(fields=["met"], collate={"jets": pad(3)})
 
 
+def test_packed_rows_are_shown_in_few_lines():
+    few, many = Packed(np.arange(3), np.array([0, 1, 3])), Packed(np.arange(900.0), np.arange(901), np.ones(900, bool))
+    assert repr(few) == "Packed(values=array([0, 1, 2]), offsets=array([0, 1, 3]), valid=None)"
+    assert "899." in repr(many)
+    assert len(repr(many).splitlines()) < 8
+    assert repr(Packed(many, np.array([0, 900]))).startswith("Packed(values=Packed(values=array([")
+
+
 def test_a_mask_may_not_hide_a_field():
     rows = MemoryRows({"jets": JETS, "jets_mask": np.arange(4)})
     with pytest.raises(OptionError, match=r"both make batch\['jets_mask'\]"):
@@ -107,6 +115,9 @@ def test_a_mask_may_not_hide_a_field():
         ({"n": -1}, "0 items or more"),
         ({"n": 2.5}, "a number of items or 'max'"),
         ({"n": "longest"}, "a number of items or 'max'"),
+        ({"n": True}, "a number of items or 'max'"),
+        ({"n": "max", "multiple": 0}, r"pad\(multiple=\) is an integer, at least 1"),
+        ({"n": "max", "multiple": 1.5}, r"pad\(multiple=\) is an integer, at least 1"),
         ({"n": 3, "side": "top"}, "'right' .* or 'left'"),
     ],
 )
@@ -144,7 +155,7 @@ def test_arguments_of_pad(arguments, message):
         ("f4", "0", False),
         ("f4", None, False),
         ("f4", [0.0], False),
-        ("M8[s]", np.datetime64("NaT"), True),
+        ("M8[s]", np.datetime64("NaT", "s"), True),
         ("M8[s]", np.datetime64("2020-01-01"), True),
         ("M8[s]", np.datetime64("2020-01-01T00:00:00.5"), False),
         ("M8[s]", 0, True),

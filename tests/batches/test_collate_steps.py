@@ -586,8 +586,8 @@ def test_what_does_not_fit(ds, collate, message):
     [
         (lambda: mm.pad(3, mode="mean"), "pad\\(mode=\\)"),
         (lambda: mm.pad(3, multiple=8), "rounds 'max' up"),
-        (lambda: mm.pad("max", multiple=0), "1 or more"),
-        (lambda: mm.pad("max", multiple="max"), "1 or more"),
+        (lambda: mm.pad("max", multiple=0), "at least 1"),
+        (lambda: mm.pad("max", multiple="max"), "at least 1"),
         (lambda: mm.pad(()), "pad\\(n\\) takes"),
         (lambda: mm.crop(-1), "crop\\(n\\)"),
         (lambda: mm.crop("max"), "crop\\(n\\)"),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.batches.weighted import shift_of
-from mmdask.rows.dealing import Deal
+from mmdask.batches.ordering.weighted import shift_of
+from mmdask.rows.draws.dealing import Deal
 
 
 @pytest.fixture

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.batches import order
 from mmdask.batches.collate import Packed
+from mmdask.batches.loading.releasing import Releasing
 from mmdask.batches.mix import Mix
-from mmdask.batches.releasing import Releasing
-from mmdask.batches.sequence import WindowSequence
-from mmdask.errors import OptionError
-from mmdask.rows.counting import check_weight
-from mmdask.rows.weighing import Drawn, weigh
-from mmdask.store import paging
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.sequence import WindowSequence
+from mmdask.errors import CorruptStoreError, OptionError
+from mmdask.kernels.dense import Located
+from mmdask.rows.draws.weighing import Drawn, weigh
+from mmdask.rows.sums.counting import check_weight
+from mmdask.store.arrays import paging
 
 rng = np.random.default_rng(5)
 WEIGHTS = {
@@ -83,7 +84,16 @@ def same(a, b):
         return np.array_equal(a.offsets, b.offsets) and same(a.values, b.values)
     if isinstance(a, list):
         return a == b
-    return a.dtype == b.dtype and np.array_equal(a, b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def assert_alike(a, b):
+    assert list(a) == list(b)
+    assert all(same(a[name], b[name]) for name in a)
+    for name in ("rows", "source", "streams"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    about = ("epoch", "index", "position", "seed", "valid")
+    assert [getattr(a, k) for k in about] == [getattr(b, k) for k in about]
 
 
 COLLATES = {
@@ -108,34 +118,93 @@ def test_loaders_of_one_store_are_read_as_one(tmp_path, collate, world, monkeypa
 
     for rank in range(world):
         together = list(mixed(rank))
-        assert mixed(rank)._alike
+        assert mixed(rank)._as_one is not None
         with monkeypatch.context() as patch:
-            patch.setattr(Mix, "_alike", False)
+            patch.setattr(Mix, "_as_one", None)
             apart = list(mixed(rank))
         assert len(together) == len(apart) > 20
         for a, b in zip(together, apart, strict=True):
-            assert list(a) == list(b)
-            assert all(same(a[name], b[name]) for name in a)
-            for name in ("rows", "source", "streams"):
-                np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-            about = ("epoch", "index", "position", "seed", "valid")
-            assert [getattr(a, k) for k in about] == [getattr(b, k) for k in about]
+            assert_alike(a, b)
+
+
+@pytest.mark.parametrize("collate", COLLATES)
+@pytest.mark.parametrize("world", [1, 3])
+def test_loaders_of_several_stores_are_read_as_one(tmp_path, collate, world, monkeypatch):
+    stores = [mm.from_arrays(fields(n, seed), tmp_path / f"{n}.mm") for n, seed in ((500, 1), (130, 2))]
+    stores = [ds.assign(twice="2 * i", longest="max(jets)") for ds in stores]
+
+    def mixed(rank):
+        options = {"collate": COLLATES[collate], "rank": rank, "world_size": world, "last": "keep", "seed": 3}
+        first, second = stores
+        # One of the stores comes twice.
+        some = {"a": first[first.cut("odd")], "b": second, "c": first[first.cut("not odd")]}
+        return mm.mix({k: ds.batches(20, **options) for k, ds in some.items()}, {"a": 1, "b": 2, "c": 1}, stop="all")
+
+    for rank in range(world):
+        together = list(mixed(rank))
+        assert mixed(rank)._as_one.renumbered
+        assert mixed(rank)._as_one.firsts.tolist() == [0, 500, 0]
+        with monkeypatch.context() as patch:
+            patch.setattr(Mix, "_as_one", None)
+            apart = list(mixed(rank))
+        assert len(together) == len(apart) > 20
+        for a, b in zip(together, apart, strict=True):
+            assert_alike(a, b)
+
+
+def test_stores_that_are_mixed_are_asked_once_for_all_rows_of_a_run(tmp_path, monkeypatch):
+    stores = [mm.from_arrays({"x": np.arange(n)}, tmp_path / f"{n}.mm") for n in (60, 40)]
+    mixed = mm.mix({str(len(ds)): ds.batches(10, seed=1) for ds in stores}, {"60": 1, "40": 1}, stop="first")
+    taken = []
+    take = Located.take
+    monkeypatch.setattr(Located, "take", lambda self, *args: taken.append(len(self.rows)) or take(self, *args))
+    batch = mixed[0]
+    assert taken == [10]
+    assert (batch["x"] == batch.rows).all()
+
+
+@pytest.mark.parametrize("step", [mm.pad(4, strict=True), [mm.crop(3)]], ids=str)
+def test_an_error_names_the_row_as_its_store_does(tmp_path, step):
+    first = mm.from_arrays({"x": [[1.0, 2.0, 3.0]] * 10}, tmp_path / "first.mm")
+    lengths = np.full(10, 3)
+    lengths[7] = 9 if "pad" in str(step) else 1
+    second = mm.from_arrays({"x": [[0.5] * n for n in lengths]}, tmp_path / "second.mm")
+    loaders = {k: ds.batches(4, collate={"x": step}, shuffle=False) for k, ds in (("a", first), ("b", second))}
+    with pytest.raises(OptionError, match="row 7 "):
+        list(mm.mix(loaders, {"a": 1, "b": 1}, stop="all"))
+
+
+def test_damage_is_of_the_row_of_its_store(tmp_path):
+    first, second = (mm.from_arrays({"x": [[1.0, 2.0]] * 10}, tmp_path / f"{k}.mm") for k in "ab")
+    loaders = {"a": first.batches(4, shuffle=False), "b": second.batches(4, shuffle=False)}
+    (file,) = [p for p in (tmp_path / "b.mm").rglob("*.npy") if "offsets" in p.name]
+    data = bytearray(file.read_bytes())
+    data[-8 * 6 : -8 * 5] = np.int64(-5).tobytes()  # the end of row 4
+    file.write_bytes(data)
+    with pytest.raises(CorruptStoreError, match="row 4:"):
+        list(mm.mix(loaders, {"a": 1, "b": 1}, stop="all"))
 
 
 def test_loaders_that_differ_are_not_read_as_one(tmp_path):
     ds = mm.from_arrays(fields(100), tmp_path / "s.mm")
-    other = mm.from_arrays(fields(100), tmp_path / "o.mm")
+    other = mm.from_arrays({**fields(100), "i": np.arange(100, dtype="f4")}, tmp_path / "o.mm")
     one = ds.batches(10, seed=3)
     unlike = {
-        "another store": other.batches(10, seed=3),
+        "a field of another type": other.batches(10, seed=3),
         "a function": ds.batches(10, seed=3, transform=lambda b: b),
         "other steps": ds.batches(10, seed=3, collate={"jets": mm.pad(3)}, fields=["jets"]),
+        "plain reads": mm.open(tmp_path / "s.mm", io="pread").batches(10, seed=3),
     }
     for what, loader in unlike.items():
-        assert not Mix({"a": one, "b": loader}, {"a": 1, "b": 1}, 10, "all")._alike, what
+        assert Mix({"a": one, "b": loader}, {"a": 1, "b": 1}, 10, "all")._as_one is None, what
+    a, b = (ds.assign(y=text).batches(10, fields=["y"]) for text in ("i + 1", "i + 2"))
+    assert Mix({"a": a, "b": b}, {"a": 1, "b": 1}, 10, "all")._as_one is None
+    same = mm.from_arrays(fields(100), tmp_path / "p.mm")
+    a, b = (ds.assign(y=text).batches(10, fields=["y"]) for ds, text in ((ds, "i + 1"), (same, "i + 2")))
+    assert Mix({"a": a, "b": b}, {"a": 1, "b": 1}, 10, "all")._as_one is None
     window = {"jets": [mm.window(3), mm.pad(3)]}
     a, b = (ds.batches(10, seed=s, collate=window) for s in (1, 2))
-    assert not mm.mix({"a": a, "b": b}, {"a": 1, "b": 1})._alike
+    assert mm.mix({"a": a, "b": b}, {"a": 1, "b": 1})._as_one is None
 
 
 @pytest.mark.parametrize("steps", [mm.pad("max", multiple=2), [mm.crop(5), mm.pad("max")]], ids=str)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_rows import MemoryRows, numbered
 
-from mmdask.batches import order
 from mmdask.batches.collate import pad
 from mmdask.batches.loader import Loader
+from mmdask.batches.ordering import order
 from mmdask.errors import CorruptStoreError, FieldNotFoundError, OptionError, RowNotFoundError, StateError
 from mmdask.kernels import jit, permute
 from mmdask.schema import Schema
@@ -315,7 +315,7 @@ def test_several_ranks_drop_by_default():
         ({"last": "wrap"}, "last is 'keep', 'drop' or 'pad'"),
         ({"rank": 2, "world_size": 2}, "rank is an integer, at least 0 and below world_size = 2; got 2"),
         ({"world_size": 0}, "world_size"),
-        ({"world_size": 5}, "batch_size is 4, and it counts the rows of all 5 ranks together"),
+        ({"rank": 0, "world_size": 5}, "batch_size is 4, and it counts the rows of all 5 ranks together"),
         ({"window": "lots"}, "'lots'"),
         ({"window": 0}, "window"),
         ({"block": 0}, "block"),

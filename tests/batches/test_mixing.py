@@ -7,8 +7,8 @@ import pytest
 from memory_rows import numbered
 
 import mmdask as mm
-from mmdask.batches import order
 from mmdask.batches.loader import Loader
+from mmdask.batches.ordering import order
 
 #: rows of a block and bytes of a row, as stores choose them
 STORES = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_rows import numbered
 
-from mmdask.batches import order
 from mmdask.batches.loader import Loader
-from mmdask.batches.order import Windows, epoch_key, grain
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.order import Windows, epoch_key, grain
 from mmdask.kernels import permute
 
 GOLDEN = Path(__file__).parent / "golden_order.json"

@@ -148,6 +148,24 @@ def test_cold_reads_and_memory(tmp_path):
     assert ds.batches(512, memory="16MiB").report("label").ahead_nbytes == 3 * (2 << 20)
 
 
+def test_cold_reads_of_a_selection_are_no_matter_of_blocks(tmp_path):
+    ds = rows_in(tmp_path / "s.mm", label=(np.arange(N) // 8 % 2).astype("i4"), x=np.zeros(N, "f4"))
+    quarter = ds[ds.cut("label == 1")][::2]
+    windows = [
+        {"block": 4096} | more for more in ({}, {"block": 10 * N}, {"weights": "label + 1"}, {"balance": "label"})
+    ]
+    for more in [*windows, {"shuffle": False}]:
+        mixing = quarter.batches(512, fields=["x"], **more).report("label")
+        assert mixing.amplification == pytest.approx(4, rel=0.1), more  # a block ends where the store does
+        assert not any("block=" in line for line in mixing.advice), more
+    one = ds.batches(512, fields=["x"], block=10 * N).report("label")
+    assert one.amplification == pytest.approx(1, rel=0.1)
+    small = ds.batches(512, fields=["x"], block=64).report("label")
+    assert any("a larger block= reads less" in line for line in small.advice)
+    few = ds[::10].batches(512, fields=["x"], block=4096).report("label")
+    assert any("one row in 10.0" in line for line in few.advice)
+
+
 def test_nothing_to_report(tmp_path):
     ds = rows_in(tmp_path / "s.mm", label=np.zeros(100, "i4"))
     with pytest.raises(OptionError, match="no batch"):

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory_rows import numbered
 
-from mmdask.batches import order
 from mmdask.batches.loader import Loader
-from mmdask.batches.row_rng import RowRng, below
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.row_rng import RowRng, below
 from mmdask.errors import OptionError
 from mmdask.kernels.hashing import GOLDEN, mix, mix_int
 

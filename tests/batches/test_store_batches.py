@@ -17,7 +17,7 @@ from mmdask.batches.loader import Loader
 from mmdask.errors import CorruptStoreError
 from mmdask.expr import check_cut
 from mmdask.rows.rows import Rows
-from mmdask.sources.writer import append, create
+from mmdask.sources.create import append, create
 from mmdask.store.snapshot import open_snapshot
 
 N = 700
@@ -143,8 +143,8 @@ def test_spawned_and_forked_processes_give_the_same_batches(rows, method):
     queue = context.Queue()
     process = context.Process(target=child, args=(loader, queue))
     process.start()
-    found = queue.get(timeout=60)
-    process.join(60)
+    found = queue.get(timeout=300)
+    process.join(300)
     assert process.exitcode == 0
     assert found == [(b.rows.tolist(), b["met"].tolist(), b["jets"].tolist()) for b in loader]
     assert os.getpid() != process.pid

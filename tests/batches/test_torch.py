@@ -10,9 +10,9 @@ import pytest
 from memory_rows import MemoryRows
 
 from mmdask.batches.collate import Packed, pad
+from mmdask.batches.frameworks.torch import to_torch
 from mmdask.batches.loader import Loader
-from mmdask.batches.torch import to_torch
-from mmdask.errors import MissingDependencyError, StateError
+from mmdask.errors import MissingDependencyError, OptionError, StateError
 
 try:
     import torch
@@ -82,6 +82,15 @@ def test_a_plain_for_moves_the_loader_on():
     other.load_state_dict(batches.state_dict())
     assert [(b.epoch, b.index) for b in other] == [(4, 2), (4, 3), (4, 4)]
     assert next((b.epoch, b.index) for b in other) == (5, 0)
+
+
+@needs_torch
+def test_what_is_no_batch_is_said():
+    batches = to_torch(make())
+    with pytest.raises(OptionError, match=r"next\(iter\(batches\)\); by its number the loader itself has batch 3"):
+        batches[3]
+    with pytest.raises(StateError, match="after= is the last batch that was received, got int"):
+        batches.state_dict(after=3)
 
 
 @needs_torch

@@ -12,7 +12,7 @@ import pytest
 import torch_rank
 
 import mmdask as mm
-from mmdask.batches.ranks import ranks
+from mmdask.batches.processes import ranks
 from mmdask.errors import OptionError
 
 N = 523  # 10 batches of 50, and 23 rows
@@ -38,7 +38,7 @@ def found(ds, tmp_path_factory):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         if process.is_alive():
             process.kill()
     assert [p.exitcode for p in processes] == [0, 0]
@@ -62,6 +62,21 @@ def test_ranks_are_those_of_torch(found):
         assert found[rank]["default"] == (rank, 2, "drop")
         assert found[rank]["explicit"] == [(0, 1), (0, 2), (2, 5)]
         assert "torch.distributed has 2 ranks; say rank= too" in found[rank]["error"]
+
+
+def test_a_loader_that_comes_too_early_says_so(tmp_path, monkeypatch):
+    ds = mm.from_arrays({"x": [0, 1, 2, 3]}, tmp_path / "x.mm")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ds.batches(4)  # something else has set it
+    monkeypatch.setenv("RANK", "1")
+    with pytest.warns(mm.LoneRankWarning, match="2 processes were started.*after init_process_group") as caught:
+        loader = ds.batches(4)
+    assert caught[0].filename == __file__
+    assert (loader.rank, loader.world_size) == (0, 1)
+    ds.batches(4, world_size=1)
+    ds.batches(4, rank=1, world_size=2)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    ds.batches(4)
 
 
 @pytest.mark.parametrize("last", torch_rank.LASTS)
@@ -119,4 +134,6 @@ def test_torch_is_asked_only_if_it_is_there(monkeypatch):
     with pytest.raises(OptionError, match="rank is an integer"):
         ranks(4, None)
     monkeypatch.setitem(sys.modules, "torch.distributed", types.SimpleNamespace(is_available=lambda: False))
-    assert ranks(None, None) == (0, 1)
+    assert [ranks(None, None), ranks(None, 1)] == [(0, 1), (0, 1)]
+    with pytest.raises(OptionError, match="world_size is 2, and without rank="):
+        ranks(None, 2)

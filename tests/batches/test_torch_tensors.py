@@ -18,7 +18,7 @@ from mmdask.errors import OptionError
 
 torch = pytest.importorskip("torch", reason="torch is not installed; pip install 'mmdask[torch]'")
 
-from mmdask.batches.torch_tensors import parcel, shared, tensors, unpack  # noqa: E402  it imports torch
+from mmdask.batches.frameworks.torch_tensors import parcel, shared, tensors, unpack  # noqa: E402  it imports torch
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
@@ -156,7 +156,7 @@ class FakeCuda:
     """What `Uploads` needs of torch.cuda, on the CPU; writes down what happens."""
 
     def __init__(self, monkeypatch):
-        from mmdask.batches import torch_dataset, torch_tensors
+        from mmdask.batches.frameworks import torch_dataset, torch_tensors
 
         self.log = []
         self.began = 0
@@ -191,8 +191,8 @@ class FakeCuda:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_copies_run_one_ahead_of_what_is_handed_out(monkeypatch, workers, close):
-    from mmdask.batches.torch_dataset import TorchBatches
-    from mmdask.batches.torch_workers import Workers
+    from mmdask.batches.frameworks.torch_dataset import TorchBatches
+    from mmdask.batches.frameworks.torch_workers import Workers
 
     fake = FakeCuda(monkeypatch)
     loader = make(50)

@@ -9,7 +9,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -31,11 +30,29 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def start(folder):
+#: the example, killed when its third checkpoint is written and not yet in its place
+KILLED = f"""
+import os, runpy, signal
+
+replace, written = os.replace, []
+
+def replaced(old, new):
+    if os.path.basename(new) == "checkpoint.pt":
+        written.append(old)
+        if len(written) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    replace(old, new)
+
+os.replace = replaced
+runpy.run_path({str(EXAMPLE)!r}, run_name="__main__")
+"""
+
+
+def run(*command):
     """The example in a process of its own, one core, a checkpoint every 3 steps."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(EXAMPLE), str(folder), "--epochs", "4", "--save-every", "3"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, *map(str, command), "--epochs", "4", "--save-every", "3"]
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=300)
 
 
 def test_it_learns_and_a_killed_run_has_the_losses_of_another(tmp_path, capsys, one_thread):
@@ -50,20 +67,10 @@ def test_it_learns_and_a_killed_run_has_the_losses_of_another(tmp_path, capsys, 
 
     for name in ("checkpoint.pt", "losses.json"):
         (tmp_path / name).unlink()
-    killed = start(tmp_path)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "checkpoint.pt").exists():
-        assert killed.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait(60) == -signal.SIGKILL
-    killed.stdout.close()
+    assert run("-c", KILLED, tmp_path).returncode == -signal.SIGKILL
     assert not (tmp_path / "losses.json").exists()
 
-    resumed = start(tmp_path)
-    out, _ = resumed.communicate(timeout=120)
-    (step,) = re.findall(r"goes on after step (\d+), in epoch (\d)", out)
-    assert 0 < int(step[0]) < len(losses)
-    assert int(step[0]) % len(train) != 0  # in the middle of an epoch
+    resumed = run(EXAMPLE, tmp_path)
+    assert re.findall(r"goes on after step (\d+), in epoch (\d)", resumed.stdout) == [("6", "0")]
+    assert 6 < len(train) < len(losses)  # in the middle of an epoch
     assert json.loads((tmp_path / "losses.json").read_text()) == losses

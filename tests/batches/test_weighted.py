@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.batches.sequence import Span
-from mmdask.batches.weighted import shift_of
-from mmdask.rows import weighing
+from mmdask.batches.ordering.sequence import Span
+from mmdask.batches.ordering.weighted import shift_of
+from mmdask.rows.draws import weighing
 
 
 def made(path, weights, parts=1, **more):

@@ -21,10 +21,13 @@ from pathlib import Path
 
 import dask
 import numpy as np
+from clusters import until
 
 import mmdask as mm
-from mmdask.rows import masks
+from mmdask.dataset.run import client_in_force
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
+from tests.faults.keys import at_work, is_dropped
 
 
 def operations(path, out):
@@ -54,8 +57,8 @@ def forget(path, out):
 
 
 def threads():
-    """Names of threads that are not there for good, and have not ended within a second."""
-    for _ in range(100):
+    """Names of threads that go on with what nobody waits for, or do not end."""
+    for _ in range(10_000):
         if not running():
             break
         time.sleep(0.01)
@@ -63,13 +66,20 @@ def threads():
 
 
 def running():
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith(("mmdask_", "tqdm")) and t.is_alive())
+    return at_work() + sorted(t.name for t in threading.enumerate() if t.name.startswith("tqdm") and t.is_alive())
 
 
 def leftovers(path, out):
     """What an interrupted operation must not leave."""
     files = [str(f) for f in path.rglob("*") if ".tmp-" in f.name]
     return files + threads() + [str(f) for f in [out] if f.exists()]
+
+
+def settle():
+    """Wait until a cluster has let go of everything: asked for a key that it is letting go, distributed breaks."""
+    if (client := client_in_force()) is not None:
+        gc.collect()
+        until(lambda: client.run_on_scheduler(lambda dask_scheduler: not dask_scheduler.tasks))
 
 
 def run(operation):
@@ -86,12 +96,15 @@ def main(path, scheduler):
     sent = []
 
     def interrupt(number, frame):
-        if armed:
+        if armed and is_dropped(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.005)  # from here it would not get through
+        elif armed:
             sent.append(time.monotonic())
             raise KeyboardInterrupt
 
     armed = False
-    signal.signal(signal.SIGINT, interrupt)
+    for number in (signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, interrupt)
     work = operations(path, out)
     expected = {}
     for line in sys.stdin:
@@ -104,14 +117,15 @@ def main(path, scheduler):
             _, seconds = run(work[name])
             say(seconds=seconds)
             continue
-        say(go=name)
         sent.clear()
         error = None
-        armed = True
         try:
             try:
+                armed = True  # before it is told: the signal may come at once
+                say(go=name)
                 run(work[name])
-                time.sleep(30)  # it was too quick; the signal comes yet
+                while True:  # it was too quick; the signal comes yet
+                    time.sleep(0.1)
             except KeyboardInterrupt:
                 caught = time.monotonic()
             finally:
@@ -124,6 +138,7 @@ def main(path, scheduler):
             with contextlib.suppress(mm.MmdaskError):  # the signal came when it was done
                 left = [x for x in left if x != str(out)] if len(mm.open(out)) == expected[name] else left
             shutil.rmtree(out)
+        settle()
         again, _ = run(work[name])
         intact = mm.verify(path).ok
         say(seconds=caught - sent[0], error=error, left=left, same=bool(again == expected[name]), intact=intact)

@@ -18,7 +18,9 @@ LABELS = ("ttH", "ttbb", "é")
 def nothing(dtype):
     """What stands where a value is missing."""
     kind = np.dtype(dtype).kind
-    return {"f": np.nan, "c": np.nan, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT"), "S": b""}.get(kind, 0)
+    if kind in "mM":
+        return np.array("NaT", dtype)[()]
+    return {"f": np.nan, "c": np.nan, "S": b""}.get(kind, 0)
 
 
 def pack(field, rows):

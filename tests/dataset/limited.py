@@ -21,7 +21,10 @@ from mmdask.batches import epochs
 from mmdask.dataset import dataset
 from mmdask.export import save
 from mmdask.kernels.jit import wait
-from mmdask.rows import blocks, counting, partcuts, reducing, rows, selecting, spans
+from mmdask.rows import blocks, rows, selecting
+from mmdask.rows.cuts import partcuts
+from mmdask.rows.reading import spans
+from mmdask.rows.sums import counting, reducing
 
 
 def write(path, rows, rng, *, piece=1 << 19):

@@ -539,7 +539,9 @@ def test_fields_that_would_grow_without_end(tmp_path, monkeypatch):
     ds = mm.from_arrays({"c0": np.arange(5)}, tmp_path / "s.mm")
     texts = {f"c{i}": f"(c{i - 1} * c{i - 1}) % 7" for i in range(1, 15)}
     texts_made = []
-    monkeypatch.setattr("mmdask.dataset.explain.canonical", lambda tree: texts_made.append(tree) or canonical(tree))
+    monkeypatch.setattr(
+        "mmdask.dataset.cuts.explain.canonical", lambda tree: texts_made.append(tree) or canonical(tree)
+    )
     explained = ds.assign(texts).explain("c14 > 3")
     assert len(texts_made) < 100, "each piece is looked at once, not once for each way to it"
     assert len(repr(explained)) < 20_000

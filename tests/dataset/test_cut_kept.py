@@ -13,8 +13,8 @@ import pytest
 import mmdask as mm
 import mmdask.testing as mt
 from mmdask.demo import make_files
-from mmdask.rows import kept as kept_module
-from mmdask.rows import masks
+from mmdask.rows.cuts import kept as kept_module
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
 
 X = np.arange(100) % 10
@@ -56,7 +56,7 @@ def test_what_is_kept_is_listed(path):
     assert [c.expression for c in ds.cuts] == sorted(listed)
     assert ds.cuts.nbytes == sum(f.stat().st_size for f in files(path))
     assert sum(c.n_files for c in ds.cuts) == len(files(path))
-    assert all(0 <= time.time() - c.time < 100 for c in ds.cuts)
+    assert all(0 <= time.time() - c.time < 3600 for c in ds.cuts)
     assert ds.cuts[0] == next(iter(ds.cuts))
     assert len(ds[ds.cut("x > 3")].cuts) == 5, "of the store, whatever the rows"
 

@@ -13,7 +13,7 @@ import pytest
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import masks
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
 
 N = 300

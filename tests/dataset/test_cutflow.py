@@ -13,9 +13,11 @@ import pytest
 
 import mmdask as mm
 from mmdask.cli import main
-from mmdask.dataset import cutflow
-from mmdask.rows import counting, masks, partcuts, rows
-from mmdask.rows import passes as rows_passes
+from mmdask.dataset.cuts import cutflow
+from mmdask.rows import rows
+from mmdask.rows.cuts import masks, partcuts
+from mmdask.rows.cuts import passes as rows_passes
+from mmdask.rows.sums import counting
 from mmdask.testing import count_reads
 
 FIELDS = [

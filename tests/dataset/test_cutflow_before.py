@@ -13,8 +13,8 @@ import uproot
 
 import mmdask as mm
 from mmdask.cli import main
-from mmdask.rows import compact
 from mmdask.rows import rows as rows_module
+from mmdask.rows.upkeep import compact
 from mmdask.testing import count_reads
 
 #: process, year, and weights of the rows of each file; the last has no row that passes

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.store import arrays as arrays_module
+from mmdask.store.arrays import held as arrays_module
 from mmdask.testing import Read, count_reads, max_computes
 
 N = 5000

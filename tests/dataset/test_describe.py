@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from kinds import FIELDS, tables, write
 
 import mmdask as mm
-from mmdask.rows import describing, masks, reducing, rows
-from mmdask.rows.summary import Summary, summarize
+from mmdask.rows import rows
+from mmdask.rows.cuts import masks
+from mmdask.rows.sums import describing, reducing
+from mmdask.rows.sums.summary import Summary, summarize
 from mmdask.schema import Field, FieldData
 from mmdask.testing import count_reads
 
@@ -179,6 +181,14 @@ def test_values_that_are_too_large_to_add():
     total = summarize(Field.dense("x", "f8"), FieldData(np.array([1.7e308, 1.7e308, -1.7e308, 1.7e308])))
     assert total.mean == pytest.approx(0.85e308)
     assert total.inf == 0
+
+
+def test_means_that_are_farther_apart_than_a_number_can_say():
+    largest = float(np.finfo("f8").max)
+    a, b = (summarize(Field.dense("x", "f8"), FieldData(np.full(n, x))) for n, x in ((2, largest), (1, -largest)))
+    for s in (a + b, b + a):
+        assert s.mean == pytest.approx(largest / 3)
+        assert s.spread == math.inf
 
 
 def test_summaries_pass_through_json():

@@ -96,7 +96,7 @@ def test_a_selection_is_not_known(ds: mm.Dataset) -> None:
 
 def test_a_store_that_was_written_without_counts_is_read(ds: mm.Dataset) -> None:
     """As written by earlier versions: it is not known how many, but that there are."""
-    from mmdask.store.npy import checksum
+    from mmdask.store.arrays.npy import checksum
 
     for file in Path(ds.path).glob("parts/*/part.json"):
         document = json.loads(file.read_bytes())

@@ -10,11 +10,12 @@ import awkward as ak
 import dask
 import numpy as np
 import pytest
-from clusters import cluster, received_nbytes, sent_nbytes, task_names
+from clusters import cluster, large_messages, received_nbytes, sent_nbytes, task_names, until
 
 import mmdask as mm
-from mmdask.rows import masks
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
+from mmdask.rows.sums import reducing
 
 pytest.importorskip("distributed")
 
@@ -100,15 +101,16 @@ def normalisation(ds):
     return repr(ds.normalisation(["met", "n"]))
 
 
-#: bytes that workers may send at most: a bit per row, and some kB of sums and messages for each of the tasks
+#: bytes that workers may send at most: a bit per row, and some kB of sums and messages for each of the tasks; and those
+#: in large messages of this process, where a result goes through scheduler and client, and counts three times
 BITS = ROWS // 8
 CASES = {
-    cut: (3 * BITS + 40_000, {"cut:jet_pt,met"}),
-    flow: (3 * BITS + 80_000, {"cutflow:met,n,jet_pt"}),
-    hist: (120_000, {"hist:met,jet_pt"}),
-    chosen_hist: (BITS + 80_000, {"cut:n", "hist:jet_pt"}),
-    describe: (120_000, {"describe:met,n,jet_pt,process"}),
-    normalisation: (80_000, {"normalisation:met,n"}),
+    cut: (3 * BITS + 40_000, 7 * BITS, {"cut:jet_pt,met"}),
+    flow: (3 * BITS + 80_000, 20 * BITS, {"cutflow:met,n,jet_pt"}),  # weights are added up where the bits are sent
+    hist: (120_000, BITS, {"hist:met,jet_pt"}),
+    chosen_hist: (BITS + 80_000, 7 * BITS, {"cut:n", "hist:jet_pt"}),
+    describe: (120_000, BITS, {"describe:met,n,jet_pt,process"}),
+    normalisation: (80_000, BITS, {"normalisation:met,n"}),
 }
 
 
@@ -116,13 +118,41 @@ CASES = {
 def test_bits_and_sums_come_back_and_no_data(client, path, traffic, work):
     if work in (hist, chosen_hist):
         pytest.importorskip("hist")
-    limit, names = CASES[work]
-    found = work(mm.open(path))
+    limit, through_here, names = CASES[work]
+    with large_messages() as messages:
+        found = work(mm.open(path))
     sent, received = traffic()
     assert 0 < sent < limit
+    assert sum(messages) < through_here
     assert not received, "no task needs what another made"
     assert found == here(work, path, client)
     assert names <= set(client.run_on_scheduler(task_names))
+
+
+def fine_hist(ds):
+    return ds.hist("met", bins=3000, range=(0, 1), weight="n * 0.1").values().tolist()
+
+
+def test_sums_of_many_tasks_are_added_by_workers(client, path, traffic, monkeypatch):
+    pytest.importorskip("hist")
+    monkeypatch.setattr(reducing, "_TASK_ROWS", 4096)
+    with large_messages() as messages:
+        found = fine_hist(mm.open(path))
+    n_tasks = PARTS * -(-ROWS // PARTS // 4096)
+    nbytes = 16 * 3000
+    assert sum(messages) < 3 * 16 * nbytes * 1.2 < 3 * n_tasks * nbytes / 4
+    sent, received = traffic()
+    assert received > 0, "what another worker has is added"
+    assert sent < (n_tasks + 2 * 16) * nbytes
+    assert found == here(fine_hist, path, client)
+    assert {"hist:met", "add:hist"} <= set(client.run_on_scheduler(task_names))
+    until(lambda: not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))  # nothing is held
+    jets = path / "parts" / mm.open(path)._rows.snapshot.parts[3].layers[0]
+    for file in jets.glob("*met*"):
+        file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(mm.CorruptStoreError):
+        fine_hist(mm.open(path))
+    until(lambda: not client.futures)
 
 
 def test_a_selection_is_saved_by_workers_and_stays_with_them(client, path, traffic, tmp_path, monkeypatch):
@@ -130,9 +160,11 @@ def test_a_selection_is_saved_by_workers_and_stays_with_them(client, path, traff
     ds = mm.open(path)
     sel = ds[ds.cut("met > 0.25")]
     sel.cut("n > 3").count()
-    found = sel.save(tmp_path / "saved.mm", progress=False)
+    with large_messages() as messages:
+        found = sel.save(tmp_path / "saved.mm", progress=False)
     sent, _ = traffic()
     assert sent < 4 * BITS + 100_000 < found.nbytes / 10
+    assert sum(messages) < 2 * BITS, "workers read the bits"
     assert "save" in client.run_on_scheduler(task_names)
     assert len(found.sources) > 2
     assert len(list((tmp_path / "saved.mm" / "parts").iterdir())) == len(found.sources)
@@ -219,5 +251,4 @@ def test_workers_of_little_memory_pass_over_a_large_store(tmp_path):
         if importlib.util.find_spec("hist"):
             assert ds.hist("x", bins=4, range=(-1, 1)).sum() == n
         assert set(client.run(os.getpid).values()) == before, "no worker was killed"
-        paused = client.run(lambda dask_worker: dask_worker.status.name)
-        assert set(paused.values()) == {"running"}
+        until(lambda: set(client.run(lambda dask_worker: dask_worker.status.name).values()) == {"running"})

@@ -14,8 +14,8 @@ from kinds import FIELDS, rows_of
 from stored import write_parts
 
 import mmdask as mm
-from mmdask.rows.exploded import OFFSETS, exploded_field
 from mmdask.rows.rows import RESOLVED
+from mmdask.rows.views.exploded import OFFSETS, exploded_field
 from mmdask.testing import count_reads, max_computes
 
 BESIDE = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 import mmdask as mm
 from mmdask.kernels import permute
 from mmdask.kernels.hashing import hash_key
-from mmdask.rows import dealing
-from mmdask.rows.dealing import quotas
-from mmdask.rows.splits import Hashed, Modulo, equal_folds, hash_rows, modulo_folds
-from mmdask.sources.coerce import to_field_data
+from mmdask.rows.draws import dealing
+from mmdask.rows.draws.dealing import quotas
+from mmdask.rows.draws.splits import Hashed, Modulo, equal_folds, hash_rows, modulo_folds
+from mmdask.sources.given.coerce import to_field_data
 
 N = 3000
 
@@ -366,3 +367,26 @@ def test_folds_of_a_permutation_differ_by_one_row(n, k, at, seed):
     assert counts.max() - counts.min() <= 1
     at = at % n
     assert deal.folds(n, np.array([at]), "missing")[0] == found[at]
+
+
+def test_splits_print_as_a_table(ds):
+    parts = ds.split({"train": 0.75, "test": 0.25}, by=["run", "event"], seed=3)
+    count = r"rows not yet counted, of [\d,]+"
+    said = rf"mm\.Splits: how='hash' by run and event, seed 3\nsplit  rows\n-----  -+\ntrain  {count}\ntest   {count}"
+    assert re.fullmatch(said, repr(parts))
+    n = len(parts["train"])
+    assert f"train  {n:,} of {len(ds):,} rows" in repr(parts)
+    assert "<script" not in ds.split({"<script": 1.0})._repr_html_()
+    assert "how=&#x27;hash&#x27; by run and event, seed 3" in parts._repr_html_()
+    assert len(repr(parts).splitlines()) == 5
+    assert isinstance(parts, dict)
+    assert list(parts) == ["train", "test"]
+    again = pickle.loads(pickle.dumps(parts))
+    assert len(again["train"]) == n
+    assert repr(again).splitlines()[0] == repr(parts).splitlines()[0]
+    for options, how in (
+        ({"how": "permutation", "stratify": "process", "seed": 1}, "how='permutation' in each process, seed 1"),
+        ({"how": "mod", "by": "event"}, "how='mod' by event"),
+        ({}, "how='hash' by row number, seed 0"),
+    ):
+        assert repr(ds.split({"a": 0.5, "b": 0.5}, **options)).startswith(f"mm.Splits: {how}\n")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kinds import FIELDS, LABELS, tables, truth, write
 
 import mmdask as mm
-from mmdask.dataset.frames import single_valued
+from mmdask.dataset.shapes.frames import single_valued
 from mmdask.testing import count_reads, max_computes
 
 pd = pytest.importorskip("pandas", reason="pandas is not installed")

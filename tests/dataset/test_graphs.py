@@ -12,7 +12,7 @@ import pytest
 
 import mmdask as mm
 from mmdask.rows.rows import RESOLVED
-from mmdask.store import arrays
+from mmdask.store.arrays import held as arrays
 from mmdask.testing import count_reads, max_computes
 
 CHUNKS = 10

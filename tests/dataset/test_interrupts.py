@@ -1,4 +1,7 @@
-"""Ctrl-C at random moments: it is raised soon, nothing is left behind, and the same call gives the right result."""
+"""Ctrl-C at random moments: it is raised, nothing is left behind, and the same call gives the right result.
+
+That it is raised soon, and not at the end, is counted in `test_run.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -22,11 +24,12 @@ import pytest
 import mmdask as mm
 from mmdask.dataset import run
 from mmdask.dataset.run import dask_runner
+from tests.faults.keys import at_work
 
 ROWS = 400_000
 HERE = Path(__file__).parent
-#: seconds after which a person would press the keys again; half the promise is enough on a busy machine
-SOON = 2.0
+#: seconds in which it is raised on any machine, if it does not hang
+RAISED = 120
 #: how many times as many trials, for campaigns
 TIMES = int(os.environ.get("MMDASK_INTERRUPTS", "1"))
 
@@ -67,7 +70,7 @@ def test_interrupted(path, tmp_path, scheduler, names, trials):
     )
 
     def told():
-        there, _, _ = select.select([child.stdout], [], [], 40)
+        there, _, _ = select.select([child.stdout], [], [], 300)
         line = child.stdout.readline() if there else ""
         if not line:
             errors.seek(0)
@@ -88,12 +91,12 @@ def test_interrupted(path, tmp_path, scheduler, names, trials):
                 (os.kill if scheduler == "cluster" else os.killpg)(child.pid, signal.SIGINT)
                 found = told()
                 assert found["error"] is None, (name, found)
-                assert found["seconds"] < SOON, (name, found)
+                assert found["seconds"] < RAISED, (name, found)
                 assert not found["left"], (name, found)
                 assert found["same"], (name, found)
                 assert found["intact"], (name, found)
         child.stdin.close()
-        assert child.wait(30) == 0
+        assert child.wait(300) == 0
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -134,4 +137,4 @@ def test_bars_are_closed(monkeypatch, scheduler, error):
     assert broken.n == 4
     assert whole.n == whole.total == 8
     assert all(bar not in type(bar)._instances for bar in bars), "they are closed"
-    assert not [t for t in threading.enumerate() if t.name.startswith("mmdask_")]
+    assert not at_work()

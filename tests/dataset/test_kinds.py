@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from kinds import FIELDS, of, plain
 
 import mmdask as mm
-from mmdask.dataset import collection, layouts
-from mmdask.rows import reader
+from mmdask.dataset import layouts
+from mmdask.dataset.lists import collection
+from mmdask.rows.reading import marks, reader
 from mmdask.schema import Field, FieldData
 from mmdask.store import snapshot as snapshot_module
 
@@ -31,8 +32,8 @@ GROUPS = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    numbers = itertools.count()
-    return lambda: tmp_path_factory.getbasetemp() / f"kinds-{next(numbers)}.mm"
+    numbers, above = itertools.count(), tmp_path_factory.mktemp("kinds")
+    return lambda: above / f"{next(numbers)}.mm"
 
 
 # Values by every door -----------------------------------------------------------------------------------------------
@@ -367,7 +368,7 @@ def test_reductions_that_have_no_meaning_are_refused(folder, name):
 
 @pytest.fixture
 def images(folder, monkeypatch):
-    monkeypatch.setattr("mmdask.store.arrays.SMALL_NBYTES", -1)
+    monkeypatch.setattr("mmdask.store.arrays.held.SMALL_NBYTES", -1)
     rng = np.random.default_rng(3)
     rows = [rng.integers(0, 255, (50 + i, 70), dtype="u1") for i in range(6)]
     table = {"image": [*rows[:3], None, *rows[3:]], "pt": [[1.0, None], None, [2.0], [], [3.0], [4.0], [5.0]]}
@@ -407,8 +408,9 @@ def test_awkward_arrays_share_the_memory_of_the_store(images):
 def test_looking_reads_nothing(images, monkeypatch):
     ds, _ = images
     touched = []
-    for name in ("read_part", "read_counts", "item_count", "take", "elements_at"):
-        monkeypatch.setattr(reader, name, lambda *args, name=name: touched.append(name))
+    for module, names in ((reader, ("read_part", "take", "elements_at")), (marks, ("read_counts", "item_count"))):
+        for name in names:
+            monkeypatch.setattr(module, name, lambda *args, name=name: touched.append(name))
     monkeypatch.setattr(snapshot_module.Snapshot, "array", lambda *args: touched.append("array"))
     monkeypatch.setattr(snapshot_module.Snapshot, "read", lambda *args: touched.append("read"))
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kinds import FIELDS, of, plain
 
 import mmdask as mm
-from mmdask.batches import budget
-from mmdask.rows import masks
+from mmdask.batches.loading import budget
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
 from mmdask.schema import Field, FieldData
 
@@ -26,8 +26,8 @@ except ImportError:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    numbers = itertools.count()
-    return lambda: tmp_path_factory.getbasetemp() / f"batches-{next(numbers)}.mm"
+    numbers, above = itertools.count(), tmp_path_factory.mktemp("batches")
+    return lambda: above / f"{next(numbers)}.mm"
 
 
 def lists(packed, valid=None):

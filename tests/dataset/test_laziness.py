@@ -20,13 +20,13 @@ import pytest
 from dask.base import tokenize
 
 import mmdask as mm
-from mmdask.dataset.cut import Cut
+from mmdask.dataset.cuts.cut import Cut
 from mmdask.dataset.dataset import Dataset
-from mmdask.dataset.ragged import Ragged
-from mmdask.dataset.records import Records
-from mmdask.rows import masks
+from mmdask.dataset.lists.ragged import Ragged
+from mmdask.dataset.lists.records import Records
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
-from mmdask.store import arrays
+from mmdask.store.arrays import held as arrays
 from mmdask.testing import count_reads, max_computes
 
 DATAFRAMES = [found for found in [importlib.util.find_spec("pyarrow")] if found]  # dask.dataframe needs it
@@ -353,7 +353,7 @@ TABLES = {Dataset: DATASET, Ragged: RAGGED, Records: RECORDS, Cut: CUT}
 #: what Python gives to every class
 COMMON = {"__init__", "__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__abstractmethods__"}
 COMMON |= {"__orig_bases__", "__slots__", "__class_getitem__", "__parameters__", "__static_attributes__"}
-COMMON |= {"__firstlineno__", "__hash__"}
+COMMON |= {"__firstlineno__", "__hash__", "__slotnames__"}  # the last is set where one was pickled or copied
 
 
 def public(cls):

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.dataset import collection, lazy
-from mmdask.rows import bits, masks, reader
+from mmdask.dataset import lazy
+from mmdask.dataset.lists import collection
+from mmdask.rows import bits
+from mmdask.rows.cuts import masks
+from mmdask.rows.draws import dealing
+from mmdask.rows.reading import marks, reader
 from mmdask.rows.rows import RESOLVED
 from mmdask.schema import Field
 from mmdask.store.manifest import dump_manifest, read_manifest
@@ -73,7 +77,8 @@ def reads(monkeypatch):
         log.append((name, stop - start))
         return original(snapshot, part, name, start, stop)
 
-    monkeypatch.setattr(reader, "read_part", counting)
+    for module in (reader, dealing):
+        monkeypatch.setattr(module, "read_part", counting)
     return log
 
 
@@ -115,15 +120,15 @@ def test_unpickling_finds_out_nothing_and_the_first_read_once(ds, reads):
 
 def test_chunk_bounds_are_found_once_and_only_their_chunks_are_read(ds, monkeypatch):
     counted = []
-    original = reader.item_counts
-    monkeypatch.setattr(reader, "item_counts", lambda *args: (counted.extend(args[2][1:]), original(*args))[1])
+    original = marks.item_counts
+    monkeypatch.setattr(marks, "item_counts", lambda *args: (counted.extend(args[2][1:]), original(*args))[1])
     values, offsets = ds["r"].values, ds["r"].offsets
     assert len(counted) == 1000
     runs = []
     original_read = reader.read
     monkeypatch.setattr(reader, "read", lambda *args: (runs.append(args[2:]), original_read(*args))[1])
-    original_counts = reader.read_counts
-    monkeypatch.setattr(reader, "read_counts", lambda *args: (runs.append(args[2:]), original_counts(*args))[1])
+    original_counts = marks.read_counts
+    monkeypatch.setattr(marks, "read_counts", lambda *args: (runs.append(args[2:]), original_counts(*args))[1])
     items = np.repeat(np.arange(N), COUNTS).astype("f4")
     np.testing.assert_array_equal(values[-3:].compute(), items[-3:])
     np.testing.assert_array_equal(offsets[2001:2003].compute(), np.cumsum(COUNTS)[2000:2002])

@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def use(path, i, io):
 
 
 CODE = """
-import sys
+import sys, time
 sys.path.insert(0, {here!r})
 import dask
 from test_leaks import held, use
@@ -68,7 +69,10 @@ with dask.config.set(num_workers=2):
     before = held(paths)
     for i in range({n}):
         use(paths[i % 4], i, {io!r})
-    after = held(paths)
+    end = time.monotonic() + 60
+    # a thread that was joined may take a moment to be gone for the system, too
+    while (after := held(paths))["threads"] > before["threads"] and time.monotonic() < end:
+        time.sleep(0.05)
 assert after["descriptors"] <= before["descriptors"], (before, after)
 assert after["maps"] <= before["maps"] <= 4 * 3, (before, after)
 assert after["threads"] <= before["threads"], (before, after)
@@ -83,13 +87,13 @@ def test_stores_that_are_opened_and_forgotten(paths, io, n):
     here = Path(__file__).parent
     code = CODE.format(here=str(here), paths=paths, io=io, n=n)
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here.parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_maps_are_those_of_arrays_in_use_and_of_a_bounded_cache(paths, monkeypatch):
     """A map is gone when no array looks at it and the cache, which is bounded by the number of maps, gave it up."""
-    from mmdask.store import arrays
+    from mmdask.store.arrays import held as arrays
 
     arrays.MAPS.clear()
     gc.collect()
@@ -128,8 +132,13 @@ def test_workers_of_a_cluster_hold_nothing(paths):
         work(8)
         before = client.submit(of_worker, pure=False).result()
         work(16)
-        after = client.submit(of_worker, pure=False).result()
+        end = time.monotonic() + 60
+        while True:  # the worker may still be talking to others, or tidying up
+            after = client.submit(of_worker, pure=False).result()
+            less = after["descriptors"] <= before["descriptors"] + 2 and after["threads"] <= before["threads"] + 1
+            if less or time.monotonic() > end:
+                break
+            time.sleep(0.05)
     assert after["maps"] == before["maps"] == 0
-    assert after["descriptors"] <= before["descriptors"] + 2
-    assert after["threads"] <= before["threads"] + 1
+    assert less, (before, after)
     assert after["anonymous"] < before["anonymous"] + (16 << 20)

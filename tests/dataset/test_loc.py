@@ -189,7 +189,7 @@ def test_kept_indexes_that_are_damaged_are_made_anew(path):
 
 def test_two_keys_of_one_hash(path, monkeypatch):
     monkeypatch.setattr(lookup, "hashes_of", lambda keys: np.zeros(len(keys[0]), np.uint64))
-    monkeypatch.setattr("mmdask.dataset.loc.hashes_of", lambda keys: np.zeros(len(keys[0]), np.uint64))
+    monkeypatch.setattr("mmdask.dataset.shapes.loc.hashes_of", lambda keys: np.zeros(len(keys[0]), np.uint64))
     monkeypatch.setattr(lookup, "_VERSION", 99)
     ds = mm.open(path)
     assert ds.loc["i", [5, -7]]["i"].tolist() == [5, -7]

@@ -205,4 +205,4 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(tmp_path):
         assert process.stdout.readline().startswith(b"store")
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(60) == 128 + signal.SIGPIPE
+        assert process.wait(300) == 128 + signal.SIGPIPE

@@ -42,7 +42,7 @@ def test_a_process_of_little_memory_passes_over_a_large_store(stores, io):
         [sys.executable, HERE / "limited.py", *map(str, stores), io, "threads", str(HEADROOM), str(SCALE)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "MALLOC_ARENA_MAX": "1"},
     )
     assert done.returncode == 0, done.stderr[-3000:]

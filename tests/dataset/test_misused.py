@@ -304,7 +304,7 @@ def test_a_store_that_takes_nothing_is_one_warning(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")
 
-    for module in ("masks", "describing", "lookup"):
+    for module in ("cuts.masks", "sums.describing", "lookup"):
         monkeypatch.setattr(f"mmdask.rows.{module}.write_atomically", refuse)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

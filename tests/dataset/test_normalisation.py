@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.rows import describing, reducing
-from mmdask.rows.moments import Moments, moments
+from mmdask.rows.sums import describing, reducing
+from mmdask.rows.sums.moments import Moments, moments
 from mmdask.schema import Field, FieldData
 
 N = 2000

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.dataset.items import Choose, Item, Items, Pad, PadMask, taken_rows
 from mmdask.dataset.layouts import to_awkward
-from mmdask.dataset.steps import Constant, Elementwise
+from mmdask.dataset.lists.items import Choose, Item, Items, Pad, PadMask, taken_rows
+from mmdask.dataset.lists.steps import Constant, Elementwise
 from mmdask.schema import Field
 
 LISTS = ["pt", "ids", "ok", "times", "deep", "words", "lines"]

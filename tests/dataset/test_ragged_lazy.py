@@ -729,7 +729,7 @@ def test_chunks_with_dask_arrays_are_evaluated_in_blocks(tmp_path, monkeypatch):
     ds = mm.from_arrays(
         {"jets": jets, "scale": np.ma.array(rng.normal(size=1000), mask=counts == 2)}, tmp_path / "b.mm"
     )
-    monkeypatch.setattr("mmdask.dataset.recipe.BLOCK_ROWS", 64)
+    monkeypatch.setattr("mmdask.dataset.lists.recipe.BLOCK_ROWS", 64)
     lazy = (ds["jets"] * (ds["scale"] * 2) + np.float64(1)).sum()
     wanted = np.ma.array(ak.sum(jets * (ds["scale"] * 2).compute().data + 1, axis=1).to_numpy(), mask=counts == 2)
     got = lazy.compute(scheduler="sync")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import mmdask as mm
+from mmdask.dataset import run
 from mmdask.dataset.run import dask_runner
+from mmdask.kernels.crew import Crew
 from mmdask.rows import blocks
+from tests.faults.keys import at_work
 
 
 def tasks_of(function, n):
@@ -20,7 +23,7 @@ def tasks_of(function, n):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_as_many_threads_as_dask_is_told(workers):
-    together = threading.Barrier(workers, timeout=30)
+    together = threading.Barrier(workers, timeout=120)
     threads, found = set(), {}
 
     def work(i):
@@ -38,7 +41,46 @@ def test_as_many_threads_as_dask_is_told(workers):
     assert found == {i: i * i for i in range(20)}
     assert len(threads) == workers
     assert threading.main_thread() not in threads
-    assert not any(t.is_alive() for t in threads)
+    assert not at_work()
+    assert not run._AT_WORK
+
+
+def test_callers_do_not_wait_for_each_other(monkeypatch):
+    monkeypatch.setattr(run, "_CREW", Crew("mmdask-compute", 256))
+    both = threading.Barrier(2, timeout=120)
+    found = {}
+
+    def caller(name):
+        dask_runner("test")(tasks_of(lambda i: both.wait() and name, 2)[:1], lambda n, _: found.setdefault(name, n))
+
+    with dask.config.set(scheduler="threads", num_workers=1):
+        callers = [threading.Thread(target=caller, args=(name,)) for name in "ab"]
+        for thread in callers:
+            thread.start()
+        for thread in callers:
+            thread.join()
+    assert found == {"a": 0, "b": 0}
+
+
+def test_a_task_that_computes_runs_its_tasks_itself():
+    """As a function in a cut may: if it waited for threads, and all of them did, none would be left."""
+    threads = {}
+
+    def outer(i):
+        found = {}
+
+        def inner(j):
+            threads.setdefault(i, set()).add(threading.current_thread())
+            return 10 * i + j
+
+        dask_runner("inner")(tasks_of(inner, 5), found.__setitem__)
+        assert threads[i] == {threading.current_thread()}
+        return found
+
+    found = {}
+    with dask.config.set(scheduler="threads", num_workers=2):
+        dask_runner("outer")(tasks_of(outer, 6), found.__setitem__)
+    assert found == {i: {j: 10 * i + j for j in range(5)} for i in range(6)}
 
 
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
@@ -49,7 +91,7 @@ def test_no_task_begins_after_an_error(scheduler):
         begun.append(i)
         if i == 1:
             raise ValueError("task 1")
-        time.sleep(0.002)
+        time.sleep(0.05)
 
     found = []
     with dask.config.set(scheduler=scheduler, num_workers=1), pytest.raises(ValueError, match="task 1"):
@@ -65,19 +107,19 @@ def test_an_error_where_a_result_is_taken_ends_the_rest():
         raise KeyboardInterrupt
 
     with dask.config.set(scheduler="threads", num_workers=1), pytest.raises(KeyboardInterrupt):
-        dask_runner("test")(tasks_of(lambda i: [begun.append(i), time.sleep(0.002)], 1000), done)
+        dask_runner("test")(tasks_of(lambda i: [begun.append(i), time.sleep(0.05)], 1000), done)
     assert len(begun) < 1000
 
 
 def test_what_still_runs_ends_with_its_block(tmp_path, monkeypatch):
-    ds = mm.from_arrays({"x": np.arange(64.0)}, tmp_path / "s.mm")
+    ds = mm.from_arrays({"x": np.arange(4096.0)}, tmp_path / "s.mm")
     monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
     begun, ended = threading.Event(), threading.Event()
     seen = []
 
     def work(i):
         if not i:
-            begun.wait(30)
+            begun.wait(120)
             return i
         try:
             for a, _ in blocks.row_blocks(ds._rows.snapshot, 0, ["x"]):
@@ -94,5 +136,5 @@ def test_what_still_runs_ends_with_its_block(tmp_path, monkeypatch):
     with dask.config.set(scheduler="threads", num_workers=2), pytest.raises(KeyboardInterrupt):
         dask_runner("test")(tasks_of(work, 2), done)
     assert ended.is_set()
-    assert 0 < len(seen) < 8
-    assert [a for a, _ in blocks.row_blocks(ds._rows.snapshot, 0, ["x"])] == list(range(0, 64, 8))
+    assert 0 < len(seen) < 512
+    assert [a for a, _ in blocks.row_blocks(ds._rows.snapshot, 0, ["x"])] == list(range(0, 4096, 8))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.rows import sampling
 from mmdask.rows.bits import unpack
-from mmdask.rows.sampling import Sample
+from mmdask.rows.draws import sampling
+from mmdask.rows.draws.sampling import Sample
 from mmdask.testing import count_reads, max_computes
 
 

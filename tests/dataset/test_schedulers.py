@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.rows import masks
+from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
 
 ROWS = 300

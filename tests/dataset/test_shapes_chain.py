@@ -11,7 +11,7 @@ from stored import write_parts
 
 import mmdask as mm
 from mmdask.rows.bits import unpack
-from mmdask.rows.sampling import Sample
+from mmdask.rows.draws.sampling import Sample
 
 FIELDS = [
     mm.Field.dense("x", "i4"),

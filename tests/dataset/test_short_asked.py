@@ -165,3 +165,44 @@ def test_steps_for_an_object(ds):
     stacked = ds.batches(3, shuffle=False, collate={"p": mm.stack("mu", step=mm.pad(2))})[0]["p"]
     assert stacked.shape == (3, 2, 3)
     assert np.array_equal(stacked[2, 0], [3.0, 6.0, 9.0])
+
+
+def test_what_tells_of_fields_is_asked_by_short_names(ds):
+    described = ds.describe(["data/size", "met"])
+    assert described["data_size"] is described["data/size"]
+    assert "data_size" in described
+    with pytest.raises(FieldNotFoundError, match="no field 'data_kind' is described"):
+        described["data_kind"]
+    loader = ds.batches(2, fields="met")
+    assert loader.report("data_kind").field == "data/kind"
+    mixed = mm.mix({"a": loader, "b": ds.batches(2, fields="met")}, {"a": 1, "b": 1})
+    assert mixed.report("data_kind").field == "data/kind"
+
+
+def test_objects_have_short_names(ds):
+    sub = ["mu.fP.fX", "mu.fP.fY"]
+    assert list(ds[["mu_fP"]].fields) == sub
+    assert list(ds.batches(3, fields=["mu_fP", "met"]).fields) == [*sub, "met"]
+    assert ds.zip("mu_fP").compute().to_list() == ds.zip("mu.fP").compute().to_list()
+    assert len(ds.explode("mu_fP")) == 3
+    assert list(ds.rename({"mu_fP": "p"}).fields)[:3] == ["p.fX", "p.fY", "mu.fE"]
+    batch = ds.batches(3, fields="mu", shuffle=False, collate={"mu_fP": mm.pad(2)})[0]
+    assert batch["mu.fP.fX"].shape == batch["mu_fP_mask"].shape == (3, 2)
+    assert isinstance(batch["mu.fE"], mm.Packed)
+    stacked = ds.batches(3, fields="mu", shuffle=False, collate={"p": mm.stack("mu_fP", step=mm.pad(2))})[0]
+    assert stacked["p"].shape == (3, 2, 2)
+    assert ds.batches(2, bucket=mm.bucket("mu_fE"), fields="met")[0].rows.shape == (2,)
+    with pytest.raises(FieldNotFoundError, match=r"no field 'mu_fP': it is an object, of .*; 'mu\.fP\.\*' means all"):
+        ds["mu_fP"]
+
+
+def test_a_short_name_of_an_object_comes_last(tmp_path):
+    names = ["a.b", "a.b.c", "a_b_d", "e[0]/x", "e[0]/y", "f/g.h", "f.g.h"]
+    ds = mm.from_arrays({name: [i] for i, name in enumerate(names)}, tmp_path / "n.mm")
+    assert list(ds[["a_b"]].fields) == ["a.b"], "a field"
+    assert list(ds.zip("a_b").compute().fields) == ["d"], "what begins so"
+    assert list(ds[["e_0"]].fields) == ["e[0]/x", "e[0]/y"]
+    assert list(ds.rename({"e_0": "e"}).fields)[3:5] == ["e/x", "e/y"]
+    for ask in (lambda: ds[["f_g"]], lambda: ds.zip("f_g")):
+        with pytest.raises(FieldNotFoundError, match=r"'f_g' is short for several objects: 'f/g', 'f\.g'"):
+            ask()

@@ -440,12 +440,53 @@ def test_the_way_out_for_complex_numbers(tmp_path):
         ({"yy": 1}, mm.FieldNotFoundError, "did you mean 'y'"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 def test_what_stands_for_missing_values_fits(tmp_path, fill, error, words):
     ds = mm.from_arrays({"y": np.ma.masked_array(np.arange(3, dtype="i2"), [0, 1, 0])}, tmp_path / "s.mm")
     with pytest.raises(error, match=re.escape(words)):
         ds.to_root(tmp_path / "f.root", fill=fill)
     assert put(ds, tmp_path / "f.root", fill=-999)["y"].to_list() == [0, -999, 2]
+
+
+def test_one_fill_for_fields_that_differ_is_a_mapping(tmp_path):
+    fields = [
+        Field.dense("x", "f4", optional=(0,)),
+        Field.dense("y.pt", "i2", optional=(0,)),
+        Field.dense("ok", "?", optional=(0,)),
+        Field.dense("n", "u1", optional=(0,)),
+        Field.string("s", optional=(0,)),
+        Field.shaped("image", "u1", 2, optional=(0,)),
+    ]
+    with mm.create(tmp_path / "s.mm", fields=fields) as w:
+        w.append(dict.fromkeys(("x", "y.pt", "ok", "n", "s", "image")))
+    ds = mm.open(tmp_path / "s.mm")
+    for names, fill, words in (
+        (
+            ["x", "ok"],
+            -999,
+            "fill=-999 cannot be a value of 'ok' (optional bool); say for each field what stands for missing "
+            "values, as in fill={'ok': False, 'x': -999}",
+        ),
+        (
+            ["x", "ok", "s", "n"],
+            -999,
+            "'ok' (optional bool) and 2 more; say for each field what stands for missing values, "
+            "as in fill={'ok': False, 's': '', 'n': 0, ...}",
+        ),
+        (["n", "x"], "none", "as in fill={'n': 0, 'x': -999}"),
+        (
+            ["x", "image"],
+            0.5,
+            "'image' (optional shaped uint8 of 2 axes); say for each field what stands for missing "
+            "values, as in fill={'x': 0.5}",
+        ),
+    ):
+        with pytest.raises(mm.OptionError, match=re.escape(words)):
+            ds.to_root(tmp_path / "f.root", fields=names, fill=fill, format="rntuple")
+    sel = ds.rename({"y.pt": "y_pt"})
+    found = put(sel, tmp_path / "f.root", fields=["x", "y_pt"], fill=-999)
+    assert (found["x"].to_list(), found["y_pt"].to_list()) == ([-999], [-999])
+    with pytest.warns(UserWarning, match="names with a dot"):
+        ds.to_root(tmp_path / "g.root", fields=["y.pt"], fill={"y_pt": -1})
 
 
 @pytest.mark.parametrize(
@@ -562,19 +603,26 @@ def test_ctrl_c_leaves_nothing(tmp_path):
         import sys, time
         import mmdask as mm
         from mmdask.export import root
+        from mmdask.rows.rows import Rows
 
+        def read(self, *args):
+            calls.append(args)
+            time.sleep(600 if len(calls) > 1500 else 0)  # of 2000: the interrupt may come late
+            return original(self, *args)
+
+        calls, original, Rows.read = [], Rows.read, read
         root.BLOCK_NBYTES = 8000
         mm.open(sys.argv[1]).to_root(sys.argv[2], progress=False, compression="lzma")
     """
     args = [sys.executable, "-c", textwrap.dedent(script), tmp_path / "s.mm", tmp_path / "f.root"]
     with subprocess.Popen(args, stderr=subprocess.PIPE, text=True) as process:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 300
         while not [p for p in tmp_path.glob("f.root.tmp-*") if p.stat().st_size > 20_000]:
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert "KeyboardInterrupt" in err
     assert process.returncode != 0
     assert sorted(os.listdir(tmp_path)) == ["s.mm"]

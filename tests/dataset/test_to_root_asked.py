@@ -165,7 +165,7 @@ from mmdask.rows.rows import Rows
 
 def read(self, *args):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 ds = mm.open(sys.argv[1])
 Rows.read = read

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import mmdask as mm
 import mmdask.testing as mt
 from mmdask.export import save
-from mmdask.rows import reader
+from mmdask.rows.reading import reader
 from mmdask.schema import Field
 from mmdask.store.layer import read_layer
 from mmdask.store.manifest import history, read_manifest

@@ -423,10 +423,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda t: ascii(t[:20]))
 def test_hostile_texts_give_an_error_soon(text):
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(ExpressionError) as error:
         check_cut(text, SCHEMA)
-    assert time.perf_counter() - start < 5
+    assert time.thread_time() - start < 5
     assert len(str(error.value)) < 2000
     str(error.value).encode()  # also in the message nothing that cannot be printed
 

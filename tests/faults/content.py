@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import mmdask as mm
-from mmdask.rows import reader
-from mmdask.rows.part import read_aux
+from mmdask.rows.reading import reader
+from mmdask.rows.reading.part import read_aux
 from mmdask.store.manifest import read_manifest
 from mmdask.store.snapshot import Snapshot, open_snapshot
 
@@ -214,8 +214,8 @@ def check_store(path: str, state: State, *, verify: bool = True) -> int:
     return snapshot.manifest.generation
 
 
-def state_of(path: str, states: Iterable[State | None]) -> State | None:
-    """Which of these states a store is in; None stands for no store at all.
+def state_of(path: str, states: Iterable[State | None], *, verify: bool = True) -> State | None:
+    """Which of these states a store is in, and `verify` agrees; None stands for no store at all.
 
     Raises
     ------
@@ -231,7 +231,7 @@ def state_of(path: str, states: Iterable[State | None]) -> State | None:
                 except mm.StoreNotFoundError:
                     return None
                 raise Wrong("there is a store")
-            check_store(path, state)
+            check_store(path, state, verify=verify)
             return state
         except mm.StoreNotFoundError as error:
             reasons.append(str(error))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import mmdask as mm
-from mmdask.rows.masks import LOADED
+from mmdask.rows.cuts.masks import LOADED
 from tests.faults import sizes
 from tests.faults.children import in_parallel
 from tests.faults.content import ALL, EDGES, FIELDS, State, Wrong, new_state, value

@@ -18,12 +18,14 @@ from tests.faults.content import FEW, State, Wrong, new_state, state_of, value
 from tests.faults.readers import Readers
 from tests.faults.report import Result
 from tests.faults.steps import append, assign_array, assign_expression, make
-from tests.faults.tidy import scratch
+from tests.faults.tidy import memory_folder, scratch
 
 #: what the children write rows of: few fields, and two that other kinds of disk files belong to
 FIELDS = (*FEW, "c", "deep")
 #: older generations, and files that no generation names, are kept for so long (seconds)
-GRACE = 3
+GRACE = 60
+#: readers insist on what they opened for so long: a commit has the second in which it began, and may take a while
+READABLE = 20
 #: a store of so many rows is left, and a new one made
 MANY_ROWS = 150
 
@@ -157,7 +159,7 @@ class Child:
         said = b""
         began = time.monotonic()
         while said.count(b"done") < n_commits or not said:
-            more = os.read(self.messages, 1 << 16) if select.select([self.messages], [], [], 60.0)[0] else b""
+            more = os.read(self.messages, 1 << 16) if select.select([self.messages], [], [], 300.0)[0] else b""
             if not more:
                 break
             said += more
@@ -218,7 +220,7 @@ def run_in(folder: str, kills: int, seed: int, *, n_readers: int = 2, first_only
     result = Result("kills")
     rng = random.Random(seed)
     known = Known()
-    with Readers(folder, n_readers, GRACE) as readers:
+    with Readers(folder, n_readers, READABLE) as readers:
         for number in range(kills):
             try:
                 known = one_kill(folder, known, rng, result)
@@ -236,8 +238,8 @@ def run_in(folder: str, kills: int, seed: int, *, n_readers: int = 2, first_only
 def folders() -> Iterator[tuple[str, str | None]]:
     """The file systems to kill on: that of temporary files, and memory if there is a folder of it."""
     yield "temporary folder", None
-    if os.access("/dev/shm", os.W_OK):
-        yield "memory", "/dev/shm"
+    if memory := memory_folder():
+        yield "memory", memory
 
 
 def run(kills: int, *, n_readers: int = 2, seed: int = 1, first_only: bool = False) -> Result:

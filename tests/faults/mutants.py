@@ -47,7 +47,7 @@ def _one(name: str, campaign: str, file: str, old: str, new: str, **more: Any) -
 
 
 SYSTEM, COMMIT, LOCAL = "store/system.py", "store/commit.py", "store/storage/local.py"
-VACUUM = "rows/vacuum.py"
+VACUUM = "rows/upkeep/vacuum.py"
 _HISTORY = '        write_atomically(os.path.join(history, f"{generation:08d}.json"), data)\n'
 _MANIFEST = "        write_atomically(os.path.join(self.root, MANIFEST), data)\n"
 _RENAME = "            SYSTEM.rename(self.folder, place)\n"
@@ -61,6 +61,16 @@ MUTANTS = (
     _one("no fsync of data", "powerloss", LOCAL, "fsync_all(a.fd for a in some)", "[a.fd for a in some]", quick=True),
     _one("no fsync of part.json", "powerloss", LOCAL, "            SYSTEM.fsync(info)\n", ""),
     _one("no fsync of the folder of a part", "powerloss", LOCAL, "        SYSTEM.fsync_folder(self.folder)\n", ""),
+    _one(
+        "no fsync of the folders of a zarr array",
+        "zarr",
+        LOCAL,
+        "        for folder in reversed(self._folders):\n            SYSTEM.fsync_folder(folder)\n",
+        "",
+    ),
+    _one(
+        "no fsync of zarr chunks", "zarr", LOCAL, "files = [*others, *map(_Written, self._files)]", "files = [*others]"
+    ),
     Mutant(
         "no fsync of parts/",
         "powerloss",
@@ -253,21 +263,21 @@ MUTANTS = (
         "races",
         COMMIT,
         """        with storage.turn() as turn:
-            new, done = _attempt(storage, turn, change, action)
+            new, done = _attempt(storage, turn, change, action, tried)
 """,
         """        from mmdask.store.storage.local import LocalTurn
         early = LocalTurn(root)
         known = early.newest(MAX_NBYTES)
         early.newest = lambda limit: known
         with storage.turn():
-            new, done = _attempt(storage, early, change, action)
+            new, done = _attempt(storage, early, change, action, tried)
 """,
     ),
     _one("layers not looked for before a commit", "races", COMMIT, "    _check_layers(storage, base, new)\n", ""),
     _one(
         "a forked child commits its parent's rows",
         "fork",
-        "sources/writer.py",
+        "sources/writing/writer.py",
         "        if os.getpid() != self._pid:\n",
         "        if False:\n",
         quick=True,
@@ -298,7 +308,7 @@ MUTANTS = (
         "disk",
         (
             (LOCAL, "            SYSTEM.remove_tree(self.folder)\n", "            pass\n"),
-            ("sources/transaction.py", 'storage.remove_folder("parts", entry.name)', "pass"),
+            ("sources/writing/transaction.py", 'storage.remove_folder("parts", entry.name)', "pass"),
         ),
     ),
     _one(
@@ -329,7 +339,7 @@ MUTANTS = (
     _one(
         "checksums of arrays not compared",
         "corruption",
-        "store/scan.py",
+        "store/checking/scan.py",
         "if hasher.hexdigest() != self.spec.checksums[number]:",
         "if False:",
         quick=True,
@@ -341,32 +351,38 @@ MUTANTS = (
         "if first is None or checksum(data[first.end() :]).encode() != first[1]:",
         "if first is None:",
     ),
-    _one("verify skips headers", "corruption", "store/scan.py", "            scanner.header()\n", "            pass\n"),
+    _one(
+        "verify skips headers",
+        "corruption",
+        "store/checking/scan.py",
+        "            scanner.header()\n",
+        "            pass\n",
+    ),
     _one(
         "verify skips offsets",
         "corruption",
-        "store/checks.py",
+        "store/checking/checks.py",
         "            elif not self.plan.quick:\n",
         "            elif not self.plan.quick and not self._use(number).offsets:\n",
     ),
     _one(
         "verify skips flags of what is missing",
         "corruption",
-        "store/checks.py",
+        "store/checking/checks.py",
         "            elif not self.plan.quick:\n",
         "            elif not self.plan.quick and not self._use(number).flags:\n",
     ),
     _one(
         "verify skips the history",
         "corruption",
-        "store/verify.py",
+        "store/checking/verify.py",
         "    problems = list(history.problems())\n",
         "    problems = []\n",
     ),
     _one(
         "sizes not compared before files are used",
         "corruption",
-        "store/arrays.py",
+        "store/arrays/held.py",
         "        if size != expected:\n",
         "        if False:\n",
     ),
@@ -374,11 +390,40 @@ MUTANTS = (
         "damaged masks used",
         "corruption",
         (
-            ("rows/sealed.py", 'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"', "False"),
+            ("rows/cuts/sealed.py", 'data[len(magic) : start] != checksum(data[start:]).encode() + b"\\n"', "False"),
             # Bits are counted as well, where they are read.
-            ("rows/masks.py", "count_bits(found) == counts[part] and ", ""),
-            ("rows/masks.py", ' and head.get("kept") == _n_rows(mask.true, rows)', ""),
+            ("rows/cuts/masks.py", "count_bits(found) == counts[part] and ", ""),
+            ("rows/cuts/masks.py", ' and head.get("kept") == _n_rows(mask.true, rows)', ""),
         ),
+    ),
+    _one(
+        "a descriptor is forgotten after it is closed",
+        "interrupts",
+        "store/arrays/npy.py",
+        "            fd, self._fd = self._fd, -1  # first: an interrupt comes after os.close, and the number may be "
+        "reused then\n            os.close(fd)",
+        "            os.close(self._fd)\n            self._fd = -1",
+    ),
+    _one(
+        "rows that were filled are given free when their descriptor is another's",
+        "interrupts",
+        "store/arrays/npy.py",
+        "            if self._fd == fd:",
+        "            if True:",
+    ),
+    _one(
+        "what was half written stays beside its place",
+        "reading",
+        SYSTEM,
+        "        with contextlib.suppress(OSError):\n            SYSTEM.unlink(temporary)\n        raise\n",
+        "        raise\n",
+    ),
+    _one(
+        "a batch that nobody got is counted",
+        "batching",
+        "batches/epochs.py",
+        "            self._undo(batch, *stood)\n",
+        "",
     ),
 )
 
@@ -416,12 +461,16 @@ def _after(mutant: Mutant, found: dict[str, Any]) -> str:
     """How much of a campaign it took."""
     counts = {
         "powerloss": ("distinct images",),
+        "zarr": ("distinct images",),
         "kills": ("kills",),
         "races": ("parts appended", "operations vacuumed", "short races"),
         "fork": ("cases",),
         "corruption": ("damages",),
         "disk": ("disk full", "no more files", "files too large"),
         "syscalls": ("calls",),
+        "interrupts": ("interrupts",),
+        "reading": ("interrupts",),
+        "batching": ("interrupts",),
     }[mutant.campaign]
     return ", ".join(f"{found['counts'].get(what, 0):,} {what}" for what in counts)
 

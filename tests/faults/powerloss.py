@@ -19,7 +19,7 @@ from tests.faults.content import ALL, FEW, State, Wrong, state_of
 from tests.faults.images import DATA, NAMES, Disk, Image, Recording, fingerprint, write_image
 from tests.faults.readers import check_any
 from tests.faults.report import Result
-from tests.faults.steps import Step, keep_cut, next_commit, steps
+from tests.faults.steps import ZARR, Step, keep_cut, next_commit, steps
 from tests.faults.systems import Dying, Killed, Watched, installed
 from tests.faults.tidy import check_layers_whole, check_tidy, memory_folder, scratch
 
@@ -30,6 +30,9 @@ GO_ON_EVERY = 40
 PAST_EVERY = 8
 #: the first images of every moment; further ones are drawn
 ALWAYS = (("none", "none"), ("all", "none"), ("all", "length"), ("all", "all"), ("all", "half"))
+
+#: operations that are tried in zarr where there is little time
+QUICK_IN_ZARR = ("create", "append", "assign an array", "compact", "vacuum", "save")
 
 #: a state, None for no store, and its generation
 Outcome = tuple[State | None, int]
@@ -46,6 +49,7 @@ class Job:
     seed: int
     folder: str
     first_only: bool = False
+    zarr: bool = False
 
 
 class Run:
@@ -171,7 +175,7 @@ def run_job(job: Job) -> Result:
     """Record one run and check images of all its moments, round after round, until there are enough."""
     result = Result("powerloss")
     rng = random.Random(job.seed)
-    step = steps(job.fields)[job.step]
+    step = steps(job.fields, ZARR if job.zarr else None)[job.step]
     with scratch(job.folder) as folder:
         run = Run(step, os.path.join(folder, "run"), job.kill)
         seen: set[bytes] = set()
@@ -214,9 +218,9 @@ def _one_round(
         result.counts["distinct images"] += 1
         if (why := _judge(run, image, moment, folder, len(seen), result)) is None:
             continue
-        killed = f" killed at call {job.kill}" if job.kill else ""
+        how = (" in zarr" if job.zarr else "") + (f" killed at call {job.kill}" if job.kill else "")
         result.failures.append(
-            f"powerloss, {run.step.name} ({len(job.fields)} fields{killed}), after call {moment - run.start} "
+            f"powerloss, {run.step.name} ({len(job.fields)} fields{how}), after call {moment - run.start} "
             f"{op[0]} {op[1:2]}, names {names}, data {data}, image {result.counts['distinct']}: {why}"
         )
         if job.first_only:
@@ -260,7 +264,9 @@ def kill_points(calls: Sequence[str], n: int) -> list[int]:
     return list(found)
 
 
-def jobs(images: int, seed: int, folder: str, *, kills: int, only: str = "", first_only: bool = False) -> list[Job]:
+def jobs(
+    images: int, seed: int, folder: str, *, kills: int, only: str = "", first_only: bool = False, zarr: bool = False
+) -> list[Job]:
     """Every operation on stores of few and of all kinds of fields, and with its process killed at some of its calls.
 
     Parameters
@@ -273,18 +279,28 @@ def jobs(images: int, seed: int, folder: str, *, kills: int, only: str = "", fir
         One operation alone.
     """
     todo: list[tuple[tuple[str, ...], int, int | None, float]] = []
-    for fields, weight in ((FEW, 4.0), (ALL, 1.0)):
-        for number, step in enumerate(steps(fields)):
-            if only in ("", step.name):
+    # A layer of all kinds of fields is hundreds of files of zarr.
+    for fields, weight in ((FEW, 4.0), (ALL, 1.0)) if kills > 1 or not zarr else ((FEW, 1.0),):
+        for number, step in enumerate(steps(fields, ZARR if zarr else None)):
+            if only in ("", step.name) and (kills or not zarr or step.name in QUICK_IN_ZARR):
                 todo.append((fields, number, None, weight * 2))
                 some = kill_points(calls_of(step), kills if fields is FEW else kills // 4)
                 todo += [(fields, number, k, weight) for k in some]
     unit = images / sum(weight for *_, weight in todo)
-    return [Job(f, s, k, math.ceil(unit * w), seed + i, folder, first_only) for i, (f, s, k, w) in enumerate(todo)]
+    return [
+        Job(f, s, k, math.ceil(unit * w), seed + i, folder, first_only, zarr) for i, (f, s, k, w) in enumerate(todo)
+    ]
 
 
 def run(
-    images: int, *, kills: int = 8, only: str = "", seed: int = 1, processes: int = 2, first_only: bool = False
+    images: int,
+    *,
+    kills: int = 8,
+    only: str = "",
+    seed: int = 1,
+    processes: int = 2,
+    first_only: bool = False,
+    zarr: bool = False,
 ) -> Result:
     """The campaign.
 
@@ -298,10 +314,12 @@ def run(
         One operation alone.
     first_only : bool
         End at the first failure.
+    zarr : bool
+        Of stores whose arrays are zarr.
     """
-    result = Result("powerloss")
+    result = Result("zarr" if zarr else "powerloss")
     with scratch(memory_folder()) as folder:
-        todo = jobs(images, seed, folder, kills=kills, only=only, first_only=first_only)
+        todo = jobs(images, seed, folder, kills=kills, only=only, first_only=first_only, zarr=zarr)
         for one in in_parallel([partial(_run_plain, job) for job in todo], processes):
             result.add(one)
             result.counts["recorded runs"] += 1

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import mmdask as mm
-from mmdask.rows import reader
+from mmdask.rows.reading import reader
 from mmdask.store.snapshot import Snapshot, open_snapshot
 from tests.faults.content import State, Wrong, check_rows
 from tests.faults.report import Result

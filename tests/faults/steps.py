@@ -14,15 +14,16 @@ import numpy as np
 import mmdask as mm
 from mmdask.expr import check_cut
 from mmdask.rows.bits import unpack
-from mmdask.rows.passes import kept_bits
+from mmdask.rows.cuts.passes import kept_bits
 from mmdask.schema import Field, FieldData
-from mmdask.sources.coerce import to_field_data
-from mmdask.sources.conversion import Table, convert
-from mmdask.sources.inputs import Input
-from mmdask.sources.recipe import Recipe
-from mmdask.sources.shaping import Shaping
-from mmdask.sources.table import Rows
+from mmdask.sources.agreeing.shaping import Shaping
+from mmdask.sources.converting.conversion import Table, convert
+from mmdask.sources.converting.inputs import Input
+from mmdask.sources.converting.recipe import Recipe
+from mmdask.sources.converting.table import Rows
+from mmdask.sources.given.coerce import to_field_data
 from mmdask.store.snapshot import open_snapshot
+from mmdask.store.zarr.form import Backend
 from tests.faults.content import EDGES, EXPRESSION, FIELDS, State, Wrong, new_state, value
 
 #: called after each commit that returned
@@ -45,7 +46,11 @@ class Step:
     resumes: bool = False
 
 
-def make(path: str, fields: Sequence[str], *blocks: range) -> State:
+#: a form of zarr in which the text of a few rows is several chunks in several files
+ZARR = mm.Zarr(codec="zstd", chunk_rows=16, shards=2)
+
+
+def make(path: str, fields: Sequence[str], *blocks: range, backend: Backend | None = None) -> State:
     """A store with a part for each block of row numbers."""
     state = new_state(fields, ())
     for number, ids in enumerate(blocks):
@@ -53,7 +58,7 @@ def make(path: str, fields: Sequence[str], *blocks: range) -> State:
         block = (
             mm.append(path, labels=labels)
             if number
-            else mm.create(path, fields=[FIELDS[name] for name in fields], labels=labels)
+            else mm.create(path, fields=[FIELDS[name] for name in fields], labels=labels, backend=backend)
         )
         with block as w:
             w.extend(state.rows(ids))
@@ -98,6 +103,9 @@ class _Numbers:
         ranges = ((0, 2), (2, len(ids)))
         sizes, groups = dict.fromkeys(self.fields, 100), {name: (name,) for name in self.fields}
         return Table(source, "", fields, (), ranges, sizes, frozenset(self.fields), "1", groups=groups)
+
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     @contextlib.contextmanager
     def open(self, table: Table) -> Iterator[Rows]:
@@ -155,16 +163,16 @@ def next_commit(path: str, state: State) -> State:
     return append(path, state, range(900_001, 900_004))
 
 
-def steps(fields: Sequence[str]) -> list[Step]:
-    """Every operation, on stores of these fields."""
+def steps(fields: Sequence[str], backend: Backend | None = None) -> list[Step]:
+    """Every operation, on stores of these fields; with a backend those in which arrays are written or removed."""
     first, second, third = range(5), range(1000, 1004), range(2000, 2003)
     before = new_state(fields, [*first, *second])
 
     def start(path: str) -> None:
-        make(path, fields, first, second)
+        make(path, fields, first, second, backend=backend)
 
     def creating(path: str, done: Acknowledge) -> None:
-        make(path, fields, first)
+        make(path, fields, first, backend=backend)
         done()
 
     def appending(path: str, done: Acknowledge) -> None:
@@ -243,7 +251,19 @@ def steps(fields: Sequence[str]) -> list[Step]:
         mm.vacuum(path, keep=1, grace=0)
         done()
 
-    return [
+    def source_of(path: str) -> str:
+        return os.path.join(os.path.dirname(path), f"saved-{len(fields)}-{backend is not None}.mm")
+
+    def start_saving(path: str) -> None:
+        if not os.path.exists(source_of(path)):  # one for all that are saved beside each other
+            start(source_of(path))
+
+    def saving(path: str, done: Acknowledge) -> None:
+        start_saving(path)  # where only the disk that lost its power was copied
+        mm.open(source_of(path)).save(path, backend=backend or "memmap", progress=False)
+        done()
+
+    every = [
         Step("create", lambda path: None, creating, (None, new_state(fields, first)), resumes=True),
         Step("append", start, appending, (before, before.with_rows(third))),
         Step("checkpoint", start, checkpointing, tuple(before.with_rows(third[:n]) for n in range(4))),
@@ -258,4 +278,6 @@ def steps(fields: Sequence[str]) -> list[Step]:
         Step("vacuum", start_compacted, vacuuming, (compacted, compacted)),
         Step("convert", lambda path: None, converting, (None, converted), resumes=True),
         Step("keep a cut", start, keeping, (before, before)),
+        Step("save", start_saving, saving, (None, before), resumes=True),
     ]
+    return every if backend is None else [step for step in every if step.name not in ("convert", "keep a cut")]

@@ -24,7 +24,7 @@ from tests.faults.tidy import check_tidy, memory_folder, names, scratch
 
 ERRNOS = ("ENOSPC", "EIO", "EDQUOT", "EFBIG", "EMFILE", "EACCES", "EINTR", "ESTALE")
 #: a store is not wedged: the next commit does not wait for a lock that nobody holds
-NEXT_SECONDS = 20.0
+NEXT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

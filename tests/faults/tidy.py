@@ -18,8 +18,11 @@ HEADER = 4096
 
 
 def memory_folder() -> str | None:
-    """A folder in memory, if there is one."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    """A folder in memory, if there is one with room: that of a container may have 64 MB."""
+    if not os.access("/dev/shm", os.W_OK):
+        return None
+    found = os.statvfs("/dev/shm")
+    return "/dev/shm" if found.f_bavail * found.f_frsize >= 2 << 30 else None
 
 
 @contextlib.contextmanager
@@ -59,10 +62,26 @@ def left_over(path: str) -> list[str]:
     past = [n for n in past if int(n[:-5]) <= newest["generation"]]
     layers = set.union(*[named_layers(load(os.path.join(path, "history", n))) for n in past], named_layers(newest))
     known = {"manifest.json", ".lock", "conversion.json", "history/", "parts/", *(f"history/{n}" for n in past)}
+    known |= {"zarr.json"} if "zarr" in newest else set()
     for layer in layers:
         arrays = load(os.path.join(path, "parts", layer, "part.json"))["arrays"]
-        known |= {f"parts/{layer}/", f"parts/{layer}/part.json", *(f"parts/{layer}/{a['file']}" for a in arrays)}
+        known |= {f"parts/{layer}/", f"parts/{layer}/part.json"}
+        known |= {f"parts/{layer}/zarr.json"} if "zarr" in newest else set()
+        for array in arrays:
+            for file in files_of(array):
+                above = file.split("/")[:-1]
+                known |= {f"parts/{layer}/{file}"}
+                known |= {f"parts/{layer}/{'/'.join(above[: i + 1])}/" for i in range(len(above))}
+            known |= {f"parts/{layer}/{array['file']}/{name}" for name in ("", "zarr.json") if "zarr" in array}
     return sorted(n for n in names(path) - known if not n.startswith("cache/"))
+
+
+def files_of(array: dict[str, Any]) -> dict[str, list[str]]:
+    """The files of an array of a layer: those with its data, each with the hashes of its bytes."""
+    if "zarr" not in array:
+        return {array["file"]: array["checksums"]}
+    rest = "/0" * (len(array["shape"]) - 1)
+    return {f"{array['file']}/c/{i}{rest}": [found] for i, found in enumerate(array["zarr"]["hashes"])}
 
 
 def check_tidy(path: str) -> None:
@@ -81,10 +100,11 @@ def check_layers_whole(path: str) -> None:
         try:
             arrays = load(os.path.join(inside, "part.json"))["arrays"]
             for array in arrays:
-                with open(os.path.join(inside, array["file"]), "rb") as file:
-                    data = file.read()[HEADER:]
-                sums = [xxhash.xxh3_64_hexdigest(data[i : i + (4 << 20)]) for i in range(0, len(data), 4 << 20)]
-                if sums != array["checksums"]:
-                    raise Wrong(f"parts/{layer}/{array['file']} is not what part.json says")
+                for name, expected in files_of(array).items():
+                    with open(os.path.join(inside, name), "rb") as file:
+                        data = file.read()[0 if "zarr" in array else HEADER :]
+                    sums = [xxhash.xxh3_64_hexdigest(data[i : i + (4 << 20)]) for i in range(0, len(data), 4 << 20)]
+                    if sums != expected:
+                        raise Wrong(f"parts/{layer}/{name} is not what part.json says")
         except (OSError, ValueError, KeyError) as error:
             raise Wrong(f"parts/{layer} has the name of a layer, and is none: {error!r}") from None

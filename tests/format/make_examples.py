@@ -21,9 +21,9 @@ import jsonschema
 
 from mmdask import __version__
 from mmdask.errors import MmdaskError
+from mmdask.store.arrays.npy import checksum
 from mmdask.store.layer import parse_layer
 from mmdask.store.manifest import parse_manifest
-from mmdask.store.npy import checksum
 
 HERE = Path(__file__).parent
 LAYER_ID = "part-1"

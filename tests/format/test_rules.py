@@ -18,12 +18,12 @@ import pytest
 import mmdask as mm
 from mmdask.schema import Field, FieldData, Schema
 from mmdask.store import document
+from mmdask.store.arrays.files import open_file
+from mmdask.store.arrays.npy import HEADER, checksum
 from mmdask.store.commit import add_parts, commit
-from mmdask.store.files import open_file
 from mmdask.store.layer import read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part, dump_manifest, read_manifest
-from mmdask.store.npy import HEADER, checksum
 from mmdask.store.system import SYSTEM
 from tests.format import kinds
 from tests.format.make_examples import document as made

@@ -104,8 +104,8 @@ lambda eval( <> << => := x 1_000 30GeV 010 100,500 1e5 .5 5. ... \\x61 %s {0} ${
 """
 CORPUS = RIGHT.strip().split("\n")
 WORDS = [*PIECES.split(), "not in", " ", "\t", "\n", "\r", "\x00", "\x0b", "\x1b[2J"]
-#: seconds of the processor for one text, however long
-LIMIT = 4.0
+#: seconds of any processor for one text, however long
+LIMIT = 20.0
 
 
 @functools.cache
@@ -218,11 +218,11 @@ def check_text(text: str, rng: Random) -> tuple[str, str]:
     """
 
     def late(*_: Any) -> None:
-        raise TimeoutError("took more than 20 s")
+        raise TimeoutError("took more than 120 s")
 
     constants = {"x": rng.choice((3, 2.5, True, "ttH", [1, 2], -(2**70), math.nan))} if rng.random() < 0.02 else None
     signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, 20)
+    signal.setitimer(signal.ITIMER_REAL, 120)
     began = time.thread_time()
     try:
         with warnings.catch_warnings():

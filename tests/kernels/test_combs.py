@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdask.batches.row_rng import streams_of
+from mmdask.batches.ordering.row_rng import streams_of
 from mmdask.kernels import combs
 from mmdask.kernels.hashing import mix_int
 from mmdask.kernels.jit import Kernel
@@ -27,7 +27,7 @@ def teeth_before(places, shift):
 
 
 def least_of(places, shift, n):
-    """As `mmdask.rows.weighing.Drawn` has it."""
+    """As `mmdask.rows.draws.weighing.Drawn` has it."""
     marks = np.arange(0, n + 128, 64) - shift
     return np.clip(np.searchsorted(places, marks) - 2, 0, len(places) - 2)
 

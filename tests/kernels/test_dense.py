@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdask.errors import OptionError, RowNotFoundError
-from mmdask.kernels import dense, jit
+from mmdask.kernels import dense, jit, spread
 from mmdask.kernels.dense import Located
 from mmdask.kernels.jit import Kernel
 
-FORMS = ["twin", "compiled"]
+FORMS = ["twin", "compiled", "spread"]
 WIDTHS = [1, 2, 3, 4, 8, 12, 16, 32, 33, 256]
 
 
@@ -21,6 +23,10 @@ def use(patch, form):
         patch.setattr(Kernel, "__call__", lambda self, *args: self.twin(*args))
     else:
         patch.setattr(Kernel, "__call__", lambda self, *args: self.compiled(*args)(*args))
+    if form == "spread":  # in pieces of a row or two, by three threads
+        patch.setattr(spread, "_allowed", ContextVar("threads", default=3))
+        patch.setattr(spread, "_LEAST", 1)
+        patch.setattr(dense, "_LONG", 1)
 
 
 def parts_of(lengths, width, seed=0):
@@ -101,7 +107,7 @@ def test_a_row_is_located_as_by_searchsorted(lengths):
             dense.locate(starts, rows, part, local)
             results.append((part.tolist(), local.tolist()))
     expected = np.searchsorted(starts, rows, side="right") - 1
-    assert results == [(expected.tolist(), (rows - starts[expected]).tolist())] * 2
+    assert results == [(expected.tolist(), (rows - starts[expected]).tolist())] * len(FORMS)
 
 
 def test_every_kernel_of_this_module_has_both_forms():

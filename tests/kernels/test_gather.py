@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 import sys
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -12,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdask.errors import CorruptStoreError, OptionError, RowNotFoundError
-from mmdask.kernels import gather
+from mmdask.kernels import dense, gather, spread
 from mmdask.kernels.dense import take_rows
 from mmdask.kernels.gather import Runs, pad_ragged, pad_runs, take_nested, take_ragged
 from mmdask.kernels.jit import Kernel
 
-FORMS = ["twin", "compiled"]
+FORMS = ["twin", "compiled", "spread"]
 DTYPES = ["?", "i1", "<u2", "<f2", "<i4", "<f8", "<c8", "<c16", "<M8[ns]", "<m8[s]", "S5", "S1"]
 
 
@@ -31,6 +32,10 @@ def use(monkeypatch, form):
         monkeypatch.setattr(Kernel, "__call__", lambda self, *args: self.twin(*args))
     else:
         monkeypatch.setattr(Kernel, "__call__", lambda self, *args: self.compiled(*args)(*args))
+    if form == "spread":  # in pieces of a row or two, by three threads
+        monkeypatch.setattr(spread, "_allowed", ContextVar("threads", default=3))
+        monkeypatch.setattr(spread, "_LEAST", 1)
+        monkeypatch.setattr(dense, "_LONG", 1)
 
 
 def random_bytes(rng, n, dtype, shape=()):
@@ -313,7 +318,7 @@ def test_twins_and_loops_give_equal_bytes(lengths, width, seed, length, left):
 def test_every_kernel_of_this_module_has_both_forms():
     kernels = [v.loop for v in vars(gather).values() if isinstance(v, Kernel)]
     own = ["loops.follow", "loops_pad.pad_rows", "loops_pad.pad_runs"]
-    assert sorted(kernels) == sorted([*own, "loops.copy_runs", "loops_dense.locate"])
+    assert sorted(kernels) == sorted([*own, "loops_dense.locate"])
 
 
 @pytest.mark.parametrize("left", [False, True])

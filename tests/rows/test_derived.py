@@ -7,8 +7,9 @@ import os
 import pytest
 
 import mmdask as mm
-from mmdask.rows import blocks, derived
-from mmdask.rows.derived import append_parts, dependants, derive, reads
+from mmdask.rows import blocks
+from mmdask.rows.views import derived
+from mmdask.rows.views.derived import append_parts, dependants, derive, reads
 from mmdask.schema import Field, Schema
 from mmdask.store.manifest import read_manifest
 

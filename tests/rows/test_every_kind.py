@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.kernels.jit import Kernel
-from mmdask.rows import reader, spans
-from mmdask.store import arrays, document
-from mmdask.store.arrays import DESCRIPTORS, MAPS, SMALL
+from mmdask.rows.reading import marks, reader, spans
+from mmdask.rows.reading.gathering import concatenate
+from mmdask.rows.reading.part import read_aux
+from mmdask.rows.reading.picker import Picker
+from mmdask.rows.reading.where import runs
+from mmdask.store import document
+from mmdask.store.arrays import held as arrays
+from mmdask.store.arrays.held import DESCRIPTORS, MAPS, SMALL
 from mmdask.store.snapshot import Snapshot, open_snapshot
 
 LENGTHS = (5, 0, 1, 40, 3, 0, 17, 30)
@@ -40,7 +45,10 @@ def io(request):
         patch.setattr(arrays, "SMALL_NBYTES", -1)
         if "small" in request.param:
             patch.setattr(spans, "GAP_NBYTES", 20)
+            patch.setattr(spans, "NEAR_NBYTES", 10)
             patch.setattr(spans, "SPAN_NBYTES", 100)
+            patch.setattr(reader, "_FEW", 3)
+            patch.setattr(arrays, "MANY_RUNS", 2)
         yield request.param.split(",")[0]
 
 
@@ -87,7 +95,7 @@ def test_runs(store, io, a, b):
         assert lists_of(field, data) == column(rows, name, range(a, b))
         assert not any(d not in field.optional and v is not None for d, v in enumerate(data.valid))
         assert data.valid == () or not all(v is None for v in data.valid)
-    for part, first, last in reader.runs(snapshot, a, b):
+    for part, first, last in runs(snapshot, a, b):
         base = int(snapshot.starts[part])
         for name, field in FIELDS.items():
             data = reader.read_part(snapshot, part, name, first, last)
@@ -95,8 +103,8 @@ def test_runs(store, io, a, b):
             assert not data.values.flags.writeable or field.kind == "category"
     for name in WITH_ITEMS:
         counts = np.diff(data_of(FIELDS[name], column(rows, name, range(a, b))).offsets[0])
-        assert reader.read_counts(snapshot, name, a, b).tolist() == counts.tolist()
-        assert reader.item_count(snapshot, name, a, b) == counts.sum()
+        assert marks.read_counts(snapshot, name, a, b).tolist() == counts.tolist()
+        assert marks.item_count(snapshot, name, a, b) == counts.sum()
 
 
 @settings(max_examples=25)
@@ -112,7 +120,7 @@ def test_rows_in_any_order(store, io, which):
         assert data.valid == () or not all(v is None for v in data.valid)
     for name in WITH_ITEMS:
         counts = np.diff(data_of(FIELDS[name], column(rows, name, which)).offsets[0])
-        assert reader.counts(snapshot, name, where).tolist() == counts.tolist()
+        assert marks.counts(snapshot, name, where).tolist() == counts.tolist()
 
 
 @settings(max_examples=25)
@@ -147,7 +155,7 @@ def test_single_rows(store, io):
     path, rows = store
     snapshot = open_snapshot(path, io=io)
     for name in [*ONE_LEVEL, "s", "s_optional", "t", "t_optional"]:
-        field, pick = FIELDS[name], reader.Picker(snapshot, name)
+        field, pick = FIELDS[name], Picker(snapshot, name)
         for i in (0, 5, 6, 6, 40, 41, N - 1, 3, *range(20)):
             expected, got = rows[i][name], pick(i)
             if expected is None:
@@ -164,18 +172,18 @@ def test_single_rows(store, io):
 def test_runs_of_several_parts_have_labels_and_no_empty_flags(store):
     field = FIELDS["r_optional"]
     whole = [data_of(field, v) for v in ([[1.0], [2.0]], [[3.0]])]
-    assert reader.concatenate(field, whole).valid != ()
+    assert concatenate(field, whole).valid != ()
     none = mm.FieldData if hasattr(mm, "FieldData") else type(whole[0])
     plain = [none(d.values, d.offsets, valid=(None, None)) for d in whole]
-    assert reader.concatenate(field, plain).valid == ()
-    assert reader.concatenate(FIELDS["c"], []).labels == ("a", "b", "c")
+    assert concatenate(field, plain).valid == ()
+    assert concatenate(FIELDS["c"], []).labels == ("a", "b", "c")
 
 
 def test_what_cannot_be_counted_or_padded_is_refused(store):
     snapshot = open_snapshot(store[0])
     rows = np.array([1, 2])
     for name in ("d", "c", "d_constant"):
-        for read in (lambda n: reader.counts(snapshot, n, rows), lambda n: reader.item_count(snapshot, n, 0, 5)):
+        for read in (lambda n: marks.counts(snapshot, n, rows), lambda n: marks.item_count(snapshot, n, 0, 5)):
             with pytest.raises(mm.OptionError, match="no items to count"):
                 read(name)
     for name in ("d", "r_deep", "t_deep", "c_constant"):
@@ -211,7 +219,7 @@ def everything(path, io, name, row):
     yield lambda: reader.read(snapshot, name, row, row + 1)
     yield lambda: reader.take(snapshot, name, np.array([29, row]))
     if name in WITH_ITEMS and FIELDS[name].n_offsets == 1:
-        yield lambda: reader.Picker(snapshot, name)(row)
+        yield lambda: Picker(snapshot, name)(row)
         if name in ONE_LEVEL:
             yield lambda: reader.take_padded(snapshot, name, np.array([29, row]), 3, 0)
 
@@ -286,14 +294,14 @@ def test_offsets_that_lead_elsewhere_are_never_followed(damaged, io, name, wrong
                 read()
         if not level:
             snapshot = open_snapshot(path, io=io)
-            for count in (reader.counts(snapshot, name, np.array([1])), reader.read_counts(snapshot, name, 0, 5)):
+            for count in (marks.counts(snapshot, name, np.array([1])), marks.read_counts(snapshot, name, 0, 5)):
                 assert (count >= 0).all()
             for read in (
-                lambda: reader.counts(snapshot, name, np.array([row])),  # noqa: B023
-                lambda: reader.counts(snapshot, name, np.array([row + 1])),  # noqa: B023
-                lambda: reader.read_counts(snapshot, name, row + 1, row + 2),  # noqa: B023
-                lambda: reader.read_counts(snapshot, name, row, row + 1),  # noqa: B023
-                lambda: reader.item_count(snapshot, name, 0, row + 1),  # noqa: B023
+                lambda: marks.counts(snapshot, name, np.array([row])),  # noqa: B023
+                lambda: marks.counts(snapshot, name, np.array([row + 1])),  # noqa: B023
+                lambda: marks.read_counts(snapshot, name, row + 1, row + 2),  # noqa: B023
+                lambda: marks.read_counts(snapshot, name, row, row + 1),  # noqa: B023
+                lambda: marks.item_count(snapshot, name, 0, row + 1),  # noqa: B023
             ):
                 with pytest.raises(mm.CorruptStoreError, match="do not ascend"):
                     read()
@@ -335,13 +343,13 @@ def test_an_auxiliary_array_is_the_one_row_of_a_field(store, tmp_path, io):
     (tmp_path / "s.mm" / "manifest.json").write_bytes(dump_manifest(manifest))
     snapshot = open_snapshot(tmp_path / "s.mm", io=io)
     for name, value in wanted.items():
-        assert lists_of(FIELDS[name], reader.read_aux(snapshot, name)) == [value]
+        assert lists_of(FIELDS[name], read_aux(snapshot, name)) == [value]
     with pytest.raises(mm.FieldNotFoundError):
-        reader.read_aux(snapshot, "d")
+        read_aux(snapshot, "d")
     part = tmp_path / "s.mm" / "parts" / layers[-1] / "part.json"
     content = json.loads(part.read_bytes())
     del content["checksum"]
     content["fields"]["t_deep"]["kind"] = "ragged"
     part.write_bytes(document.dump(content))
     with pytest.raises((mm.CorruptStoreError, mm.FormatError)):
-        reader.read_aux(Snapshot(snapshot.path, snapshot.manifest, io), "t_deep")
+        read_aux(Snapshot(snapshot.path, snapshot.manifest, io), "t_deep")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdask.rows.bits import pack
-from mmdask.rows.flow import Grouped, add, group, tally, zeros
+from mmdask.rows.sums.flow import Grouped, add, group, tally, zeros
 
 MOST_ROWS = 40
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import mmdask as mm
 import mmdask.testing as mt
 from mmdask.expr import check_cut, combine, negate
-from mmdask.rows import masks, partcuts, passes
 from mmdask.rows.bits import GRAIN, RowBits, pack
+from mmdask.rows.cuts import masks, partcuts, passes
 from mmdask.rows.rows import RESOLVED, Rows
-from mmdask.store.npy import checksum
+from mmdask.store.arrays.npy import checksum
 from mmdask.store.snapshot import open_snapshot
 
 PARTS = (13, 70, 7)
@@ -301,7 +301,8 @@ def test_settled_grains_are_not_read_and_right(sorted_store, monkeypatch, task_r
 def opened(path, code):
     """How many files of a store are opened by code in a new process, after the store was."""
     script = f"""
-        import sys, mmdask as mm, mmdask.rows.rows, mmdask.dataset.dataset
+        import sys, dask, mmdask as mm, mmdask.rows.rows, mmdask.dataset.dataset
+        dask.config.set(scheduler="sync")  # two threads may open one file
         ds = mm.open({str(path)!r})
         names = []
         def hook(event, args):

@@ -11,7 +11,7 @@ import pytest
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import masks, partcuts
+from mmdask.rows.cuts import masks, partcuts
 from mmdask.rows.rows import RESOLVED
 
 PARTS = 14

@@ -13,7 +13,7 @@ import mmdask as mm
 import mmdask.testing as mt
 from mmdask.expr import evaluator
 from mmdask.rows import blocks
-from mmdask.rows.passes import kept_each
+from mmdask.rows.cuts.passes import kept_each
 
 N = 1000
 MET = [float(i * 7 % 101) for i in range(N)]

@@ -16,11 +16,13 @@ import mmdask as mm
 from mmdask.expr import check_cut
 from mmdask.kernels import permute
 from mmdask.kernels.hashing import hash_key
-from mmdask.rows import bits, masks, passes, selecting, splits
+from mmdask.rows import bits, selecting
 from mmdask.rows.bits import RowBits
-from mmdask.rows.dealing import Deal, quotas
+from mmdask.rows.cuts import masks, passes
+from mmdask.rows.draws import splits
+from mmdask.rows.draws.dealing import Deal, quotas
+from mmdask.rows.draws.splits import folds, hash_rows, modulo_folds
 from mmdask.rows.rows import RESOLVED, Rows
-from mmdask.rows.splits import folds, hash_rows, modulo_folds
 from mmdask.schema import Field, FieldData
 from mmdask.store.snapshot import open_snapshot
 from mmdask.testing import count_reads

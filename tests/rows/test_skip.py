@@ -12,11 +12,11 @@ import mmdask as mm
 import mmdask.testing as mt
 from mmdask.errors import ExpressionError
 from mmdask.expr import check_cut, evaluate_three_valued
-from mmdask.rows import skip
-from mmdask.rows.part import read_part
-from mmdask.rows.skip import FALSE, GRAIN, NONE, TRUE, UNKNOWN, Skipped, settled, settled_parts, skipped
+from mmdask.rows.cuts import skip
+from mmdask.rows.cuts.skip import FALSE, GRAIN, NONE, TRUE, UNKNOWN, Skipped, settled, settled_parts, skipped
+from mmdask.rows.reading.part import read_part
 from mmdask.store import document
-from mmdask.store.npy import checksum
+from mmdask.store.arrays.npy import checksum
 from mmdask.store.snapshot import open_snapshot
 
 N = 3 * GRAIN + 1000

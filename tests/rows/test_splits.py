@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.rows.splits import folds, hash_rows
+from mmdask.rows.draws.splits import folds, hash_rows
 from mmdask.schema import Field, FieldData
-from mmdask.sources.coerce import to_field_data
+from mmdask.sources.given.coerce import to_field_data
 
 
 def hashes(values, seed=0, dtype=None):

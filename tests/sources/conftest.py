@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -10,11 +9,13 @@ import pytest
 import uproot
 from root_tools import A, B, C, write_tree
 
+from tests.faults import tidy as faults
+
 
 @pytest.fixture(scope="session")
 def memory_folder():
     """A folder in memory where there is one: no sync waits for a disk there, and holes of files are read quickly."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=faults.memory_folder()) as folder:
         yield Path(folder)
 
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rows_back import rows_back
 
 import mmdask as mm
-from mmdask.rows import reader
+from mmdask.rows.reading import reader
+from mmdask.rows.reading.part import read_aux
 from mmdask.sources import arrays
-from mmdask.sources.coerce import to_field_data
+from mmdask.sources.given.coerce import to_field_data
 from mmdask.store import document
 from mmdask.store.snapshot import open_snapshot
 
@@ -265,7 +266,7 @@ def test_attrs_and_aux_go_into_the_store(tmp_path):
     ds = mm.from_arrays({"x": [1, 2]}, tmp_path / "s.mm", attrs={"year": 2016}, aux=aux)
     assert ds.attrs["year"] == 2016
     snapshot = open_snapshot(tmp_path / "s.mm")
-    found = {name: rows_back(f, reader.read_aux(snapshot, name)) for name, f in snapshot.manifest.aux.items()}
+    found = {name: rows_back(f, read_aux(snapshot, name)) for name, f in snapshot.manifest.aux.items()}
     assert found == {"edges": [[0, 1, 2, 3]], "names": [["a", "b"]], "lists": [[[1], [2, 3]]]}
     assert edges.reads.tolist() == [1] * 4
     for options in ({"attrs": {"a": object()}}, {"aux": {"a": [object()]}}, {"labels": {"a": []}}):

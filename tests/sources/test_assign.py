@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import blocks, reader
+from mmdask.rows import blocks
+from mmdask.rows.reading import reader
 from mmdask.schema import Field
 from mmdask.sources import arrays, assign
 from mmdask.store.manifest import history, read_manifest
@@ -182,8 +183,9 @@ def test_memory_is_bounded(tmp_path):
     """A lazy field of 400 MB goes through in a fraction of that."""
     code = f"""
         import sys
-        import dask.array as da, numpy as np
+        import dask, dask.array as da, numpy as np
         import mmdask as mm
+        dask.config.set(num_workers=2)
         path = {str(tmp_path / "s.mm")!r}
         mm.from_arrays({{"x": np.zeros(1_000_000, "f4")}}, path)
         mm.assign(path, small=da.zeros((1_000_000, 1), chunks=(50_000, 1)), progress=False)

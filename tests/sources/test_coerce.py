@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.schema import FieldData
-from mmdask.sources.coerce import to_field_data
-from mmdask.sources.exact import values_as
+from mmdask.sources.given.coerce import to_field_data
+from mmdask.sources.given.exact import values_as
 
 DTYPES = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16", "M8[ns]", "m8[s]", "S5"]
 

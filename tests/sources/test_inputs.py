@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdask.errors import OptionError, SchemaError, SourceError, SourceNotFoundError
-from mmdask.sources.inputs import find_inputs, label_fields, split_names
+from mmdask.sources.converting.inputs import find_inputs, label_fields, split_names
 
 
 def touch(folder, *names):

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from mmdask.errors import OptionError, SchemaError
 from mmdask.schema import Field, FieldData
-from mmdask.sources import shaping
-from mmdask.sources.padding import Pad, make_pads, pad_rows
-from mmdask.sources.renaming import check_distinct, check_rename, new_names
-from mmdask.sources.shaping import Change, Padding, Shaped, cut_text
+from mmdask.sources.agreeing import shaped as shaped_module
+from mmdask.sources.agreeing.padding import Pad, make_pads, pad_rows
+from mmdask.sources.agreeing.renaming import check_distinct, check_rename, new_names
+from mmdask.sources.agreeing.shaped import Padding, Shaped, cut_text
+from mmdask.sources.agreeing.shaping import Change
 
 LISTS = st.lists(st.none() | st.lists(st.none() | st.integers(-9, 9), max_size=6), max_size=6)
 
@@ -182,7 +183,7 @@ def test_what_is_cut_is_counted_over_all_runs() -> None:
 
 @pytest.mark.parametrize("nbytes", [1, 4, 9, 1 << 20])
 def test_rows_that_padding_makes_large_come_in_pieces(nbytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shaping, "_NBYTES", nbytes)
+    monkeypatch.setattr(shaped_module, "_NBYTES", nbytes)
     native, pad = Field.ragged("x", "f4"), Pad(1)
     change = Change(native, native, pad.field(native), pad)
     blank = Change(None, Field.dense("y", "i2", (3,), optional=(0,)), Field.dense("y", "i2", (3,), optional=(0,)))

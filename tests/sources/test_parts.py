@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from worker_tasks import append_blocks
 
 import mmdask as mm
-from mmdask.rows.reader import read, take
+from mmdask.rows.reading.reader import read, take
 from mmdask.schema import FieldData
-from mmdask.sources.part_writer import rows_within, stored_nbytes
+from mmdask.sources.writing.part_writer import rows_within, stored_nbytes
 from mmdask.store.snapshot import open_snapshot
 from mmdask.store.system import System
 

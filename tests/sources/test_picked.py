@@ -13,9 +13,9 @@ from rows_back import rows_back
 
 from mmdask.errors import SourceError
 from mmdask.schema import Field
-from mmdask.sources import streaming
-from mmdask.sources.coerce import to_field_data
-from mmdask.sources.picked import Picked, select
+from mmdask.sources.converting import streaming
+from mmdask.sources.converting.picked import Picked, select
+from mmdask.sources.given.coerce import to_field_data
 from mmdask.sources.root.ranges import spans
 from mmdask.testing.strategies import tables
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdask.errors import ConflictError
-from mmdask.sources.inputs import Input
-from mmdask.sources.plan import arrange, complete_groups, group_id, group_of, labels_id, layer_ids
+from mmdask.sources.converting.inputs import Input
+from mmdask.sources.converting.plan import arrange, complete_groups, group_id, group_of, labels_id, layer_ids
 from mmdask.sources.root.ranges import part_ranges, runs
 from mmdask.store.manifest import Part
 

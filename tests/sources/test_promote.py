@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmdask.schema import Field, FieldData
-from mmdask.sources.promote import blank, common_dtype, common_field, promoted
+from mmdask.sources.agreeing.promote import blank, common_dtype, common_field, promoted
 
 NUMBERS = ["?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "c8", "c16"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rows_back import rows_back
 
 import mmdask as mm
-from mmdask.sources.coerce import aux_data, by_field, fields_of, to_field_data
+from mmdask.sources.given.coerce import aux_data, by_field, fields_of, to_field_data
 
 VALUES = {"i": st.integers(-9, 9), "f": st.floats(-9, 9), "t": st.text("aé", max_size=2), "b": st.booleans()}
 

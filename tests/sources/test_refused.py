@@ -8,7 +8,7 @@ import pytest
 
 import mmdask as mm
 from mmdask.schema import Field
-from mmdask.sources.coerce import by_field, to_field_data
+from mmdask.sources.given.coerce import by_field, to_field_data
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import http.server
 import re
 import threading
 import time
+from urllib.parse import parse_qsl
 
 import fsspec
 import numpy as np
@@ -15,7 +16,8 @@ from root_tools import A, B, C, assert_same_bits, check, columns, events, read_s
 import mmdask as mm
 from mmdask.cli import main
 from mmdask.sources import remote
-from mmdask.sources.inputs import find_inputs
+from mmdask.sources.address import check_address
+from mmdask.sources.converting.inputs import find_inputs
 
 pytest.importorskip("aiohttp", reason="HTTP needs aiohttp: pip install 'mmdask[http]'")
 
@@ -34,8 +36,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         name = self.path.partition("?")[0].strip("/")
         asked = self.headers.get("Range")
         self.server.log.append((self.command, name, asked))
-        if mood["status"] is not None:
-            return self.send(mood["status"], b"no", {}, body)
+        token = dict(parse_qsl(self.path.partition("?")[2])).get("token")
+        if mood["status"] is not None or mood["token"] not in (None, token):
+            return self.send(mood["status"] or 403, b"no", {}, body)
         if not name:
             links = "".join(f'<a href="/{f}">{f}</a>' for f in sorted(self.server.files))
             return self.send(200, links.encode(), {"Content-Type": "text/html"}, body)
@@ -91,7 +94,7 @@ def server(monkeypatch):
     monkeypatch.setattr(remote, "_PAUSES", (0.01, 0.02))
     with Server(("127.0.0.1", 0), Handler) as server:
         server.files, server.log = {}, []
-        server.mood = {"status": None, "ranges": True, "drop": 0, "drop_from": 0}
+        server.mood = {"status": None, "ranges": True, "drop": 0, "drop_from": 0, "token": None}
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server
@@ -206,6 +209,40 @@ def test_wildcards_where_the_server_lists_its_files(tmp_path, server):
     check(tmp_path / "s.mm", *A, *B)
     with pytest.raises(mm.SourceNotFoundError, match="no file matches"):
         run(f"{server.url('')}z*.root", tmp_path / "no.mm")
+
+
+def test_wildcards_with_what_lets_one_in(tmp_path, server):
+    server.mood["token"] = "ab/c="
+    for name, chunks in (("a", A), ("b", B)):
+        server.put(f"{name}.root", local(tmp_path, f"{name}.root", chunks))
+    pattern = server.url("*.root")
+    for call in range(2):
+        ds = run(f"{pattern}?token=ab/c=", tmp_path / "s.mm", tree="events")
+        check(tmp_path / "s.mm", *A, *B)
+        if not call:
+            read = len(server.log)
+    assert not any(line[2] for line in server.log[read:]), "nothing is new, though all is looked for again"
+    assert [source.uri for source in ds.sources] == [server.url("a.root"), server.url("b.root")]
+    assert "ab/c" not in "".join(p.read_text() for p in (tmp_path / "s.mm").rglob("*.json"))
+    with pytest.raises(mm.SourceError, match="the server lists no files .*403") as wrong:
+        run(f"{pattern}?token=wrong", tmp_path / "no.mm", tree="events")
+    assert "wrong" not in str(wrong.value)
+    with pytest.raises(mm.SourceNotFoundError, match=r"no file matches .*z\*\.root$"):
+        run(f"{server.url('z*.root')}?token=ab/c=", tmp_path / "no.mm")
+    (source,), _ = find_inputs(f"{server.url('a.root')}?token=ab/c=&like=*", None)  # no wildcard of a file
+    assert source.location.endswith("like=*")
+
+
+def test_an_address_of_github_is_no_password(tmp_path):
+    for name in ("github://org:repo@main/a.root", "github://org:re.po@v1.0/*.root:events"):
+        check_address(name)
+    for name in (
+        "github://org:ghp_0123456789@main/a.root",
+        "github://me:github_pat_1@main/a.root",
+        "s3://me:key@b/a.root",
+    ):
+        with pytest.raises(mm.OptionError, match="has a password"):
+            check_address(name)
 
 
 def test_names_of_trees_and_ports(tmp_path, server):

@@ -32,9 +32,9 @@ from root_tools import read_store, run
 
 from mmdask.errors import SkippedFieldsWarning, SourceError
 from mmdask.schema import FieldData
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root import pages as pages_module
 from mmdask.sources.root import reader, rntuple
-from mmdask.sources.table import UnreadableError
 
 # Rows and runs -------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rntuple_tools import C, Cluster, F, paged, write_rntuple
 
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root import pages as pages_module
 from mmdask.sources.root.pages import Pages, Stored
-from mmdask.sources.table import UnreadableError
 
 N = 3000
 INTS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]

@@ -24,7 +24,7 @@ from rntuple_tools import (
 from root_tools import read_store, run
 
 from mmdask.errors import SchemaError, SkippedFieldsWarning
-from mmdask.sources.table import UnreadableError
+from mmdask.sources.converting.table import UnreadableError
 
 
 def switches(*pairs):

@@ -15,9 +15,9 @@ from root_tools import DATA, needs_data, write_tree
 
 import mmdask as mm
 from mmdask.cli import main
-from mmdask.errors import SkippedFieldsWarning
+from mmdask.errors import DroppedItemsWarning, SkippedFieldsWarning
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.ttree import Branch
-from mmdask.sources.table import UnreadableError
 
 ROWS = 6
 
@@ -91,7 +91,7 @@ def test_a_group_of_branches_is_renamed_with_its_members(tmp_path, out):
 
 
 def test_pad_of_an_object_pads_its_lists(objects, out):
-    with pytest.warns(SkippedFieldsWarning, match="pad cut"):
+    with pytest.warns(DroppedItemsWarning, match="pad cut"):
         ds = convert(objects, out, pad={"jet": 2}, fields=["jet", "met"])
     assert ds.schema["jet.pt"].describe() == "float64 (2,)"
     assert ds.schema["jet.eta"].describe() == "float64 (2,)"
@@ -191,7 +191,7 @@ def test_a_plan_says_what_differs_and_shows_first_what_costs(tmp_path, out, monk
 def test_what_padding_puts_in_and_new_names_are_no_differences(tmp_path, out):
     pt = ak.Array([[1.0, math.nan], [2.0, math.inf, 3.0], [4.0]])
     path = write_tree(tmp_path / "a.root", [{"pt": pt, "x": np.arange(3)}])
-    with pytest.warns(SkippedFieldsWarning, match="pad cut 1 item"):
+    with pytest.warns(DroppedItemsWarning, match="pad cut 1 item"):
         ds = convert(path, out, pad={"pt": 2}, rename={"x": "y"})
     (source,) = ds.sources
     assert [tuple(n) for n in source.not_finite] == [("pt", 1, 1)]
@@ -260,7 +260,7 @@ def test_weights_are_no_mapping(tmp_path, out):
 
 
 def test_lists_that_are_cut_alike_are_told_of_together(objects, out):
-    with pytest.warns(SkippedFieldsWarning, match=r"pad cut 1 item off 1 row of each of 'jet\.pt', 'jet\.eta'$"):
+    with pytest.warns(DroppedItemsWarning, match=r"pad cut 1 item off 1 row of each of 'jet\.pt', 'jet\.eta'$"):
         convert(objects, out, pad={"jet": 2}, fields=["jet.pt", "jet.eta", "met"])
 
 

@@ -10,8 +10,8 @@ import pytest
 import uproot
 
 import mmdask as mm
-from mmdask.sources.pieces import Piece, dissolve
-from mmdask.sources.plan import arrange, group_of, labels_id
+from mmdask.sources.converting.pieces import Piece, dissolve
+from mmdask.sources.converting.plan import arrange, group_of, labels_id
 from mmdask.store.manifest import Part, read_manifest
 
 
@@ -288,7 +288,7 @@ def test_expressions_that_new_files_cannot_give(files, out):
 
 
 def test_an_expression_assigned_while_files_are_converted(files, out, monkeypatch):
-    from mmdask.sources import conversion
+    from mmdask.sources.converting import conversion
 
     run(files[:3], out)
     original, texts = conversion.commit, ["x * 2", "x * 3"]

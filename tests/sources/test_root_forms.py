@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rows_back import rows_back
 
 from mmdask.schema import MAX_LEVELS
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.forms import plan_of
-from mmdask.sources.table import UnreadableError
 
 C = ak.contents
 Index64 = ak.index.Index64

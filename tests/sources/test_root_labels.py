@@ -32,7 +32,7 @@ from mmdask.errors import (
     SkippedFieldsWarning,
 )
 from mmdask.schema import Field, FieldData
-from mmdask.sources import conversion
+from mmdask.sources.converting import conversion
 from mmdask.sources.root.reader import CONVERTER_VERSION
 from mmdask.store.commit import commit
 from mmdask.store.layer import new_id, read_layer

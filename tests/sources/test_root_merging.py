@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.sources import jobs
+from mmdask.sources.converting import jobs
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.reader import RootFiles
 from mmdask.sources.root.ttree import Branch
-from mmdask.sources.table import UnreadableError
 from mmdask.store.manifest import read_manifest
 
 
@@ -205,7 +205,7 @@ def test_a_field_that_one_file_loses_comes_back(files, out, decoded, monkeypatch
 
 
 def test_what_a_dead_call_left_is_taken(files, out, decoded, monkeypatch):
-    monkeypatch.setattr("mmdask.sources.conversion.commit", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("mmdask.sources.converting.conversion.commit", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(files, out)
     monkeypatch.undo()
@@ -218,7 +218,7 @@ def test_what_a_dead_call_left_is_taken(files, out, decoded, monkeypatch):
 
 def test_what_a_dead_call_left_in_another_order_is_not(files, out, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr("mmdask.sources.conversion.commit", lambda *a, **k: 1 / 0)
+        m.setattr("mmdask.sources.converting.conversion.commit", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run([files[0], *files[2:]], out)
     check(run(files, out), *range(60))

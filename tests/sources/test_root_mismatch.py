@@ -12,8 +12,8 @@ import pytest
 import uproot
 
 import mmdask as mm
-from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SkippedFieldsWarning
-from mmdask.sources.target import Target
+from mmdask.errors import DroppedItemsWarning, FieldNotFoundError, OptionError, SchemaError, SkippedFieldsWarning
+from mmdask.sources.converting.target import Target
 
 A = {
     "x": np.array([1, 2, -3, 4], "i4"),
@@ -115,6 +115,7 @@ def test_common_leaves_out_what_is_not_alike_and_says_so(files, out):
     for name in ("x", "n", "pt", "fix", "only_a", "only_b", "nonly_b"):
         assert f"{name!r}: not alike in all inputs: " in text
     assert "is float64 in" in text
+    assert "7 fields left out: " in text, "seen in no one file"
     assert rows_of(ds, "npt") == [3, 0, 1, 2, 1, 2, 0]
     assert {name for s in ds.sources for name, _ in s.skipped} == {"x", "n", "pt", "fix", "only_a", "only_b", "nonly_b"}
 
@@ -211,7 +212,7 @@ def test_a_later_file_that_needs_more_than_the_store_has(files, out, tmp_path, c
 def test_a_call_that_died_while_all_was_converted_again_goes_on(files, out, tmp_path, monkeypatch):
     convert(files[:1], out, on_mismatch="promote")
     more = write(tmp_path / "c.root", {"x": np.array([1.5, 2.5])})
-    from mmdask.sources import conversion
+    from mmdask.sources.converting import conversion
 
     def die(*args, **kwargs):
         raise KeyboardInterrupt
@@ -312,7 +313,7 @@ def padded(rows, n, fill):
 
 
 def test_lists_become_dense_and_what_is_cut_is_counted(files, out):
-    with pytest.warns(SkippedFieldsWarning, match="pad cut 1 item off 1 row of 'pt'"):
+    with pytest.warns(DroppedItemsWarning, match="pad cut 1 item off 1 row of 'pt'"):
         ds = convert(files[:1], out, pad={"pt": (2, -1)}, cut="len(pt) != 1", aliases={"all": "sum(pt)", "x2": "x * 2"})
     keep = [0, 1, 3]
     assert types(ds)["pt"] == "float32 (2,)"

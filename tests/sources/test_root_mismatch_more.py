@@ -16,11 +16,11 @@ from root_tools import DATA, needs_data
 
 import mmdask as mm
 from mmdask.cli import main
-from mmdask.errors import SchemaError, SkippedFieldsWarning
+from mmdask.errors import DroppedItemsWarning, SchemaError, SkippedFieldsWarning
 from mmdask.schema import Field
-from mmdask.sources.agree import Known
-from mmdask.sources.mismatch import make_modes
-from mmdask.sources.settled import StoredOtherwiseError, settle_fields
+from mmdask.sources.agreeing.agree import Known
+from mmdask.sources.agreeing.mismatch import make_modes
+from mmdask.sources.agreeing.settled import StoredOtherwiseError, settle_fields
 
 PROMOTE = {"on_mismatch": "promote", "progress": False}
 
@@ -98,8 +98,8 @@ def test_small_files_with_common_fields(many, tmp_path):
 def test_a_field_that_cannot_be_read_in_one_file(tmp_path, monkeypatch):
     a = write(tmp_path / "a.root", {"x": np.array([1, 2], "i4"), "y": np.array([1.0, 2.0])})
     b = write(tmp_path / "b.root", {"x": np.array([0.5], "f4")})
+    from mmdask.sources.converting.table import UnreadableError
     from mmdask.sources.root import ttree
-    from mmdask.sources.table import UnreadableError
 
     original = ttree.Branch.read
 
@@ -260,7 +260,7 @@ def test_the_systematics_of_an_analysis(tmp_path):
         numbers = {tree: file[tree]["eventNumber"].array(library="np") for tree in trees}
     assert len(trees) > 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SkippedFieldsWarning)  # of what is cut off
+        warnings.simplefilter("ignore", DroppedItemsWarning)
         ds = mm.from_root(
             f"{path}:*",
             tmp_path / "o.mm",

@@ -86,10 +86,11 @@ def test_of_labels_and_options(files, out):
 
 def test_of_an_interrupted_call(files, out, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr("mmdask.sources.conversion.commit", lambda *a, **k: 1 / 0)
+        m.setattr("mmdask.sources.converting.conversion.commit", lambda *a, **k: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(files[:2], out)
     assert [i.action for i in plan(files, out)] == ["resume", "resume", "convert"]
+    assert [i.tree for i in plan(files, out)] == ["events"] * 3
 
 
 def test_errors_are_those_of_the_call(files, out):

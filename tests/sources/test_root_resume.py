@@ -30,7 +30,7 @@ from mmdask.errors import (
     StoreExistsError,
     UnfinishedError,
 )
-from mmdask.sources import conversion, work
+from mmdask.sources.converting import conversion, work
 from mmdask.sources.root.reader import RootFiles
 from mmdask.sources.root.ttree import Branch
 from mmdask.store.manifest import read_manifest
@@ -246,6 +246,7 @@ convert_root({files!r}, {str(out)!r}, progress=False)
     dead = subprocess.run([sys.executable, "-c", script], check=False)
     assert dead.returncode == -9
     left = [p.name for p in Path(out, "parts").iterdir()]
-    assert sorted(".tmp-" in name for name in left) == [False, True]
+    # the first may have been on its way to the disk
+    assert sorted(".tmp-" in name for name in left) in ([False, True], [True, True])
     run(files, out)
     check(out, *A, *B, *C)

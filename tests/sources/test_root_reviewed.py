@@ -15,8 +15,8 @@ from root_tools import A, B, check, events, rewrite, write_tree
 from test_remote import got, local, memory, server  # noqa: F401 (fixtures)
 
 import mmdask as mm
-from mmdask.sources import conversion, jobs
 from mmdask.sources.address import check_address, public_address
+from mmdask.sources.converting import conversion, jobs
 from mmdask.sources.root.reader import RootFiles
 
 

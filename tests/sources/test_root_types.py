@@ -16,9 +16,9 @@ from uproot.interpretation.objects import AsObjects, AsStridedObjects
 
 import mmdask as mm
 from mmdask.errors import FieldNotFoundError, SchemaError, SkippedFieldsWarning, SourceError
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root import reader
 from mmdask.sources.root.ttree import Branch, Branches, column_of
-from mmdask.sources.table import UnreadableError
 
 I4, F4, F8 = np.dtype(">i4"), np.dtype(">f4"), np.dtype(">f8")
 

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from rows_back import rows_back
 
 import mmdask as mm
-from mmdask.rows import reader
+from mmdask.rows.reading import reader
+from mmdask.rows.reading.gathering import concatenate
 from mmdask.schema import FieldData
-from mmdask.sources.coerce import to_field_data
+from mmdask.sources.given.coerce import to_field_data
 from mmdask.store.snapshot import open_snapshot
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
@@ -138,7 +139,7 @@ def test_runs_of_rows_come_back(given_rows, data):
     b = data.draw(st.integers(a, len(rows)))
     piece = to_field_data("x", whole[a:b], field)[1]
     assert rows_back(field, piece) == rows[a:b]
-    joined = reader.concatenate(field, [whole[:a], whole[a:]])
+    joined = concatenate(field, [whole[:a], whole[a:]])
     assert rows_back(field, to_field_data("x", joined, field)[1]) == rows
 
 

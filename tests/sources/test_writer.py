@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.rows.reader import read
-from mmdask.rows.text import as_text
+from mmdask.rows.reading.reader import read
+from mmdask.rows.reading.text import as_text
 from mmdask.schema import FieldData
-from mmdask.sources import writer as writer_module
+from mmdask.sources.writing import writer as writer_module
 from mmdask.store import layer_writer as layer_module
 from mmdask.store.snapshot import open_snapshot
 from mmdask.store.system import System

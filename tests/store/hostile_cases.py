@@ -15,10 +15,10 @@ import numpy as np
 
 import mmdask as mm
 from mmdask.schema import Field, Schema
+from mmdask.store.arrays.npy import HEADER, checksum
 from mmdask.store.commit import add_parts, commit
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part
-from mmdask.store.npy import HEADER, checksum
 from tests.format.kinds import to_data
 
 Damage = Callable[[Path], Any]

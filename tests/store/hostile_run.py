@@ -24,11 +24,13 @@ import numpy as np
 
 import mmdask as mm
 from mmdask import cli
+from mmdask.kernels.jit import wait
 from tests.store.hostile_cases import CASES, ROWS, Case, write_store
 
 #: address space beyond what is in use when the cases begin
 ROOM = 1 << 30
-SECONDS = 20
+#: against what never ends: a busy machine may take long for what takes little of its processor
+SECONDS = 300
 #: what dask pickles to name its graphs, and numba to keep what it compiled
 PICKLED = ("builtins", "copyreg", "dask", "mmdask", "numba", "numpy")
 STARTED = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect")
@@ -215,9 +217,11 @@ def results(folder: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     write_store(good)
     watch = Watch()
     python = {*filter(None, sys.path), sys.prefix, sys.base_prefix, os.path.dirname(mm.__file__)}
-    watch.allow(*python, os.path.dirname(tqdm.__file__), "/proc", "/sys", str(folder / "home"))
+    compiled = filter(None, [os.environ.get("NUMBA_CACHE_DIR")])
+    watch.allow(*python, *compiled, os.path.dirname(tqdm.__file__), "/proc", "/sys", str(folder / "home"))
     sys.addaudithook(watch)
     attempt(CASES[0], good, folder / "first", watch)  # imports and compiles what there is
+    wait()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     for case in CASES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -31,11 +32,21 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
         "AWS_SECRET_ACCESS_KEY": "never-shown",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        # nothing of the user who runs the tests: no profile, no token, no proxy on the way to this machine
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     }
-    before = {name: os.environ.get(name) for name in environment}
+    removed = {"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"}
+    before = {name: os.environ.get(name) for name in {*environment, *removed}}
     os.environ.update(environment)
+    for name in removed:
+        os.environ.pop(name, None)
     try:
         _forget(fsspec, remote)
+        # Servers of one process have the same buckets.
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"").close()
         fsspec.filesystem("s3").mkdir(bucket)
         yield f"s3://{bucket}"
     finally:
@@ -43,7 +54,7 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
         server.stop()
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 

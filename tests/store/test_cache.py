@@ -8,7 +8,7 @@ import signal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdask.store.cache import Cache
+from mmdask.store.arrays.cache import Cache
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 40)), max_size=40))
@@ -52,6 +52,6 @@ def test_a_child_that_is_forked_while_the_cache_is_locked_can_use_it():
     with cache._lock:
         pid = os.fork()
         if not pid:
-            signal.alarm(10)
+            signal.alarm(60)
             os._exit(0 if cache.get("a") == "A" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

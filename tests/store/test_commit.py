@@ -87,7 +87,7 @@ def test_old_manifests_have_neither_time_nor_aux():
     text = dump_manifest(m).decode()
     assert '"aux"' not in text, "only where there is some"
     lines = [line for line in text.splitlines()[1:] if not re.match(r'"(time|action)"', line)]
-    from mmdask.store.npy import checksum
+    from mmdask.store.arrays.npy import checksum
 
     rest = ("\n".join(lines) + "\n").encode()
     back = parse_manifest(b'{"checksum": "xxh3_64:' + checksum(rest).encode() + b'",\n' + rest, "old")

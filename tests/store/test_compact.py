@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.rows import blocks, compact, reader
+from mmdask.rows import blocks
+from mmdask.rows.reading import reader
+from mmdask.rows.upkeep import compact
 from mmdask.schema import Field
 from mmdask.store.commit import commit
 from mmdask.store.layer import read_layer
@@ -349,7 +351,9 @@ def test_appenders_and_readers_in_other_processes(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(code), path]
     processes = [subprocess.Popen([*command, str(k)]) for k in (1, 2)]
     merged = 0
-    while any(p.poll() is None for p in processes):
+    running = True
+    while running:
+        running = any(p.poll() is None for p in processes)
         merged += run(path).generation
         ds = mm.open(path)
         assert len(ds["x"].compute()) == len(ds["r"].compute()) == len(ds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmdask.store import arrays
+from mmdask.store.arrays import held as arrays
 from mmdask.store.system import System
 from mmdask.testing import DiskBackend, MemoryBackend, StoreContract
 

@@ -32,7 +32,7 @@ def campaign(*arguments):
     """Run it as a user does: in a process of its own, where it may fork."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     command = [sys.executable, "-m", "tests.faults", *arguments, "--json"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=3600)
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout)
 

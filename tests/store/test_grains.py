@@ -15,7 +15,8 @@ import mmdask as mm
 import mmdask.testing as mt
 from mmdask.errors import FormatError
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.store import claims, document, grains
+from mmdask.store import document, grains
+from mmdask.store.checking import claims
 from mmdask.store.commit import add_parts, commit
 from mmdask.store.grains import HOLDS_MISSING, HOLDS_NAN, HOLDS_NUMBER, Held, span, wide_dtype
 from mmdask.store.layer import read_layer
@@ -44,8 +45,10 @@ def flat(value, depth, field):
         elif d < depth:
             for item in x:
                 walk(item, d + 1)
+        elif field.kind == "category":  # numpy would cut zeros off the end of a label
+            found.append(x)
         else:
-            values = np.asarray(x, field.dtype).reshape(-1) if field.kind != "category" else np.array([x])
+            values = np.asarray(x, field.dtype).reshape(-1)
             found.extend((values.view("i8") if field.dtype.kind in "mM" else values).tolist())
 
     walk(value, 0)

@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.rows import reader, spans
+from mmdask.rows.reading import marks, reader, spans
+from mmdask.rows.reading.picker import Picker
 from mmdask.rows.rows import Rows
-from mmdask.store import arrays, place
-from mmdask.store.arrays import DESCRIPTORS, MAPS, SMALL
+from mmdask.store.arrays import files, place
+from mmdask.store.arrays import held as arrays
+from mmdask.store.arrays.held import DESCRIPTORS, MAPS, SMALL
 from mmdask.store.snapshot import Snapshot, open_snapshot
 
 ROWS = 40_000
@@ -119,15 +121,46 @@ def test_rows_in_any_order_read_spans_with_gaps_of_up_to_64_kib(path, reads):
     ends = [(7, 8), (7 + gap + 2, 7 + gap + 3), (20_000, 20_001), (30_000, 30_000 + gap + 2), (5, 6)]
     assert reads == [(a * 64, (b - a) * 64) for a, b in ends]
     reads.clear()
-    assert reader.counts(snapshot, "r", np.array([10, 0, 39_000])).tolist() == [1, 0, 0]
+    assert marks.counts(snapshot, "r", np.array([10, 0, 39_000])).tolist() == [1, 0, 0]
     assert reads == [(0, 12 * 8), (39_000 * 8, 16)], "offsets only"
     reads.clear()
-    assert reader.item_count(snapshot, "r", 3, 30_000) == sum(i % 3 for i in range(3, 30_000))
+    assert marks.item_count(snapshot, "r", 3, 30_000) == sum(i % 3 for i in range(3, 30_000))
     assert reads == [(24, 8), (240_000, 8)]
     reads.clear()
-    assert reader.Picker(snapshot, "r")(20_000).tolist() == [20_000] * (20_000 % 3)
+    assert Picker(snapshot, "r")(20_000).tolist() == [20_000] * (20_000 % 3)
     assert [n for _, n in reads] == [16, 4 * (20_000 % 3)]
     assert mapped(path) == 0
+
+
+def test_less_is_read_along_of_what_is_in_memory(path, reads, monkeypatch):
+    monkeypatch.setattr(arrays, "MANY_RUNS", 1 << 30)
+    rows = np.arange(0, ROWS, 130)[::-1].copy()  # 8,320 bytes apart
+    snapshot = fresh(path)
+    reader.read(snapshot, "x", 0, ROWS)
+    for known, n in ((True, len(rows)), (False, 1)):
+        with monkeypatch.context() as patch:  # file systems in memory do not tell
+            patch.setattr(arrays, "is_in_memory", lambda *_, known=known: known)
+            reads.clear()
+            assert reader.take(snapshot, "x", rows).values[:, 3].tolist() == rows.tolist()
+            assert len(reads) == n
+    monkeypatch.setattr(arrays, "is_in_memory", lambda *_: True)
+    reads.clear()
+    assert reader.take(snapshot, "x", rows[:64]).values[:, 3].tolist() == rows[:64].tolist()
+    assert len(reads) == 1, "it is not worth to look"
+
+
+def test_many_reads_are_made_by_one_loop_and_told_by_plain_ones(path, reads, monkeypatch):
+    monkeypatch.setattr(arrays, "is_in_memory", lambda *_: True)  # file systems in memory do not tell
+    rows = np.arange(0, ROWS, 130)
+    snapshot = fresh(path)
+    reader.read(snapshot, "x", 0, ROWS)
+    reads.clear()
+    assert reader.take(snapshot, "x", rows).values[:, 3].tolist() == rows.tolist()
+    assert not reads
+    monkeypatch.setattr(arrays, "read_runs", lambda *_: False)
+    assert reader.take(snapshot, "x", rows).values[:, 3].tolist() == rows.tolist()
+    assert len(reads) == len(rows)
+    assert {n for _, n in reads} == {64}
 
 
 def test_what_is_read_along_is_bounded(path, reads, monkeypatch):
@@ -144,8 +177,8 @@ def test_spans_are_pure_arithmetic():
 
     lengths = st.lists(st.integers(0, 40), min_size=1, max_size=6)
 
-    @given(lengths, st.data(), st.sampled_from([0, 1, 30, 1000, 1 << 16]), st.integers(1, 200))
-    def check(lengths, data, gap, most):
+    @given(lengths, st.data(), st.sampled_from([0, 1, 30, 1000, 1 << 16]), st.integers(1, 200), st.integers(1, 9))
+    def check(lengths, data, gap, most, together):
         starts = np.concatenate([[0], np.cumsum(lengths)])
         n = int(starts[-1])
         rows = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=30)) if n else [], np.int64)
@@ -153,15 +186,22 @@ def test_spans_are_pure_arithmetic():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(spans, "GAP_NBYTES", gap)
             patch.setattr(spans, "SPAN_NBYTES", most)
+            patch.setattr(spans, "MOST_SPANS", together)
             found, where = spans.spans_of(starts, rows, lambda _: nbytes)
-        wanted = [int(starts[s.part]) + s.start + w for s in found for w in s.wanted.tolist()]
+        wanted = []
+        for s in found:
+            read = [np.arange(a, b) for a, b in zip(s.starts, s.stops, strict=True)]
+            wanted += (starts[s.part] + np.concatenate(read)[s.wanted]).tolist()
+            assert len(read) <= together
+            assert sum(map(len, read[1:])) * nbytes < most, "twice that with the first, which has as much at most"
+            each = np.split(s.wanted, np.searchsorted(s.wanted, np.cumsum([len(r) for r in read]))[:-1])
+            for run, some in zip(read, each, strict=True):
+                assert 0 <= run[0] <= run[-1] < lengths[s.part]
+                assert some[-1] - some[0] == len(run) - 1, "no more is read than between the first and the last"
+                assert len(run) * nbytes <= max(most, nbytes)
+                assert ((np.diff(some) - 1) * nbytes <= gap).all()
         assert wanted == sorted(set(rows.tolist()))
         assert [wanted[i] for i in where.tolist()] == rows.tolist()
-        for s in found:
-            assert 0 <= s.start < s.stop <= lengths[s.part]
-            assert (s.wanted[0], s.wanted[-1]) == (0, s.stop - s.start - 1)
-            assert (s.stop - s.start) * nbytes <= max(most, nbytes)
-            assert ((np.diff(s.wanted) - 1) * nbytes <= gap).all()
 
     check()
 
@@ -465,7 +505,7 @@ def test_children_read_while_the_parent_goes_on(many, nothing_is_small, monkeypa
     for _ in range(3):
         pid = os.fork()
         if not pid:
-            signal.alarm(20)
+            signal.alarm(60)
             try:
                 inherited = descriptors(many)
                 os._exit(0 if work() and not inherited and descriptors(many) <= 5 else 1)
@@ -488,8 +528,8 @@ def test_three_thousand_arrays_in_a_process_of_few_descriptors_and_maps(tmp_path
 import gc, os, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import numpy as np
-from mmdask.rows import reader
-from mmdask.store import arrays
+from mmdask.rows.reading import reader
+from mmdask.store.arrays import held as arrays
 from mmdask.store.snapshot import Snapshot, open_snapshot
 arrays.SMALL_NBYTES = -1
 arrays.MAPS.limit = 100
@@ -615,19 +655,75 @@ def test_other_errors_of_the_system_are_told(path, monkeypatch):
     assert reader.read(snapshot, "x", 0, 1).values[0, 0] == 0
 
 
-def test_descriptors_are_given_up_when_there_are_no_more(path, many, nothing_is_small, monkeypatch):
-    snapshot = fresh(many)
-    for i in range(10):
-        reader.read(snapshot, f"f{i}", 0, 1)
-    original, full = arrays.open_file, []
+def without_descriptors(monkeypatch, condition):
+    """Let the system refuse to open files of stores of whose names this is true."""
+    original = files._open
 
-    def open_file(*names):
-        if DESCRIPTORS._values or full:
-            raise OSError(errno.EMFILE, "Too many open files")
-        return original(*names)
+    def refusing(parent, names):
+        if condition(names[-1]):
+            raise OSError(errno.EMFILE, "Too many open files", os.path.join(parent, *names))
+        return original(parent, names)
 
-    monkeypatch.setattr(arrays, "open_file", open_file)
+    monkeypatch.setattr(files, "_open", refusing)
+
+
+def test_descriptors_are_given_up_when_there_are_no_more(many, nothing_is_small, monkeypatch):
+    snapshot, full = fresh(many), []
+    without_descriptors(monkeypatch, lambda name: DESCRIPTORS._values or full)
+    for needed in (lambda: reader.read(snapshot, "f20", 0, 1), lambda: fresh(many), lambda: mm.verify(many)):
+        reader.read(snapshot, "f1", 0, 1)
+        assert DESCRIPTORS._values
+        needed()
     assert reader.read(snapshot, "f20", 0, 1).values[0] == 20
     full.append(True)
-    with pytest.raises(mm.LimitError, match="ulimit -n"):
+    with pytest.raises(mm.LimitError, match=r"f21.*ulimit -n"):
         reader.read(snapshot, "f21", 0, 1)
+
+
+@pytest.mark.parametrize("backend", [None, mm.Zarr(chunk_rows=64)])
+@pytest.mark.parametrize("end", ["manifest.json", "part.json", "zarr.json", ".npy", "0"])
+def test_a_process_without_descriptors_is_told_of_them(tmp_path, monkeypatch, backend, end):
+    """Readers and `verify` speak of the limit: who is told of damage might drop what is whole."""
+    path, tried, refused = tmp_path / "s.mm", [], []
+    for base in (0, 100):
+        with mm.append(path) if base else mm.create(path, backend=backend) as w:
+            w.extend({"x": np.arange(100), "r": [[i] * (i % 3) for i in range(base, base + 100)]})
+    with monkeypatch.context() as patch:
+        without_descriptors(patch, lambda name: name.endswith(end) and not tried.append(name))
+        for action in (
+            lambda: [reader.read(fresh(path), name, 0, 200) for name in ("x", "r")],
+            lambda: mm.verify(path),
+            lambda: mm.verify(path, quick=True),
+            lambda: mm.compact(path, progress=False),
+            lambda: mm.drop(path, ["r"]),
+        ):
+            tried.clear()
+            try:
+                action()
+            except OSError as error:
+                refused.append(error)
+            else:
+                assert not tried
+    assert all(isinstance(error, mm.LimitError) or error.errno == errno.EMFILE for error in refused), refused
+    assert not any("damage" in str(error) for error in refused), refused
+    assert bool(refused) == (end != (".npy" if backend else "0"))
+    assert mm.verify(path).ok
+
+
+def test_a_commit_without_descriptors_is_told_of_them(tmp_path, monkeypatch):
+    """Wherever it reads the manifest."""
+    path = mm.from_arrays({"x": [1], "y": [2]}, tmp_path / "s.mm").path
+    opened = []
+    for first in range(100):
+        opened.clear()
+        with monkeypatch.context() as patch:
+            without_descriptors(
+                patch, lambda name, n=first: name == "manifest.json" and (opened.append(name) or len(opened) > n)
+            )
+            try:
+                mm.drop(path, ["x"])
+            except mm.LimitError:
+                continue
+        break
+    assert first > 1
+    assert list(mm.open(path).fields) == ["y"]

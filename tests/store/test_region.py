@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mmdask as mm
-from mmdask.store import region
-from mmdask.store.npy import HEADER
-from mmdask.store.region import filling, read_region, select, write_region
+from mmdask.store.arrays import region
+from mmdask.store.arrays.npy import HEADER
+from mmdask.store.arrays.region import filling, read_region, select, write_region
 from mmdask.store.system import System
 
 DTYPES = ["u1", "<i4", "<c16", "S3", "<M8[us]", "?"]

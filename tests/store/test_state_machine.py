@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 
 import mmdask as mm
 import mmdask.testing as mt
-from mmdask.store import arrays
+from mmdask.store.arrays import held as arrays
 from tests.faults.systems import Failing, installed
 from tests.faults.tidy import check_tidy, memory_folder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import mmdask as mm
-from mmdask.rows import vacuum
+from mmdask.rows.upkeep import vacuum
 from mmdask.store.manifest import dump_manifest, history, history_path, read_manifest
 from mmdask.store.storage import local
 from mmdask.store.system import SYSTEM, System
@@ -341,7 +341,7 @@ def test_the_report_in_words(tmp_path):
 
 
 def test_a_writer_whose_layers_were_removed_finds_out(tmp_path, monkeypatch):
-    from mmdask.rows import derived
+    from mmdask.rows.views import derived
 
     path = make(tmp_path / "s.mm", 0)
     original = derived.commit

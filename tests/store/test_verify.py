@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 
 import mmdask as mm
 from mmdask.schema import Field, FieldData, Schema
-from mmdask.store import checks, crosscheck, document, layer, npy, opened, scan
+from mmdask.store import document, layer
+from mmdask.store.arrays import npy
+from mmdask.store.arrays.npy import EXTENT, HEADER, checksum
+from mmdask.store.checking import checks, crosscheck, opened, scan
 from mmdask.store.commit import add_parts, commit
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Part
-from mmdask.store.npy import EXTENT, HEADER, checksum
 from tests.format import kinds
 
 ROWS = 40

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import mmdask as mm
-from mmdask.store import opened, zarr_arrays
+from mmdask.store.checking import opened
 from mmdask.store.document import dump, parse
 from mmdask.store.system import System
-from mmdask.store.zarr_codec import decode, encode, join, split
-from mmdask.store.zarr_form import rounded
+from mmdask.store.zarr import chunked as zarr_arrays
+from mmdask.store.zarr.codec import decode, encode, join, split
+from mmdask.store.zarr.form import rounded
 from mmdask.testing import DiskBackend, StoreContract
 from tests.store.few import with_few_examples
 
@@ -215,12 +216,6 @@ def test_rounding_makes_files_small(tmp_path):
         mm.from_arrays({"x": values}, path, backend=mm.Zarr(codec="zstd", keepbits=keepbits))
         sizes.append(sum(f.stat().st_size for f in path.rglob("c/*")))
     assert sizes[1] < 0.65 * sizes[0]
-
-
-def test_nothing_can_be_allocated(tmp_path):
-    with pytest.raises(mm.SchemaError, match="backend='memmap'"), mm.create(tmp_path / "s.mm", backend="zarr") as w:
-        w.allocate("x", 3, dtype="f4")
-    assert not (tmp_path / "s.mm").exists()
 
 
 @pytest.mark.parametrize(

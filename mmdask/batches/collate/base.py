@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdask.errors import OptionError
+from mmdask.kernels.once import once
 from mmdask.schema import Field, FieldData
 
 if TYPE_CHECKING:
-    from mmdask.rows.reader import Found
+    from mmdask.rows.reading.reader import Found
     from mmdask.rows.rows import Rows
 
 __all__ = [
     "Fetch",
     "Form",
     "Items",
+    "Lengths",
     "Made",
     "Maker",
     "Packed",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 Int64s = npt.NDArray[np.int64]
+#: how long rows are on each axis, by the name in ``collate=`` and the field
+Lengths = Mapping[tuple[str, str], tuple[int, ...]]
 
 
 class Packed(NamedTuple):
@@ -53,6 +56,10 @@ class Packed(NamedTuple):
     offsets: Any
     valid: Any = None
 
+    def __repr__(self) -> str:
+        with np.printoptions(threshold=40):  # a batch has thousands of items
+            return f"Packed({', '.join(f'{name}={value!r}' for name, value in self._asdict().items())})"
+
 
 @dataclass(frozen=True)
 class Take:
@@ -63,7 +70,8 @@ class Take:
     everyone: Int64s
     own: int  # where the first of them is among those of all ranks
     streams: Int64s | None = None  # of those on all ranks, where these are not their numbers
-    longest: Mapping[str, tuple[int, ...]] | None = None  # of the rows of others in the batch, by field
+    longest: Lengths | None = None  # of the rows of others in the batch
+    shortest: Lengths | None = None  # of these, before they are cropped to it
 
     @property
     def rows(self) -> slice:
@@ -90,7 +98,7 @@ class Fetch:
     seed, epoch : int
         What random steps depend on, besides the numbers.
     found : dict
-        What fields know of each other while they are read: see `mmdask.rows.reader.take_padded`.
+        What fields know of each other while they are read: see `mmdask.rows.reading.reader.take_padded`.
     """
 
     rows: Rows
@@ -109,7 +117,7 @@ class Fetch:
 
     def of_everyone(self, take: Take) -> Fetch:
         """The rows of a batch on all ranks."""
-        whole = Take(0, len(take.everyone), take.everyone, 0, take.streams)
+        whole = Take(0, len(take.everyone), take.everyone, 0, take.streams, take.longest, take.shortest)
         return Fetch(self.rows, take.everyone, (whole,), self.seed, self.epoch)
 
 
@@ -144,6 +152,8 @@ class Items:
         Gives other rows, fetched and cut in the same way.
     fetch : Fetch
         The rows.
+    key : tuple of str
+        The name in ``collate=``, and that of the field.
     """
 
     field: Field
@@ -154,8 +164,9 @@ class Items:
     lengths: Callable[[Take], Int64s]
     again: Callable[[Fetch], Items]
     fetch: Fetch
+    key: tuple[str, str]
 
-    @cached_property
+    @once
     def valid(self) -> npt.NDArray[np.bool_] | None:
         """Which rows are not missing; None where they never are."""
         if 0 not in self.field.optional:

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from mmdask.batches import order
 from mmdask.batches.collate.arrays import AsType, ExpandDims, OneHot, Squeeze
 from mmdask.batches.collate.base import Fetch, Form, Int64s, Items, Made, Maker, Take, axes_of, extents_of, in_lists
 from mmdask.batches.collate.cropping import Crop, Window
 from mmdask.batches.collate.forms import Equal, Nested, Pack, Plain
 from mmdask.batches.collate.padding import Pad
-from mmdask.batches.row_rng import RowRng
+from mmdask.batches.ordering import order
+from mmdask.batches.ordering.row_rng import RowRng
 from mmdask.errors import OptionError
-from mmdask.rows import reader
+from mmdask.rows.reading.gathering import gather_rows
 from mmdask.schema import Field, FieldData
 
 __all__ = ["Chain", "Step", "chain_of"]
@@ -63,6 +63,11 @@ class Chain:
     def cast(self) -> Field:
         """The field with the dtype that rows have when they get their form."""
         return replace(self.field, dtype=self.casts[-1].dtype) if self.casts else self.field
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from the chains of other fields, and of the same field in a stack."""
+        return self.name, self.field.name
 
     def reads_alone(self, fetch: Fetch) -> bool:
         """Whether no other step can use what it reads, because it reads some items only, or reads them padded."""
@@ -120,12 +125,28 @@ class Chain:
             if step.needs_least:
                 least = np.empty_like(extents)
                 for take in fetch.takes:
-                    least[take.rows] = self._kept_of_all(fetch, take, extents, number).min(0, initial=2**62)
+                    least[take.rows] = self._least(take, self._kept_of_all(fetch, take, extents, number))
             key = order.epoch_key(fetch.seed, fetch.epoch, f"window of rows {self.name}", number)
             bits = RowRng(key, fetch.streams).bits() if isinstance(step, Window) else np.empty(0, np.uint64)
             begin = begin + step.begin(kept, bits)
             kept = step.kept(kept, least)
         return extents, begin, kept
+
+    def shortest(self, fetch: Fetch) -> Int64s:
+        """How long the shortest row of each batch is on each axis before rows are cropped to it.
+
+        int64 ``(batches, axes)``; `_NONE` where there is no row. Where they are cropped to it again, all are equal.
+        """
+        number = next(i for i, cut in enumerate(self.cuts) if cut.needs_least)
+        extents = self.extents(fetch, None)
+        found = [self._kept_of_all(fetch, take, extents, number).min(0, initial=_NONE) for take in fetch.takes]
+        return np.stack(found)
+
+    def _least(self, take: Take, kept: Int64s) -> Int64s:
+        """How long the shortest of the rows of a batch is on each axis, those of other loaders with it."""
+        least: Int64s = kept.min(0, initial=_NONE)
+        others = (take.shortest or {}).get(self.key)
+        return least if others is None else np.minimum(least, others)
 
     def longest(self, fetch: Fetch) -> Int64s:
         """How long the longest row of each batch is on each axis when it gets its form, int64 ``(batches, axes)``.
@@ -148,7 +169,7 @@ class Chain:
             # Of a field that is computed, the lengths of lists of which no one knows them are those of its values.
             kept = extents_of(self.field, fetch.rows, take.everyone)
         for step in self.cuts[:n_steps]:
-            least = np.broadcast_to(kept.min(0, initial=2**62), kept.shape) if step.needs_least else None
+            least = np.broadcast_to(self._least(take, kept), kept.shape) if step.needs_least else None
             kept = step.kept(kept, least)
         return kept
 
@@ -169,7 +190,7 @@ class Chain:
         def lengths(take: Take) -> Int64s:
             return self._kept_of_all(fetch, take, extents, len(self.cuts))
 
-        return Items(self.cast, data, extents, begin, kept, lengths, self._again, fetch)
+        return Items(self.cast, data, extents, begin, kept, lengths, self._again, fetch, self.key)
 
     def _again(self, fetch: Fetch) -> Items:
         extents = self.extents(fetch, None)
@@ -191,7 +212,7 @@ class Chain:
         else:
             if data is None:
                 data = fetch.rows.take_many([field.name], fetch.numbers)[field.name]
-            data = reader.take_of(field, data, np.arange(len(data)), items)
+            data = gather_rows(field, data, np.arange(len(data)), items)
         if data.shapes is not None:
             begin, shapes = begin.copy(), data.shapes.copy()
             begin[:, 0], shapes[:, 0] = 0, kept[:, 0]
@@ -209,12 +230,14 @@ class Chain:
         field = replace(self.field, levels=self.field.levels - level, optional=optional)
         lists = FieldData(data.values, data.offsets[level:], valid=data.valid[level:])
         counts = np.minimum(lists.counts, min(most))
-        lists = reader.take_of(field, lists, np.arange(len(lists)), (np.zeros_like(counts), counts))
+        lists = gather_rows(field, lists, np.arange(len(lists)), (np.zeros_like(counts), counts))
         offsets, valid = data.offsets[:level] + lists.offsets, data.valid[:level] + lists.valid
         return replace(data, values=lists.values, offsets=offsets, valid=valid)
 
 
 _NO_AXES = np.zeros((0, 0), np.int64)
+#: longer than any row
+_NONE = 1 << 62
 
 
 def chain_of(name: str, field: Field, asked: object) -> Chain:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdask.batches.collate.base import Int64s, axes_of, in_lists, refuse
-from mmdask.batches.row_rng import below
+from mmdask.batches.options import integer
+from mmdask.batches.ordering.row_rng import below
 from mmdask.errors import OptionError
 from mmdask.schema import Field
 
@@ -142,8 +142,8 @@ def crop(n: int | Literal["min"] | tuple[int | None, ...]) -> Crop:
     if n == "min":
         return Crop(("min",), every=True)
     if isinstance(n, tuple | list) and n:
-        return Crop(tuple(None if length is None else _natural("crop(n)", length) for length in n))
-    return Crop((_natural("crop(n)", n),))
+        return Crop(tuple(None if length is None else integer("crop(n)", length, 0, 2**31) for length in n))
+    return Crop((integer("crop(n)", n, 0, 2**31),))
 
 
 def window(n: int, axis: int = 0, start: int | None = None, stop: int | None = None) -> Window:
@@ -177,19 +177,9 @@ def window(n: int, axis: int = 0, start: int | None = None, stop: int | None = N
     >>> found.shape, (found[:, 1:] - found[:, :-1]).tolist()
     ((2, 3), [[1, 1], [1, 1]])
     """
-    first = 0 if start is None else _natural("window(start=)", start)
-    last = None if stop is None else _natural("window(stop=)", stop)
-    n = _natural("window(n)", n)
+    first = 0 if start is None else integer("window(start=)", start, 0, 2**31)
+    last = None if stop is None else integer("window(stop=)", stop, 0, 2**31)
+    n = integer("window(n)", n, 0, 2**31)
     if last is not None and last - first < n:
         raise OptionError(f"window(start={first}, stop={last}) leaves no room for {n} items")
-    return Window(n, _natural("window(axis=)", axis), first, last)
-
-
-def _natural(what: str, n: object) -> int:
-    try:
-        length = operator.index(n)  # type: ignore[arg-type]
-    except TypeError:
-        raise OptionError(f"{what} is an integer, 0 or more; got {n!r}") from None
-    if isinstance(n, bool) or not 0 <= length < 2**31:
-        raise OptionError(f"{what} is an integer, 0 or more and below 2**31; got {n!r}")
-    return length
+    return Window(n, integer("window(axis=)", axis, 0, 2**31), first, last)

@@ -21,9 +21,9 @@ from mmdask.batches.collate.base import (
 )
 from mmdask.errors import OptionError
 from mmdask.kernels.boxes import copy_boxes
-from mmdask.rows.awkward_rows import to_awkward
-from mmdask.rows.shapes import shaped_rows
-from mmdask.rows.text import as_text
+from mmdask.rows.reading.awkward_rows import to_awkward
+from mmdask.rows.reading.shapes import shaped_rows
+from mmdask.rows.reading.text import as_text
 from mmdask.schema import CODE_DTYPE, Field, FieldData
 
 __all__ = ["Equal", "Nested", "Pack", "Plain", "nested", "packed"]

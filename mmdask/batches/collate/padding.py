@@ -22,6 +22,7 @@ from mmdask.batches.collate.base import (
     refuse,
     shape_text,
 )
+from mmdask.batches.options import integer
 from mmdask.errors import OptionError
 from mmdask.kernels.boxes import copy_boxes, repeat_boxes
 from mmdask.kernels.gather import pad_runs
@@ -140,7 +141,7 @@ class Pad:
             longest = int(found[axis].max(initial=0))
             if n == "max":
                 if take.longest is not None:
-                    longest = max(longest, take.longest[items.field.name][axis])
+                    longest = max(longest, take.longest[items.key][axis])
                 lengths.append(-(-longest // self.multiple) * self.multiple)
                 continue
             lengths.append(n)
@@ -283,22 +284,22 @@ def pad(
     lengths = tuple(map(_length, n if isinstance(n, tuple | list) and n else (n,)))
     if multiple is not None and "max" not in lengths:
         raise OptionError(f"pad(multiple=) rounds 'max' up, and n is {n!r}; round n itself, or leave multiple= out")
-    most = 1 if multiple is None else _length(multiple, "multiple")
-    if most == "max" or most < 1:
-        raise OptionError(f"pad(multiple=) is 1 or more, got {multiple!r}")
+    most = 1 if multiple is None else integer("pad(multiple=)", multiple, 1, 2**31)
     return Pad(lengths, value, bool(mask), side, bool(strict), mode, most, every)
 
 
-def _length(n: object, what: str = "n") -> Length:
+def _length(n: object) -> Length:
     if isinstance(n, str) and n == "max":
         return "max"
     try:
         length = operator.index(n)  # type: ignore[arg-type]
+        if isinstance(n, bool):
+            raise TypeError
     except TypeError:
         wanted = "a number of items or 'max', and of a shaped field or several levels one for each, as (64, 64)"
-        raise OptionError(f"pad({what}) takes {wanted}; got {n!r}") from None
+        raise OptionError(f"pad(n) takes {wanted}; got {n!r}") from None
     if not 0 <= length < 2**31:
-        raise OptionError(f"pad({what}) takes 0 items or more, fewer than 2**31, or 'max', got {length}")
+        raise OptionError(f"pad(n) takes 0 items or more, fewer than 2**31, or 'max', got {length}")
     return length
 
 

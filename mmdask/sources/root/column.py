@@ -66,6 +66,11 @@ class Tree(Protocol):
     @property
     def doubles(self) -> Sequence[str]: ...
 
+    @property
+    def metadata_nbytes(self) -> int:
+        """What it takes in memory while it is open, about."""
+        ...
+
 
 class Lazy(Mapping[str, T]):
     """A mapping whose values are made when they are first asked for.

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmdask.errors import OptionError
-from mmdask.sources.conversion import convert
-from mmdask.sources.conversion_plan import ConversionPlan
-from mmdask.sources.inputs import Label, PathLike, find_inputs
-from mmdask.sources.mismatch import make_modes
-from mmdask.sources.padding import make_pads
-from mmdask.sources.recipe import make_recipe
-from mmdask.sources.renaming import check_rename
+from mmdask.sources.agreeing.mismatch import make_modes
+from mmdask.sources.agreeing.padding import make_pads
+from mmdask.sources.agreeing.renaming import check_rename
+from mmdask.sources.agreeing.shaping import Shaping
+from mmdask.sources.converting.conversion import convert
+from mmdask.sources.converting.conversion_plan import ConversionPlan
+from mmdask.sources.converting.inputs import Label, PathLike, find_inputs
+from mmdask.sources.converting.recipe import make_recipe
+from mmdask.sources.converting.trees import expand_trees
 from mmdask.sources.root.file import tree_names
 from mmdask.sources.root.reader import RootFiles
-from mmdask.sources.shaping import Shaping
-from mmdask.sources.trees import expand_trees
+from mmdask.store.zarr.form import Backend
 
 __all__ = ["convert_root"]
 
@@ -42,6 +43,7 @@ def convert_root(
     rename: Mapping[str, str] | None = None,
     pad: Mapping[str, int | tuple[int, Any]] | None = None,
     tree_label: str | None = None,
+    backend: Backend | None = None,
 ) -> ConversionPlan | None:
     """Convert TTrees or RNTuples of ROOT files to the store at `path`; what it holds already is not read again.
 
@@ -92,6 +94,9 @@ def convert_root(
         The field is then dense; cuts, aliases and weights see the whole lists.
     tree_label : str, optional
         A label that is the name of the tree. Trees may be patterns: ``"a.root:nominal*"`` is one source for each.
+    backend : {"memmap", "zarr"} or Zarr, optional
+        How arrays are stored; by default as the store has them, and of a new one in plain files, or, behind a URL, in
+        chunks of zarr.
 
     Returns
     -------
@@ -125,6 +130,8 @@ def convert_root(
     -----
     SkippedFieldsWarning
         Once, with the branches that were left out and why, those whose data cannot be read first.
+    DroppedItemsWarning
+        When padding cut items off.
     RuntimeWarning
         When no row passes the cut, or the sum of a weight is no finite number.
     """
@@ -140,6 +147,7 @@ def convert_root(
     reader = RootFiles(wanted, _patterns(() if exclude is None else exclude), part_nbytes, recipe, shaping)
     how: dict[str, Any] = {"update": update, "missing": missing, "progress": progress}
     how |= {"workers": workers, "check": check, "part_nbytes": part_nbytes, "plan": plan}
+    how["backend"] = backend
     return convert(inputs, absent, path, reader, **how)
 
 

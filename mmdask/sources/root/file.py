@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 from mmdask.errors import SourceError, SourceNotFoundError, did_you_mean
 from mmdask.sources.address import public_address
-from mmdask.sources.inputs import Input
+from mmdask.sources.converting.inputs import Input
 from mmdask.sources.remote import is_remote, read_header, remote_state
+from mmdask.sources.root.local import local_source
 from mmdask.sources.root.server import remote_source
 
 __all__ = ["DAMAGED", "PRELIMINARY", "TREES", "brief", "classes_of", "open_file", "open_tree", "tree_names"]
@@ -45,9 +47,8 @@ def open_file(path: str) -> Any:
     import uproot
 
     _check_header(path)
-    # A mapping, so that uproot does not look for a tree in the path; plain reads, since a map would be killed by SIGBUS
-    # when the file is cut short meanwhile; no caches, which would hold what was read.
-    handler = remote_source(path) if is_remote(path) else uproot.MultithreadedFileSource
+    # A mapping, so that uproot does not look for a tree in the path; no caches, which would hold what was read.
+    handler = remote_source(path) if is_remote(path) else local_source()
     options = {"handler": handler, "array_cache": None, "object_cache": None}
     shown = public_address(path) if is_remote(path) else path
     try:
@@ -110,6 +111,9 @@ def _tree_key(file: Any, source: Input) -> str:
         ):
             some = ", ".join(f"{name};{cycle}" for cycle in cycles)
             raise SourceError(f"{source.path}: no tree {source.tree!r}: of {name!r} there {_is_are(cycles)} {some}")
+        if fit := fnmatch.filter(names, wanted):
+            some = ", ".join(fit[:20])
+            raise SourceError(f"{source.path}: no tree {source.tree!r}; name one of those that fit: {some}")
         raise SourceError(f"{source.path}: no tree {source.tree!r}{_near(wanted, highest)} ({listing})")
     if len(highest) != 1:
         example = f"; name one, as in '{os.path.basename(source.path)}:{names[0]}'" if names else ""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mmdask.errors import SchemaError
 from mmdask.schema import OFFSET_DTYPE, TEXT_DTYPE, Field, FieldData
-from mmdask.sources.table import UnreadableError
+from mmdask.sources.converting.table import UnreadableError
 
 __all__ = ["Layout", "as_list", "exact", "plan_of", "text"]
 

@@ -10,10 +10,10 @@ from typing import Any
 from mmdask import display
 from mmdask.errors import OptionError, SourceError
 from mmdask.schema import Field
-from mmdask.sources.inputs import Input, find_inputs
+from mmdask.sources.converting.inputs import Input, find_inputs
 from mmdask.sources.root.column import Tree
 from mmdask.sources.root.file import PRELIMINARY, TREES, brief, classes_of, open_file, open_tree
-from mmdask.sources.root.reader import tree_of
+from mmdask.sources.root.opened import tree_of
 from mmdask.sources.root.sizes import Sizes, sizes_of
 
 __all__ = ["ColumnInfo", "Inspection", "TreeInfo", "inspect_root"]

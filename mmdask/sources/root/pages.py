@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdask.sources.table import UnreadableError
+from mmdask.sources.converting.table import UnreadableError
 
 __all__ = ["Pages", "Stored", "check_page_lists", "row_offsets"]
 
@@ -88,6 +88,11 @@ class Pages:
     def path(self) -> str:
         """Of the file."""
         return str(self._ntuple.file.file_path)
+
+    @property
+    def n_pages(self) -> int:
+        """How many it has in all."""
+        return sum(len(column.pages) for columns in self._links for column in columns)
 
     def dtype(self, column: int) -> np.dtype[Any]:
         """How the elements of a column are in memory."""

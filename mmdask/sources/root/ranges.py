@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from mmdask.sources.jobs import split_rows
-from mmdask.sources.picked import Picked
+from mmdask.sources.converting.jobs import split_rows
+from mmdask.sources.converting.picked import Picked
 
 __all__ = ["common_cuts", "part_ranges", "runs", "spans"]
 

@@ -11,19 +11,17 @@ from typing import Any
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, SourceError, did_you_mean
 from mmdask.schema import Field, FieldData
 from mmdask.short import resolve, short_names
-from mmdask.sources.inputs import Input, digest
-from mmdask.sources.picked import Picked, select
-from mmdask.sources.recipe import Bound, Recipe
-from mmdask.sources.renaming import check_distinct, new_names
+from mmdask.sources.agreeing.renaming import check_distinct, new_names
+from mmdask.sources.agreeing.shaping import Shaping
+from mmdask.sources.converting.inputs import Input, digest
+from mmdask.sources.converting.picked import Picked, select
+from mmdask.sources.converting.recipe import Bound, Recipe
+from mmdask.sources.converting.table import RUN_NBYTES, Rows, Table, UnreadableError
 from mmdask.sources.root.column import Column, Tree
-from mmdask.sources.root.file import open_tree
+from mmdask.sources.root.opened import OpenTrees
 from mmdask.sources.root.ranges import common_cuts, part_ranges, spans
-from mmdask.sources.root.rntuple import TopFields
-from mmdask.sources.root.ttree import Branches
-from mmdask.sources.shaping import Shaping
-from mmdask.sources.table import RUN_NBYTES, Rows, Table, UnreadableError
 
-__all__ = ["CONVERTER_VERSION", "RootFiles", "tree_of"]
+__all__ = ["CONVERTER_VERSION", "RootFiles"]
 
 #: raised when the same options would give other data than before
 CONVERTER_VERSION = 2
@@ -31,7 +29,7 @@ CONVERTER_VERSION = 2
 
 @dataclass(frozen=True)
 class RootFiles:
-    """The reader of TTrees and RNTuples for `mmdask.sources.conversion.convert`.
+    """The reader of TTrees and RNTuples for `mmdask.sources.converting.conversion.convert`.
 
     `fields` and `exclude` are names and patterns of branches, `part_nbytes` the decoded bytes of a part, `recipe` what
     is computed of the rows, `shaping` how fields become others.
@@ -42,6 +40,9 @@ class RootFiles:
     part_nbytes: int
     recipe: Recipe = field(default_factory=Recipe)
     shaping: Shaping = field(default_factory=Shaping)
+    _trees: OpenTrees = field(default_factory=OpenTrees, repr=False, compare=False)
+    #: what could not be read of which input, and why: it is not tried again for each part
+    _unreadable: dict[tuple[Input, str], str] = field(default_factory=dict, repr=False, compare=False)
     kind = "ROOT"
 
     @property
@@ -54,7 +55,7 @@ class RootFiles:
 
     def inspect(self, source: Input) -> Table:
         """What the metadata of one input say; no basket is read."""
-        with _open(source) as tree:
+        with self._trees.inspect(source) as tree:
             members = self._members(tree)
             names, used = _select(members, self.fields, self.exclude, source.name, self.shaping.modes.lenient)
             exact = [e for n in self.fields or () for e in members.of.get(n, ()) if e in names]
@@ -157,10 +158,14 @@ class RootFiles:
             return OptionError(f"{source.name}: no field is selected: {chosen} leave only groups; name {groups}")
         return SourceError(f"{source.name}: no field can be converted: {why}")
 
+    def keeping(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, inputs that were inspected stay open to be read, unless they are many."""
+        return self._trees.keeping()
+
     @contextlib.contextmanager
     def open(self, table: Table) -> Iterator[Rows]:
         """Open an inspected input for reading."""
-        with _open(table.source) as tree:
+        with self._trees.read(table.source) as tree:
             owner = {name: column for column, names in table.groups.items() for name in names}
 
             def rows(
@@ -171,23 +176,17 @@ class RootFiles:
                 nbytes: int = RUN_NBYTES,
                 picked: Picked | None = None,
             ) -> Iterator[tuple[FieldData, ...]]:
-                column = tree.columns[owner[fields[0].name]]
+                name = owner[fields[0].name]
+                column = self._unreadable.get((table.source, name), tree.columns[name])
                 if isinstance(column, str):
                     raise UnreadableError(column)
-                return read_runs(column, fields, start, stop, nbytes, picked)
+                try:
+                    yield from read_runs(column, fields, start, stop, nbytes, picked)
+                except UnreadableError as error:
+                    self._unreadable[table.source, name] = str(error)
+                    raise
 
             yield rows
-
-
-@contextlib.contextmanager
-def _open(source: Input) -> Iterator[Tree]:
-    with open_tree(source) as (tree, name):
-        yield tree_of(tree, name)
-
-
-def tree_of(tree: Any, name: str) -> Tree:
-    """The columns of a TTree or RNTuple of uproot."""
-    return TopFields(tree, name) if tree.classname == "ROOT::RNTuple" else Branches(tree, name)
 
 
 class _Members:

@@ -15,18 +15,20 @@ import numpy as np
 
 from mmdask.errors import SourceError
 from mmdask.schema import Field, FieldData
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.column import Column, Lazy
 from mmdask.sources.root.file import DAMAGED, brief
 from mmdask.sources.root.forms import plan_of
 from mmdask.sources.root.pages import Pages, check_page_lists
 from mmdask.sources.root.rntuple_fields import Schema, Unsupported, node_of
 from mmdask.sources.root.rntuple_nodes import Node, Piece, leaves, only
-from mmdask.sources.table import UnreadableError
 
 __all__ = ["TopField", "TopFields"]
 
 #: decoded bytes of a cluster that count as one piece when rows are skipped
 _GROUP_NBYTES = 8 << 20
+#: what uproot's objects for a field and its columns take in memory, and each page, about
+_FIELD_NBYTES, _PAGE_NBYTES = 4_000, 500
 
 
 class TopFields:
@@ -54,6 +56,11 @@ class TopFields:
         self.doubles: list[str] = []
         self.columns = Lazy(self._top, self._column)
         self.types = Lazy(self._top, self._type)
+
+    @property
+    def metadata_nbytes(self) -> int:
+        """What it takes in memory while it is open, about."""
+        return _FIELD_NBYTES * len(self._schema.fields) + _PAGE_NBYTES * self._pages.n_pages
 
     def _column(self, name: str) -> Column | str:
         if self._hidden(self._top[name]):

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.pages import Pages, Stored
-from mmdask.sources.table import UnreadableError
 
 __all__ = [
     "Arrays",

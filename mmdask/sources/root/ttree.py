@@ -10,13 +10,16 @@ from typing import Any
 
 from mmdask.errors import SourceError
 from mmdask.schema import Field, FieldData
+from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.column import Column, Lazy
 from mmdask.sources.root.decode import Decoder, decoder_of
 from mmdask.sources.root.file import DAMAGED, brief
 from mmdask.sources.root.ranges import runs
-from mmdask.sources.table import UnreadableError
 
 __all__ = ["Branch", "Branches", "column_of"]
+
+#: what uproot's objects for a branch take in memory, and each of its baskets, about
+_BRANCH_NBYTES, _BASKET_NBYTES = 14_000, 24
 
 
 class Branches:
@@ -34,6 +37,12 @@ class Branches:
                 self._branches[full] = branch
         self.columns = Lazy(self._branches, lambda name: column_of(name, self._branches[name], self.rows))
         self.types = Lazy(self._branches, lambda name: _type_of(self._branches[name]))
+
+    @property
+    def metadata_nbytes(self) -> int:
+        """What it takes in memory while it is open, about."""
+        baskets = (int(b.member("fMaxBaskets", none_if_missing=True) or 0) for b in self._branches.values())
+        return _BRANCH_NBYTES * len(self._branches) + _BASKET_NBYTES * sum(baskets)
 
 
 def _type_of(branch: Any) -> str:

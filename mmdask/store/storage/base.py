@@ -6,7 +6,7 @@ of the system: FileNotFoundError where a file is not there, else another OSError
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
@@ -45,6 +45,8 @@ class LayerFiles(Protocol):
 
     #: where they are, for writers that open files themselves
     folder: str
+    #: what names of arrays end with, so that no two attempts at a layer write the same file
+    mark: str
 
     def write(self, data: bytes, *names: str) -> None:
         """A new file; durable when the layer is finished."""
@@ -56,6 +58,10 @@ class LayerFiles(Protocol):
 
     def remove(self, *names: str) -> None:
         """Take away a file, or a folder with what is in it."""
+        ...
+
+    def scratch(self) -> str:
+        """A folder of this machine for files that are no part of the layer; they go before it is finished."""
         ...
 
     def finish(self, document: bytes, others: Sequence[SyncedFile] = ()) -> bool:
@@ -98,8 +104,13 @@ class Storage(Protocol):
     is_local: bool
     #: whether each call is a request, which takes as long as reading some hundred kilobytes
     is_slow: bool
-    #: whether a commit whose outcome nobody knows may still happen, so that the layers that it names must stay
-    may_commit_late: bool
+    #: whether other processes see the same files
+    is_shared: bool
+
+    @property
+    def may_commit_late(self) -> bool:
+        """Whether a commit whose outcome nobody knows may still happen, so that the layers that it names must stay."""
+        ...
 
     # Reading --------------------------------------------------------------------------------------------------------
 
@@ -111,8 +122,8 @@ class Storage(Protocol):
         """Some bytes of a file; fewer where it ends before."""
         ...
 
-    def read_many(self, names: Iterable[Sequence[str]]) -> list[bytes]:
-        """Several files; at the same time where each takes a while."""
+    def read_many(self, names: Iterable[Sequence[str]], limits: Iterable[int]) -> list[bytes]:
+        """Several files, at the same time where each takes a while; of each no more than its limit and a byte."""
         ...
 
     def has(self, *names: str) -> bool:
@@ -123,8 +134,12 @@ class Storage(Protocol):
         """What is in a folder, by name; nothing where there is none. No link is followed."""
         ...
 
+    def attempts(self, layer_ids: Collection[str]) -> dict[str, dict[str, Size]]:
+        """The arrays in those of some layers that several attempts wrote to, of which one made the layer."""
+        ...
+
     def size(self, *names: str) -> Size:
-        """Of a file, or of a folder with everything in it."""
+        """Of a file, or of a folder with everything in it; raises OSError where it cannot be asked for."""
         ...
 
     # Writing --------------------------------------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import socket
 import stat
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from mmdask.errors import ConflictError, FormatError
-from mmdask.store.files import is_own_folder, open_file
+from mmdask.store.arrays.files import is_own_folder, open_file
 from mmdask.store.storage.base import Entry, Size, SyncedFile
 from mmdask.store.system import SYSTEM, fsync_all, write_atomically
 
@@ -35,6 +35,7 @@ class LocalStorage:
 
     is_local = True
     is_slow = False
+    is_shared = True
     may_commit_late = False
 
     def __init__(self, root: str) -> None:
@@ -54,8 +55,8 @@ class LocalStorage:
         finally:
             os.close(fd)
 
-    def read_many(self, names: Iterable[Sequence[str]]) -> list[bytes]:
-        return [self.read(*some) for some in names]
+    def read_many(self, names: Iterable[Sequence[str]], limits: Iterable[int]) -> list[bytes]:
+        return [self.read(*some, limit=limit) for some, limit in zip(names, limits, strict=True)]
 
     def has(self, *names: str) -> bool:
         try:
@@ -79,6 +80,9 @@ class LocalStorage:
                 )
         except FileNotFoundError:
             return []
+
+    def attempts(self, layer_ids: Collection[str]) -> dict[str, dict[str, Size]]:
+        return {}  # each has a folder of its own
 
     def size(self, *names: str) -> Size:
         return _size(os.path.join(self.root, *names))
@@ -152,6 +156,8 @@ class LocalLayer:
     So a folder of a layer's name is complete or absent, whatever happens to the process or the machine.
     """
 
+    mark = ""
+
     def __init__(self, root: str, layer_id: str) -> None:
         self.id = layer_id
         self.parts = os.path.join(root, "parts")
@@ -188,10 +194,15 @@ class LocalLayer:
         for known in (self._files, self._folders):
             for name in [n for n in known if n == path or n.startswith(path + os.sep)]:
                 del known[name]
+        if not os.path.lexists(path) and os.path.lexists(self.folder):
+            return  # an array of which no chunk was complete yet
         if os.path.isdir(path):
             SYSTEM.remove_tree(path)
         else:
             SYSTEM.unlink(path)
+
+    def scratch(self) -> str:
+        return self.folder
 
     def finish(self, document: bytes, others: Sequence[SyncedFile] = ()) -> bool:
         info = SYSTEM.create(os.path.join(self.folder, "part.json"))
@@ -205,6 +216,8 @@ class LocalLayer:
                     a.close()
         finally:
             os.close(info)
+            for a in files:
+                a.close()
         for folder in reversed(self._folders):
             SYSTEM.fsync_folder(folder)
         SYSTEM.fsync_folder(self.folder)
@@ -247,11 +260,8 @@ class _Written:
 
     def close(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __del__(self) -> None:
-        self.close()
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
 
 # Commits ------------------------------------------------------------------------------------------------------------
@@ -313,8 +323,8 @@ class _Lock:
 
     def close(self) -> None:
         if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+            fd, self.fd = self.fd, -1
+            os.close(fd)
 
 
 _HELD: weakref.WeakSet[_Lock] = weakref.WeakSet()

@@ -10,6 +10,8 @@ from mmdask.errors import OptionError
 
 __all__ = ["checked_url", "is_url"]
 
+#: of fsspec, as simplecache::s3://bucket/x
+_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::.*://")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 #: what pathlib makes of a URL
 _BROKEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
@@ -18,6 +20,12 @@ _BROKEN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 def is_url(text: str) -> bool:
     """Whether the root of a store is a URL. A folder that is there may be called so."""
     return _URL.match(text) is not None and not os.path.lexists(text.split("/")[0])
+
+
+def _has_slash_in_password(netloc: str, rest: str) -> bool:
+    """Whether an authority ends within a password, as keys of S3 may have a slash: what follows a colon is no port."""
+    port = netloc.rpartition(":")[2] if ":" in netloc and not netloc.endswith("]") else ""
+    return "@" not in netloc and "@" in rest and not port.isdecimal() and port != ""
 
 
 def checked_url(text: str) -> str | None:
@@ -30,12 +38,17 @@ def checked_url(text: str) -> str | None:
     """
     if _BROKEN.match(text) and not os.path.lexists(text.split("/")[0]):
         raise OptionError(f"pathlib makes other text of a URL, got {text.split('@')[-1]!r}; give it as text")
+    if _CHAIN.match(text) and not os.path.lexists(text.split("/")[0]):
+        raise OptionError(
+            f"a store has one URL, and this is a chain of them that begins with {text.partition('::')[0]!r}; give the "
+            "last alone"
+        )
     if not is_url(text):
         return None
     scheme = text.partition("://")[0].lower()
     try:
         parts = urlsplit(text)
-        secret = parts.password is not None
+        secret = parts.password is not None or _has_slash_in_password(parts.netloc, parts.path)
     except ValueError:
         raise OptionError(f"this is no {scheme}:// URL that can be read") from None
     if secret or (scheme in ("http", "https") and parts.username is not None):

@@ -1,0 +1,1 @@
+"""Batches as tensors of torch and as arrays of jax."""

@@ -1,0 +1,1 @@
+"""Several loaders in one: their rows are read together, or their entries joined."""

@@ -1,0 +1,1 @@
+"""How well batches mix the values of a field, and what that costs."""

@@ -1,0 +1,1 @@
+"""Cuts, cut flows and folds, as users have them."""

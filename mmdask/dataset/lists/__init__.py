@@ -1,0 +1,1 @@
+"""Lazy collections of lists, records and text, and the steps that make their chunks."""

@@ -1,0 +1,1 @@
+"""Stores made and changed, also by the workers of a cluster."""

@@ -1,0 +1,1 @@
+"""Histograms, summaries and normalisation, as users have them."""

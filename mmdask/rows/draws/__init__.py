@@ -1,0 +1,1 @@
+"""Rows that are dealt out or drawn: splits, samples, weights."""

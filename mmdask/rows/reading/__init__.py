@@ -1,0 +1,1 @@
+"""Runs of rows and rows by number, read from parts and checked."""

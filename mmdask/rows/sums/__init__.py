@@ -1,0 +1,1 @@
+"""What rows are reduced to: counts, histograms, summaries."""

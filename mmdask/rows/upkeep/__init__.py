@@ -1,0 +1,1 @@
+"""What keeps a store small: merging parts, removing what nobody needs."""

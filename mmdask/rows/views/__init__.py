@@ -1,0 +1,1 @@
+"""Snapshots made of others, and fields that are computed."""

@@ -1,0 +1,1 @@
+"""Inputs that differ: what they agree on, and what each does for it."""

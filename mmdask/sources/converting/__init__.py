@@ -1,0 +1,1 @@
+"""A conversion: what is found and planned, who does it, and what it writes."""

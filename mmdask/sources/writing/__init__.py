@@ -1,0 +1,1 @@
+"""Writers: rows into parts, and what of them is committed."""

@@ -1,0 +1,1 @@
+"""Arrays in files: written, mapped, read, and what is held of them."""

@@ -1,0 +1,1 @@
+"""Arrays as zarr v3: how they are kept, written, read and decoded."""
