@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from root_tools import check, events, part_layers, read_store, sources, write_tr
 import mmdask as mm
 from mmdask.dataset.making.dask_workers import DaskWorkers, workers_of
 from mmdask.errors import WorkerError
-from mmdask.sources.converting import jobs, workers
+from mmdask.sources.converting import conversion, jobs, target, workers
 from mmdask.sources.converting.workers import Here, Processes, make_workers
 from mmdask.sources.root import convert_root
 
@@ -314,6 +315,37 @@ def test_two_calls_that_make_the_same_part(files, out, monkeypatch):
     check(out, *CHUNKS[0])
     assert len(part_layers(out)) == 1
     assert np.array_equal(read_store(out)["met"], CHUNKS[0][0]["met"])
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["begins", "ends"])
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("look", ["read_manifest", "_is_free", "_read_options", "form_of"])
+def test_another_call_while_this_one_looks(files, out, monkeypatch, look, when, ends):
+    """What another conversion to the same path writes between two looks at it is never taken for a stranger's."""
+    original, others = getattr(target, look), []
+
+    def other():
+        if others:
+            return
+        others.append(look)
+        with monkeypatch.context() as during:
+            if not ends:
+                during.setattr(conversion, "_make_layers", lambda *a: 1 / 0)
+            with nullcontext() if ends else pytest.raises(ZeroDivisionError):
+                run(files, out, workers=1, backend="zarr")
+
+    def looked(*args):
+        if when == "before":
+            other()
+        try:
+            return original(*args)
+        finally:
+            other()
+
+    monkeypatch.setattr(target, look, looked)
+    run(files, out, workers=1, backend="zarr")
+    assert others == [look]
+    assert mm.open(out)["met"].compute().tolist() == [float(x) for of in CHUNKS for x in of[0]["met"]]
 
 
 def test_the_board_is_a_file_without_name(tmp_path):

@@ -81,16 +81,21 @@ def look(path: str | os.PathLike[str], kind: str) -> Target:
     root = store_root(path)
     storage = storage_of(root)
     storage.check_writable()
-    options, fit, zarr = _read_options(root, kind)
+    # conversion.json is written before all else, so it is read last: whatever another call adds meanwhile is told by it
+    manifest, is_free = None, True
     try:
         manifest = read_manifest(root)
     except UnfinishedError:
-        return Target(root, None, options, fit, zarr=zarr)
+        pass
     except StoreNotFoundError:
-        if not _is_free(storage):
-            raise StoreExistsError(f"{root} exists and is not a store; choose another path") from None
-        check_outside(root)
-        return Target(root, None, None)
+        is_free = _is_free(storage)
+    options, fit, zarr = _read_options(root, kind)
+    if manifest is None:
+        if options is None:
+            if not is_free:
+                raise StoreExistsError(f"{root} exists and is not a store; choose another path")
+            check_outside(root)
+        return Target(root, None, options, fit, zarr=zarr)
     if options is None:
         raise StoreExistsError(
             f"{root} is a store that was not converted from {kind} files; convert to another path, or append to it"
