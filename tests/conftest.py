@@ -29,4 +29,9 @@ def compile_at_once(monkeypatch):
     So every test runs the same code every time; and numba sets warning filters while it compiles, which belong to the
     whole process.
     """
-    monkeypatch.setattr(jit._COMPILER, "submit", lambda kernel, key: kernel._compile(key))
+
+    def submit(kernel, key):
+        with jit._COMPILER.busy:
+            kernel._compile(key)
+
+    monkeypatch.setattr(jit._COMPILER, "submit", submit)

@@ -9,11 +9,13 @@ import math
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
+from traitlets.config import Config
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -33,9 +35,14 @@ def run(path: Path, folder: Path, setup: str = "", checks: str = "") -> Any:
         notebook.cells.insert(i, nbformat.v4.new_code_cell(code))
     found = os.environ.get("PYTHONPATH", "")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), found]))}
-    patience = {"timeout": 1200, "startup_timeout": 600}  # seconds
-    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **patience)
-    client.execute(env=env)
+    options: dict[str, Any] = {"timeout": 1200, "startup_timeout": 600}  # seconds
+    # Sockets have names of their own: a free port may be taken by another process before the kernel listens to it.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as sockets:
+        options["config"] = Config(KernelManager={"transport": "ipc", "ip": os.path.join(sockets, "k")})
+        client = NotebookClient(
+            notebook, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, **options
+        )
+        client.execute(env=env)
     del notebook.cells[cells + 1], notebook.cells[0]
     return notebook
 
@@ -96,8 +103,6 @@ def same(a: str, b: str) -> bool:
 
 
 if __name__ == "__main__":
-    import tempfile
-
     for one in NOTEBOOKS:
         with tempfile.TemporaryDirectory() as empty:
             write(one, Path(empty))

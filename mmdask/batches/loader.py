@@ -219,7 +219,8 @@ class Loader(TensorEpochs):
 
     def __getstate__(self) -> dict[str, Any]:
         made = ("sequence", "cutting", "fetching", "plan", "_read", "_reader", "_prefetch", "_releasing")
-        return {name: value for name, value in self.__dict__.items() if name not in made} | {"_running": None}
+        kept = self.__dict__.copy()  # in one step: another thread may find more meanwhile
+        return {name: value for name, value in kept.items() if name not in made} | {"_running": None}
 
     # Batches --------------------------------------------------------------------------------------------------------
 

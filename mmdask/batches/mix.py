@@ -68,7 +68,8 @@ class Mix(TensorEpochs):
 
     def __getstate__(self) -> dict[str, Any]:
         made = ("quotas", "n_rows", "cutting", "_reader", "_as_one")
-        state = {name: value for name, value in self.__dict__.items() if name not in made}
+        kept = self.__dict__.copy()  # in one step, as that of a loader
+        state = {name: value for name, value in kept.items() if name not in made}
         return state | {"_running": None, "loaders": tuple(map(copy.copy, self.loaders))}
 
     def __len__(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -14,6 +13,7 @@ from mmdask.dataset.shapes.loc import Loc
 from mmdask.dataset.shapes.mapped import memmap_of
 from mmdask.dataset.shapes.rename import renamed
 from mmdask.errors import OptionError
+from mmdask.kernels.once import once
 from mmdask.rows.draws.sampling import Sample
 
 __all__ = ["Shaping"]
@@ -145,7 +145,7 @@ class Shaping(Analysis):
         """
         return exploded(self, record_or_field, number)
 
-    @cached_property
+    @once
     def loc(self) -> Loc:
         """Rows by key: ``ds.loc["eventNumber", 12345]`` is the row of that event, as ``ds[17]`` is that of a number.
 

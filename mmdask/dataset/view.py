@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ from mmdask.dataset.lists.ragged import Ragged
 from mmdask.dataset.run import resolve
 from mmdask.errors import FieldNotFoundError, OptionError
 from mmdask.expr import Expression
+from mmdask.kernels.once import once
 from mmdask.rows.cuts.keyed import again_on
 from mmdask.rows.rows import Rows
 from mmdask.rows.views.exploded import Exploded
@@ -72,7 +72,7 @@ class View(Mapping[str, Any]):
         """Names of the fields."""
         return self._names
 
-    @cached_property
+    @once
     def schema(self) -> Schema:
         """Kind, dtype, shape, unit and doc of the fields."""
         given = {name: g.field for name, g in self._given.items()}
@@ -105,7 +105,7 @@ class View(Mapping[str, Any]):
         snapshot = self._rows.snapshot
         return Sources(s for part in snapshot.parts for layer in part.layers for s in snapshot.layer(layer).sources)
 
-    @cached_property
+    @once
     def aux(self) -> Mapping[str, Any]:
         """The store's arrays that are not per row, by name: bin edges, scalers, lists of classes.
 
@@ -182,7 +182,7 @@ class View(Mapping[str, Any]):
     def _resolved(self) -> Rows:
         return resolve(self._rows)
 
-    @cached_property
+    @once
     def chunks(self) -> tuple[int, ...]:
         """Rows of each chunk, the same for all fields; computes the cut once if there is one."""
         return row_chunks(self._resolved(), self._chunk_rows)

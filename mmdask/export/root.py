@@ -198,10 +198,10 @@ def _replacing(target: str, overwrite: bool) -> Iterator[int]:
         try:
             yield fd
             SYSTEM.fsync(fd)
+            _check_free(target, overwrite)
+            SYSTEM.rename(temporary, target)  # locked until it has its name: without, another takes it for one left
         finally:
             os.close(fd)
-        _check_free(target, overwrite)
-        SYSTEM.rename(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             SYSTEM.unlink(temporary)

@@ -9,12 +9,12 @@ import math
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from mmdask.expr.tree import Node
+from mmdask.kernels.once import once
 
 __all__ = ["MOST_ITEMS", "Range", "Typed", "fits", "literal", "nodes_of", "range_of", "whole_dtype"]
 
@@ -68,7 +68,7 @@ class Typed:
     value: Any = None
     lost: tuple[int, ...] | None = None
 
-    @cached_property
+    @once
     def lists_missing(self) -> frozenset[int]:
         """Depths at which whole lists may be missing: those of one of the values that it is made of."""
         if self.lost is not None:

@@ -8,6 +8,7 @@ kernel meets given dtypes. The loops release the interpreter lock.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401  extensions of numba import it, too late where the interpreter ends
 import logging  # noqa: F401  its fork hook must be registered before ours: a fork runs them in reverse
 import os
 import threading
@@ -122,8 +123,16 @@ class Kernel:
 
         module, function = self.loop.split(".")
         dispatcher = getattr(importlib.import_module(f"mmdask.kernels.{module}"), function)
-        dispatcher.compile(tuple(_numba_type(numba, k) for k in key))
-        self._ready[key] = dispatcher
+        types = tuple(_numba_type(numba, k) for k in key)
+        for _ in range(2):
+            dispatcher.compile(types)
+            if types in dispatcher.overloads:
+                self._ready[key] = dispatcher
+                return
+            # Where two processes compiled at one moment, numba may have kept the form of one under the name of the
+            # other's: it would take arrays for what they are not.
+            dispatcher._cache.flush()
+        raise RuntimeError(f"numba has no form of {self.loop} for {types}")
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:

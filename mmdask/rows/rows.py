@@ -89,7 +89,7 @@ class Rows:
         if derived == self.derived:
             return self
         rows = Rows(self.snapshot, self.steps, derived)
-        rows.__dict__ |= {name: value for name, value in self.__dict__.items() if name in ("bits", "identity")}
+        rows.__dict__ |= {name: self.__dict__[name] for name in ("bits", "identity") if name in self.__dict__}
         return rows
 
     @property

@@ -23,11 +23,12 @@ def check_free(root: str) -> None:
         _check_free_url(root)
         return
     check_outside(root)
-    if not os.path.lexists(root):
-        return
-    if not os.path.isdir(root):
-        raise StoreExistsError(f"{root} exists: it is a file; remove it or choose another path")
-    names = set(os.listdir(root))
+    try:
+        names = set(os.listdir(root))
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(root):  # or not any more: another process that began here may give up at any time
+            return
+        raise StoreExistsError(f"{root} exists: it is a file; remove it or choose another path") from None
     if MANIFEST in names:
         raise StoreExistsError(f"{root} exists: it is a store; mm.append adds to it, or remove it first")
     if CONVERSION in names:
@@ -78,7 +79,7 @@ def make_folder(root: str, form: Form | None = None) -> None:
     """
     if is_url(root) or os.path.lexists(root):
         check_free(root)
-    else:
+    if not is_url(root) and not os.path.lexists(root):
         _make(root)
     storage = storage_of(root)
     if form is not None:

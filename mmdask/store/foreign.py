@@ -198,7 +198,7 @@ class InFile:
         return np.asarray(np.memmap(self.path, self.dtype, "r", self.offset, self.shape))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_map"}
+        return {name: value for name, value in self.__dict__.copy().items() if name != "_map"}
 
     def read(self, start: int, stop: int) -> Array:
         return self.read_runs(np.array([start]), np.array([stop]))

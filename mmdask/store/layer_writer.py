@@ -318,6 +318,11 @@ class LayerWriter:
         self._constants[field.name] = StoredField(field.kind, labels=labels, constant=value)
 
     @property
+    def form(self) -> Form | None:
+        """How its arrays are stored, as zarr.json said when it was begun."""
+        return self._form
+
+    @property
     def rows(self) -> int:
         """Rows written so far, of the field that has most."""
         return max((w.rows for w in self._writers.values()), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import gc
 import itertools
@@ -241,6 +242,48 @@ def test_batches_by_number_from_several_threads(ds, options):
     assert found == [expected[i] for i in numbers]
 
 
+def test_where_windows_begin_while_another_thread_asks_for_another_epoch(ds):
+    sequence = ds[::3].batches(100, block=2, window=1).sequence
+    other, right = sequence.starts(1), sequence.starts(0)
+    assert other[0] != right[0]
+
+    class Epoch(int):
+        """One that another thread comes before, when it is compared with the one known."""
+
+        def __ne__(self, other):
+            sequence.starts(1)
+            return int(self) != other
+
+        __hash__ = int.__hash__
+
+    key, starts = sequence.starts(Epoch(0))
+    assert (key, starts.tolist()) == (right[0], right[1].tolist())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_a_copy_while_another_thread_finds_something(ds, mixed):
+    """A loop begins with one, and a loader keeps what threads find for it."""
+
+    class Name(str):
+        """One that another thread comes before, when it is compared."""
+
+        def __eq__(self, other):
+            vars(loader)[f"found {len(vars(loader))}"] = None
+            return str(self) == other
+
+        __hash__ = str.__hash__
+
+    loader = ds[:100].batches(10, fields="x")
+    loader = mm.mix({"a": loader}, {"a": 1}) if mixed else loader
+    expected = [b.rows.tolist() for b in loader]
+    vars(loader)[Name("_kept")] = None
+    n = len(vars(loader))
+    again = copy.copy(loader)
+    assert len(vars(loader)) > n
+    again.set_epoch(0)
+    assert [b.rows.tolist() for b in again] == expected
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_an_interrupt_while_a_window_is_shuffled_changes_no_order(ds, monkeypatch, after):
     """It would be kept with rows that were shuffled once too often, or in part."""
@@ -295,12 +338,13 @@ def test_closing_where_a_lock_is_held_that_the_thread_needs(monkeypatch):
 
 
 LEFT = """
-import sys, time
+import atexit, threading, time
 from mmdask.batches.loading import work_thread
 
 work_thread._PATIENCE = 0.01
-reading = work_thread.WorkThread(in_thread=True)
-reading.start(lambda: (time.sleep(0.3), print("done", flush=True)))
+reading, ending = work_thread.WorkThread(in_thread=True), threading.Event()
+atexit.register(ending.set)  # which comes before that of the module
+reading.start(lambda: (ending.wait(), time.sleep(0.3), print("done", flush=True)))
 assert not reading.close()
 del reading
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -141,6 +143,35 @@ def test_a_state_after_what_was_received_from_workers():
     expected = np.concatenate([b.rows for b in reference]).tolist()
     assert torch.cat([b.rows for b in received + rest]).tolist() == expected
     assert [b.index for b in data_loader(other, num_workers=2)] == list(range(7))
+
+
+@needs_torch
+@pytest.mark.parametrize("stay", [False, True])
+def test_a_worker_that_begins_late_is_in_the_epoch_of_the_others(monkeypatch, stay):
+    """Also where the loop before was left, which that worker had ended."""
+    from mmdask.batches.frameworks import torch_dataset
+
+    batches, made = to_torch(make()), []
+
+    def begin(seed):
+        if not (stay and made):
+            made[:] = [copy.copy(batches) for _ in range(2)]  # as forked, with the same numbers in shared memory
+            for of_worker in made:
+                of_worker.loader = copy.copy(batches.loader)
+        for i, of_worker in enumerate(made):
+            info = types.SimpleNamespace(id=i, num_workers=2, seed=(5 if stay else seed) + i)
+            monkeypatch.setattr(torch_dataset, "get_worker_info", lambda info=info: info)
+            yield iter(of_worker)
+        monkeypatch.undo()
+
+    first, second = begin(2**63 - 2)
+    next(first)
+    assert len(list(second)) == 2
+    for epoch, seed in enumerate((7, 9)):
+        first, second = begin(seed)
+        assert [b.epoch for b in first] == [epoch] * 3
+        assert [b.epoch for b in second] == [epoch] * 2
+    assert batches.epoch == 2
 
 
 @needs_torch

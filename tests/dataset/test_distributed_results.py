@@ -13,6 +13,7 @@ import pytest
 from clusters import cluster, large_messages, received_nbytes, sent_nbytes, task_names, until
 
 import mmdask as mm
+from mmdask.dataset.making import dask_workers
 from mmdask.rows.cuts import masks
 from mmdask.rows.rows import RESOLVED
 from mmdask.rows.sums import reducing
@@ -199,6 +200,7 @@ def test_what_is_in_memory_is_saved_here(client, tmp_path):
 
 def test_an_error_on_a_worker_leaves_no_store(client, path, tmp_path, monkeypatch):
     monkeypatch.setattr("mmdask.export.save._LEAST_NBYTES", 1 << 20)
+    monkeypatch.setattr(dask_workers, "_PATIENCE", 300)  # what the other one is at takes long on a busy machine
     ds = mm.open(path)
     [part] = [p for p in (path / "parts").iterdir() if p.name == mm.open(path)._rows.snapshot.parts[2].layers[0]]
     file = next(part.glob("*met*"))

@@ -83,6 +83,33 @@ def test_a_task_that_computes_runs_its_tasks_itself():
     assert found == {i: {j: 10 * i + j for j in range(5)} for i in range(6)}
 
 
+def test_a_task_asks_another_dataset_for_what_is_found_of_this_one(tmp_path):
+    """What is found once of a dataset takes no lock that all datasets have: the task would wait for its caller."""
+    data = {"x": np.arange(100), "r": [[i] * (i % 3) for i in range(100)]}
+    ds, other = (mm.from_arrays(data, tmp_path / f"{name}.mm") for name in ("ds", "other"))
+    found = {}
+
+    def cut(block):
+        found["chunks inside"] = other[other.cut("x > 30")].chunks
+        return block["x"] > 1
+
+    def items(lists):
+        found["items inside"] = len(other["r"][other["r"] > 30].values)
+        return lists
+
+    def ask():
+        found["chunks"] = ds[ds.cut(cut, key="k", fields="x")].chunks
+        found["items"] = len(ds["r"].map(items).values)
+
+    with dask.config.set(scheduler="threads", num_workers=2):
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(120)
+    counts = [i % 3 for i in range(100)]
+    inside = {"chunks inside": (69,), "items inside": sum(counts[31:])}
+    assert found == {"chunks": (98,), "items": sum(counts), **inside}
+
+
 @pytest.mark.parametrize("scheduler", ["sync", "threads"])
 def test_no_task_begins_after_an_error(scheduler):
     begun = []

@@ -214,6 +214,30 @@ def test_a_file_that_is_taken_for_a_left_one_before_it_is_locked_is_made_anew(tm
         assert file["events"]["x"].array().to_list() == [1.0, 2.0]
 
 
+def test_a_file_that_is_about_to_get_its_name_is_none_that_was_left(tmp_path, monkeypatch):
+    """Another export to the same place begins at each step by which this one ends."""
+    store, path = tmp_path / "s.mm", tmp_path / "f.root"
+    ds = mm.from_arrays({"x": [1.0, 2.0]}, store)
+    other = mm.from_arrays({"x": [3.0]}, tmp_path / "other.mm")
+    for step in ("fsync", "rename", "fsync_folder"):
+        original, begun = getattr(SYSTEM, step), []
+
+        def call(*args, original=original, step=step, begun=begun):
+            if not begun:
+                begun.append(step)
+                other.to_root(path, progress=False, overwrite=True)
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SYSTEM, step, call)
+            ds.to_root(path, progress=False, overwrite=True)
+        assert begun == [step]
+        assert sorted(os.listdir(tmp_path)) == ["f.root", "other.mm", "s.mm"]
+        with uproot.open(path) as file:
+            last = [3.0] if step == "fsync_folder" else [1.0, 2.0]  # of which one was renamed last
+            assert file["events"]["x"].array().to_list() == last
+
+
 def test_without_locks_a_file_is_written_and_nothing_removed(tmp_path, monkeypatch):
     def refused(*_):
         raise OSError("no locks here")

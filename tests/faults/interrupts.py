@@ -8,6 +8,7 @@ import gc
 import os
 import re
 import threading
+import time
 import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ from tests.faults.tidy import check_tidy, memory_folder, names, scratch
 
 #: threads that end with what they were begun for; others are kept for what comes next
 _ENDING = ("mmdask-put", "mmdask-finish", "mmdask-ahead")
+#: seconds in which they do, also on a busy machine
+_ENDED = 150
 
 #: where a layer that is being written goes from one function to the next, and is nobody's for a moment; as it is where
 #: a block ends, and is not told of it
@@ -83,6 +86,16 @@ def left_open(before: set[int]) -> list[str]:
     return [name for name in found if name.startswith("/") and not name.startswith(("/dev/null", "/proc/"))]
 
 
+def _not_ended(before: set[threading.Thread]) -> list[str]:
+    """Names of threads that were not there before, and go on although what they were begun for is over."""
+    until = time.monotonic() + _ENDED
+    while True:
+        found = [t.name for t in threading.enumerate() if t not in before and t.name.startswith(_ENDING)]
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.001)
+
+
 def interrupt(work: Callable[[], object], at: Instruction, check: Callable[[bool, list[str]], None]) -> str:
     """Interrupt a call and check what it leaves; the moment's place, empty if it came too late.
 
@@ -124,14 +137,15 @@ def interrupt(work: Callable[[], object], at: Instruction, check: Callable[[bool
             raised = None  # its traceback holds the lock, where it came just as the block of that began or ended
             check(returned, notes)
             jit.wait()
-            if left := left_open(before | lost):
+            if left_open(before | lost):
                 gc.collect()
-                left = left_open(before | lost)
+            alive = _not_ended(running)
+            left = left_open(before | lost)
         if descriptors.wrong:
             raise Wrong("; ".join(descriptors.wrong))
         if left and not re.search(_NOT_TOLD, place) and not place.startswith(_HANDED_ON):
             raise Wrong(f"left open: {left}")
-        if alive := [t.name for t in threading.enumerate() if t not in running and t.name.startswith(_ENDING)]:
+        if alive:
             raise Wrong(f"threads that do not end: {alive}")
     except Exception as error:
         raise Wrong(f"{place}: {type(error).__name__}: {error}") from error

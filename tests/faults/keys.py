@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import sys
 import threading
@@ -17,10 +18,16 @@ _AGAIN = 0.005
 
 
 def is_dropped(frame: FrameType | None) -> bool:
-    """Whether Python only prints what is raised here: in finalizers, and in callbacks of weak references."""
+    """Whether Python only prints what is raised here: in finalizers, and in callbacks of weak references and of gc.
+
+    In the last of these, as hypothesis has one, an interrupt is seen that came at any time while garbage was collected.
+    """
+    collecting = {getattr(callback, "__code__", None) for callback in gc.callbacks}
     while frame is not None:
         code = frame.f_code
         if code.co_name == "__del__" or code.co_filename.endswith(("/weakref.py", "/_weakrefset.py")):
+            return True
+        if code in collecting:
             return True
         frame = frame.f_back
     return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
 
 import pytest
 
 from mmdask.kernels.crew import Crew, Task
+from tests.faults.keys import pressing
 
 
 @pytest.fixture
@@ -73,12 +73,7 @@ def test_no_threads(crew, monkeypatch):
 
 def test_interrupts_leave_everything_as_it_is(crew):
     """Of an executor, a few hundred leave a lock locked, for which the next call waits for ever."""
-    armed, late = [], []
-
-    def interrupt(*_):
-        if armed:
-            armed.pop()
-            raise KeyboardInterrupt
+    late = []
 
     def work():
         until = time.monotonic() + 0.01
@@ -87,20 +82,14 @@ def test_interrupts_leave_everything_as_it_is(crew):
             crew.tell(tasks, 2)
             assert [task.result() for task in tasks] == [0, 1, 2, 3]
 
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
+    with pressing() as press:
         for i in range(100):
             try:
-                armed.append(True)
-                signal.setitimer(signal.ITIMER_REAL, 0.0005 + 0.00007 * i)
+                press(0.0005 + 0.00007 * i)
                 work()
-                armed.clear()
+                press(0)  # no more
             except KeyboardInterrupt:
                 late.append(i)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert late, "some of them came"
     crew.tell([task := Task(lambda: 5)], 2)
     assert task.result() == 5

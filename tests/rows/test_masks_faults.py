@@ -257,6 +257,23 @@ def test_vacuum_drops_cuts_when_asked(path):
     check_all_right(path)
 
 
+@pytest.mark.parametrize("call", ["write", "rename"])
+def test_vacuum_drops_cuts_while_another_process_keeps_one(path, monkeypatch, call):
+    """What is being written is not what is kept: it goes when it has been left for longer than the grace period."""
+    original, begun, found = getattr(System, call), [], []
+
+    def vacuumed(self, *args):
+        if not begun:
+            begun.append(call)  # vacuum writes, too
+            found.append(mm.vacuum(path, cuts=True))
+        return original(self, *args)
+
+    monkeypatch.setattr(System, call, vacuumed)
+    assert mm.open(path).cut("x > 50").count() == count()
+    assert [(report.n_files, report.n_waiting) for report in found] == [(0, 1)]
+    check_all_right(path, reads_at_most=0)
+
+
 def test_vacuum_keeps_what_kept_generations_need(path):
     mm.open(path).cut("x > 50").count()
     mm.annotate(path, attrs={"a": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ from mmdask.store.arrays.npy import EXTENT
 from mmdask.store.layer import read_layer
 from mmdask.store.snapshot import open_snapshot
 from mmdask.store.storage import storage_of
+from mmdask.store.storage.scratch import Scratch
 from mmdask.store.zarr import scratch as zarr_scratch
 from mmdask.store.zarr.form import rounded
 from tests.store.s3_server import s3_server
@@ -258,6 +260,24 @@ def test_what_a_killed_writer_left_is_removed_by_the_next(scratch, bucket):
         living.stdin.close()
     assert living.returncode == 0
     assert sorted(mm.open(url)["x"].compute().tolist()) == [1] * 11 + [2] * 10
+
+
+def test_a_scratch_folder_that_is_taken_for_that_of_a_dead_writer(scratch, monkeypatch):
+    """Another writer comes before it is locked, and removes it: there is another one."""
+    original, others = fcntl.flock, []
+
+    def flock(fd, operation):
+        if not others:
+            others.append(None)
+            others[0] = Scratch()
+            assert [str(folder) for folder in scratch.iterdir()] == [others[0].folder]
+        original(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    mine = Scratch()
+    assert sorted(map(str, scratch.iterdir())) == sorted([mine.folder, others[0].folder])
+    mine.remove()
+    others[0].remove()
 
 
 def test_memory_is_bounded(tmp_path):

@@ -122,13 +122,13 @@ def test_ahead_gives_the_same_and_ends():
 
     assert list(ahead(values())) == list(range(100))
     made.clear()
-    before = set(threading.enumerate())
+    before = set(threading.enumerate())  # others of this process may begin and end
     some = ahead(values())
     assert next(some) == 0
     time.sleep(0.05)
     assert len(made) <= 3, "no more than two beside the one that is used"
     some.close()
-    assert set(threading.enumerate()) <= before
+    assert not [t for t in set(threading.enumerate()) - before if t.name == "mmdask-ahead"]
 
 
 def test_ahead_raises_where_it_happened():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import socket
 import threading
 import time
 from urllib.parse import parse_qsl
@@ -49,8 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send(200, content, headers, body)
         first, last = re.fullmatch(r"bytes=(\d+)-(\d+)", asked).groups()
         part = content[int(first) : int(last) + 1]
-        if body and mood["drop"] and int(first) >= mood["drop_from"]:
-            mood["drop"] -= 1
+        if body and int(first) >= mood["drop_from"] and self.server.drops():
             self.send_response(206)
             self.send_header("Content-Length", str(len(part)))
             self.end_headers()
@@ -77,9 +77,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
+    lock = threading.Lock()
 
     def handle_error(self, *_):
         """Clients that go away are none of ours."""
+
+    def drops(self):
+        """Whether this answer is one of those that break off; several may be asked for at once."""
+        with self.lock:
+            self.mood["drop"] -= (dropped := self.mood["drop"] > 0)
+            return dropped
 
     def put(self, name, path, when="Sat, 21 Nov 2026 10:00:00 GMT", **headers):
         content = path.read_bytes() if hasattr(path, "read_bytes") else path
@@ -362,10 +369,10 @@ def test_a_file_that_is_gone(tmp_path, server):
 
 
 def test_nobody_answers(tmp_path, server):
-    with Server(("127.0.0.1", 0), Handler) as other:
-        url = other.url("a.root")
-    with pytest.raises(mm.SourceError, match="cannot be read: ") as caught:
-        run(url, tmp_path / "s.mm")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))  # so that nobody else gets the port, and it does not listen
+        with pytest.raises(mm.SourceError, match="cannot be read: ") as caught:
+            run(f"http://127.0.0.1:{other.getsockname()[1]}/a.root", tmp_path / "s.mm")
     assert not isinstance(caught.value, mm.SourceNotFoundError)
 
 

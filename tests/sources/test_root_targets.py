@@ -25,6 +25,7 @@ from mmdask.store.layer import read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.snapshot import open_snapshot
 from mmdask.store.storage import storage_of
+from mmdask.store.zarr.form import fits, form_of
 from tests.store.s3_server import s3_server
 
 FINE = mm.Zarr(chunk_rows=16, shards=2)
@@ -243,6 +244,48 @@ def test_two_calls_that_begin_with_other_backends(files, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "_make_layers", meanwhile)
     with pytest.raises(mm.ConflictError, match="another backend"):
         convert(files, out, backend="memmap")
+    convert(files, out)
+    check_rows(out, A, B, C)
+    assert mm.verify(out).ok
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["begins", "ends"])
+@pytest.mark.parametrize("when", ["begin", "_make_layers"])
+@pytest.mark.parametrize(("mine", "others"), [("memmap", FINE), (FINE, "memmap"), (FINE, mm.Zarr(keepbits=3))])
+def test_another_call_never_decides_how_arrays_are_stored(files, tmp_path, monkeypatch, mine, others, when, ends):
+    """Neither do arrays become others than those asked for, nor does the other call's store."""
+    out, original = str(tmp_path / "o.mm"), {name: getattr(conversion, name) for name in (when, "_make_layers")}
+
+    def meanwhile(*args):
+        for name, function in original.items():
+            monkeypatch.setattr(conversion, name, function)
+        with contextlib.nullcontext() if ends else pytest.raises(ZeroDivisionError), monkeypatch.context() as m:
+            if not ends:
+                m.setattr(conversion, "_make_layers", lambda *a: 1 / 0)
+            convert(files, out, backend=others, update=True)
+        return original[when](*args)
+
+    monkeypatch.setattr(conversion, when, meanwhile)
+    if when == "begin" and not ends:
+        made = mine
+        convert(files, out, backend=mine)
+    else:
+        made = others
+        with pytest.raises(mm.ConflictError, match="with another backend"):
+            convert(files, out, backend=mine)
+        convert(files, out)
+    form = open_snapshot(out).manifest.zarr
+    assert fits(None if made == "memmap" else made, form)
+    assert form_of(out) == form
+    assert len(mm.open(out)) == 60
+    assert mm.verify(out).ok
+
+
+def test_a_form_that_was_lost_is_there_again_before_rows_are_converted(files, tmp_path):
+    """Else these rows would be of another form, and found finished by each call after that."""
+    out = tmp_path / "o.mm"
+    convert(files[:2], out, backend=FINE)
+    (out / "zarr.json").unlink()
     convert(files, out)
     check_rows(out, A, B, C)
     assert mm.verify(out).ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -97,6 +98,34 @@ def test_workers_that_are_stopped_tidy_up(tmp_path, monkeypatch):
     with pytest.raises(mm.SourceError, match=r"x\.root: bad"):
         list(Processes(2).run(end_early, [str(tmp_path / "bad"), str(tmp_path / "good")], lambda *a: None))
     assert (tmp_path / "good").read_text() == "tidied up"
+
+
+def wait_for_the_kill(path, tell):
+    """The one that is called victim says who it is, and waits."""
+    if path.endswith("victim"):
+        Path(f"{path}.new").write_text(str(os.getpid()))
+        os.rename(f"{path}.new", path)
+        time.sleep(600)
+
+
+def test_a_worker_that_dies_before_another_is_given_more(tmp_path, monkeypatch):
+    """A pool with a dead worker takes nothing more, and says so in its own words."""
+    victim, original, killed = tmp_path / "victim", workers._wait, []
+
+    def wait(futures, until=None):
+        done = original(futures, until)
+        if done and not killed:
+            while not victim.exists():
+                time.sleep(0.01)
+            killed.append(int(victim.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+            assert len(original(futures, time.monotonic() + 300)) == 2
+        return done
+
+    monkeypatch.setattr(workers, "_wait", wait)
+    with pytest.raises(WorkerError, match="a worker process died"):
+        list(Processes(2).run(wait_for_the_kill, [str(victim), "a", "b"], lambda *a: None))
+    assert killed
 
 
 def test_lambdas_reach_the_workers():

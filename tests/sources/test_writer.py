@@ -432,6 +432,27 @@ def test_one_of_several_creators_wins(tmp_path):
         assert mm.verify(path).ok
 
 
+@pytest.mark.parametrize("when", ["create", "begin"])
+def test_a_creator_that_gives_up_while_another_one_looks(tmp_path, monkeypatch, when):
+    """The folder that it made, and removes, is in nobody's way."""
+    path, original, left = tmp_path / "s.mm", os.listdir, []
+    writer = mm.create(path) if when == "begin" else None
+    with mm.create(path) as other:
+
+        def listdir(folder):
+            if folder == str(path) and not left:
+                left.append(original(folder))
+                other.abort()
+            return original(folder)
+
+        monkeypatch.setattr(os, "listdir", listdir)
+        with writer or mm.create(path) as w:
+            w.extend({"x": [1]})
+    assert left == [[]]
+    assert rows_of(path, "x") == [1]
+    assert mm.verify(path).ok
+
+
 def test_a_forked_child_does_not_touch_its_parents_block(tmp_path):
     with mm.create(tmp_path / "s.mm") as w:
         w.extend({"x": [1]})

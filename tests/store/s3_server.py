@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import urllib.request
 from collections.abc import Iterator
 
@@ -25,6 +26,7 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    server._server.app = _one_by_one(server._server.app)
     host, port = server.get_host_and_port()
     environment = {
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
@@ -57,6 +59,19 @@ def s3_server(bucket: str = "bucket") -> Iterator[str]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _one_by_one(app):
+    """As S3 has it: nothing comes between looking at the condition of a put and the put. Threads of moto do."""
+    lock = threading.Lock()
+
+    def conditional(environ, start_response):
+        if environ["REQUEST_METHOD"] != "PUT" or not {"HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"} & environ.keys():
+            return app(environ, start_response)
+        with lock:
+            return app(environ, start_response)
+
+    return conditional
 
 
 def _forget(fsspec, remote) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,12 +47,32 @@ def test_what_is_discarded_costs_nothing_any_more():
     assert [cache.get(k) for k in "abc"] == [None, "b", "c"]
 
 
+def test_one_thread_clears_while_another_puts():
+    """What the cache believes that its values cost would else stay too much for good."""
+    cache = Cache(100)
+    clearing = threading.Thread(target=cache.clear)
+
+    class Late(int):
+        def __sub__(self, other):
+            clearing.start()
+            clearing.join(0.2)  # it waits for the lock
+            return int(self) - other
+
+    cache.put("a", "A", 90)
+    cache.put("b", "B", Late(5))
+    clearing.join()
+    assert cache.cost == 0
+    for key in range(10):
+        cache.put(key, key, 10)
+    assert [cache.get(key) for key in range(10)] == [*range(10)]
+
+
 def test_a_child_that_is_forked_while_the_cache_is_locked_can_use_it():
     cache = Cache(10)
     cache.put("a", "A", 1)
     with cache._lock:
         pid = os.fork()
         if not pid:
-            signal.alarm(60)
+            signal.alarm(300)
             os._exit(0 if cache.get("a") == "A" else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

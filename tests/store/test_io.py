@@ -505,7 +505,7 @@ def test_children_read_while_the_parent_goes_on(many, nothing_is_small, monkeypa
     for _ in range(3):
         pid = os.fork()
         if not pid:
-            signal.alarm(60)
+            signal.alarm(300)
             try:
                 inherited = descriptors(many)
                 os._exit(0 if work() and not inherited and descriptors(many) <= 5 else 1)

@@ -243,6 +243,32 @@ def test_a_check_tells_what_is_gone_from_what_cannot_be_asked_for(quick):
     assert "is gone" not in str(report)
 
 
+def test_the_server_of_these_tests_looks_and_puts_in_one_step(monkeypatch):
+    """As S3 does; moto alone lets two puts pass of which the condition holds for one."""
+    models = pytest.importorskip("moto.s3.models")
+    original, meeting, answered = models.S3Backend.put_object, threading.Barrier(2), threading.Event()
+
+    def put_object(self, *args, **options):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            if meeting.wait(1):  # for the other one, which cannot come
+                answered.wait(60)
+        return original(self, *args, **options)
+
+    def put(url, data):
+        try:
+            conditional.S3(fsspec.filesystem("s3")).put(url, data, None)
+        except conditional.LostError:
+            return False
+        finally:
+            answered.set()
+        return True
+
+    with s3_server() as bucket:
+        monkeypatch.setattr(models.S3Backend, "put_object", put_object)
+        with ThreadPoolExecutor(2) as pool:
+            assert sorted(pool.map(put, [f"{bucket}/one"] * 2, [b"a", b"b"])) == [False, True]
+
+
 # Where there are no conditions ----------------------------------------------------------------------------------------
 
 

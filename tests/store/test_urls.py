@@ -269,6 +269,22 @@ def test_threads_that_append_at_once(new_s3):
     race(make(new_s3()), 4, 3)
 
 
+def test_threads_that_come_at_once_have_one_storage(monkeypatch):
+    """It knows of commits that may come late, of which no other would know."""
+    url, found = new_url(), []
+
+    class Slow(remote.RemoteStorage):
+        def __init__(self, root):
+            super().__init__(root)
+            if not found:
+                found.append(None)
+                found[0] = storage_of(url)  # of another thread
+
+    monkeypatch.setattr(remote, "RemoteStorage", Slow)
+    assert storage_of(url) is found[0]
+    assert storage_of(url) is found[0]
+
+
 def test_processes_that_append_at_once(new_s3):
     url = make(new_s3())
     code = (

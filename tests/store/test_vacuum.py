@@ -357,6 +357,26 @@ def test_a_writer_whose_layers_were_removed_finds_out(tmp_path, monkeypatch):
     assert mm.verify(path).ok
 
 
+def test_a_writer_that_gives_up_while_a_vacuum_runs(tmp_path, monkeypatch):
+    """Both remove the same layers."""
+    path = make(tmp_path / "s.mm", 1)
+    mm.compact(path, progress=False)
+    original = vacuum._set_aside
+    with mm.append(path, part_nbytes=1) as w:
+        w.extend({"x": [1, 2, 3], "y": [1.0, 2.0, 3.0]})
+
+        def set_aside(storage, found):
+            assert len(found.layers) == 5, "three of the writer, and two that were merged"
+            w.abort()
+            original(storage, found)
+
+        monkeypatch.setattr(vacuum, "_set_aside", set_aside)
+        mm.vacuum(path, keep=1, grace=0)
+    assert layers(path) == list(read_manifest(path).parts[0].layers)
+    assert mm.open(path)["x"].compute().tolist() == [0, 1]
+    assert mm.verify(path).ok
+
+
 def test_what_goes_is_named_away_before_anything_of_it_is_deleted(tmp_path, monkeypatch):
     """History first, durably; then layers under another name, durably; then their files, without the lock."""
     path = make(tmp_path / "s.mm", 1)

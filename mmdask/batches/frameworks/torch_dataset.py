@@ -25,7 +25,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
 
     In the workers of a DataLoader that the caller made, every worker has a copy of the loader; a few numbers in shared
     memory tell them the epoch. The worker that ends an epoch as the last of all moves it on: before that, one of them
-    may not even have begun.
+    may not even have begun. That one of them ended an iteration which was left early tells nothing of the next.
     """
 
     def __init__(self, loader: Epochs, device: torch.device | None, pin: bool, workers: Workers | None) -> None:
@@ -34,9 +34,10 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         self.device = device
         self.pin = pin
         self.workers = workers
-        # The epoch of the next iteration, whether workers have run one, and per worker whether it has ended this one.
+        # The epoch of the next iteration, whether workers have run one, and per worker the one that it ended last.
         self._shared = torch.zeros(2 + MOST_WORKERS, dtype=torch.int64).share_memory_()
         self._shared[0] = loader.epoch
+        self._begun = 0  # iterations, of this process
 
     def __repr__(self) -> str:
         return f"<TorchBatches of {self.loader!r}>"
@@ -49,7 +50,9 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         worker = get_worker_info()
         if worker is None:
             return self._here()
-        return self._as_worker(worker.id, worker.num_workers)
+        # A number that all workers have for an iteration: those that stay begin all of them, others have another seed.
+        self._begun += 1
+        return self._as_worker(worker.id, worker.num_workers, (worker.seed - worker.id + self._begun) % 2**62 + 1)
 
     def __getitem__(self, i: object) -> NoReturn:
         raise OptionError(
@@ -90,7 +93,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
 
     # In a worker of a DataLoader that the caller made ---------------------------------------------------------------
 
-    def _as_worker(self, worker: int, n_workers: int) -> Iterator[Batch]:
+    def _as_worker(self, worker: int, n_workers: int, iteration: int) -> Iterator[Batch]:
         self._join()
         if n_workers > MOST_WORKERS:
             raise OptionError(f"num_workers is {n_workers}, and batches are made by at most {MOST_WORKERS}")
@@ -100,7 +103,7 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
                 f"num_workers={n_workers}) start them instead of a DataLoader"
             )
         ended = self._shared[2 : 2 + n_workers]
-        self._shared[1], ended[worker] = 1, 0
+        self._shared[1] = 1
         before = int(self._shared[0])  # the epoch, or the one before if only its last batch was got
         epoch, start = self.loader.begin()
         loader = copy.copy(self.loader)  # after a fork a thread that is no more may hold what it has made
@@ -109,8 +112,8 @@ class TorchBatches(IterableDataset):  # type: ignore[misc]
         while cutting.stop(epoch, position) > position:
             yield tensors(loader.batch(epoch, position))
             position = cutting.after(epoch, position, n_workers)
-        ended[worker] = 1
-        if ended.all() and self._shared[0] == before:
+        ended[worker] = iteration
+        if (ended == iteration).all() and self._shared[0] == before:
             self._move(epoch + 1)
 
     def _move(self, epoch: int) -> None:

@@ -163,12 +163,13 @@ class WindowSequence:
 
     def starts(self, epoch: int) -> tuple[int, Int64s]:
         """The key of the blocks of an epoch, and the position at which each window begins, and the end: int64."""
-        if self._epoch is None or self._epoch[0] != epoch:
+        known = self._epoch  # looked at once: another thread may ask for another epoch
+        if known is None or known[0] != epoch:
             key = order.epoch_key(self.seed, epoch, "blocks")
             counts = None if self.filled is None else self.filled[1]
             starts = self.windows.starts(key, counts, self.grain.block, self.rows.n_store)
-            self._epoch = (epoch, key, starts)
-        return self._epoch[1], self._epoch[2]
+            known = self._epoch = (epoch, key, starts)
+        return known[1], known[2]
 
     def block_rows(self, key: int, window: int) -> tuple[Int64s, Int64s]:
         """Of each block of a window the first store row, and the one after its last, int64."""

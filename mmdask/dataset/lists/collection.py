@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from dask.threaded import get as threaded_get
 from mmdask.dataset.lists.recipe import Frame, Held, Recipe, chunk_array
 from mmdask.dataset.lists.steps import register_vector, that_pickles
 from mmdask.errors import OptionError, RowNotFoundError, SchemaError
+from mmdask.kernels.once import once
 from mmdask.rows.reading.gathering import concatenate
 from mmdask.schema import Field, FieldData
 
@@ -60,7 +60,7 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
     def _finish(self) -> Callable[[list[Any]], Any]:
         raise NotImplementedError
 
-    @cached_property
+    @once
     def chunks(self) -> tuple[tuple[int, ...]]:
         """Rows of each chunk, those of the dataset."""
         return (self._frame.chunks,)
@@ -85,7 +85,7 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
             "chunk, lazily, if it gives one entry for each row"
         )
 
-    @cached_property
+    @once
     def _source(self) -> Recipe:
         """The recipe; or, if its chunks are computed, these alone."""
         if self._graph is None:
@@ -128,7 +128,7 @@ class Collection(DaskMethodsMixin):  # type: ignore[misc]
 
     # The dask protocol ----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @once
     def _array(self) -> Any:
         """The chunks as those of a dask array: its graph is small, and what they need is fused with them."""
         return chunk_array(self._frame, self._recipe, self._name)

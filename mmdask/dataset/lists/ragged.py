@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -29,6 +29,7 @@ from mmdask.dataset.lists.reductions import Reductions
 from mmdask.dataset.lists.steps import Constant, Elementwise, astype, with_counts_of
 from mmdask.display import html_table
 from mmdask.errors import OptionError
+from mmdask.kernels.once import once
 from mmdask.rows.reading.picker import Picker
 from mmdask.rows.reading.text import decode
 from mmdask.rows.rows import Rows
@@ -183,7 +184,7 @@ class Ragged(Reductions, Operators, Collection):
             return to_dask(ValuesArray(self._rows, self._field.name, self._chunk_rows), lengths, name)
         return items_array(self._frame, self._source, self._item_counts, name)
 
-    @cached_property
+    @once
     def _item_counts(self) -> tuple[int, ...]:
         """Items of each chunk."""
         stored = with_counts_of(self._source).node
@@ -422,7 +423,7 @@ class Ragged(Reductions, Operators, Collection):
         items = self._pick(number)
         return items if field.kind != "string" or items is None else decode(items.tobytes())
 
-    @cached_property
+    @once
     def _pick(self) -> Picker:
         return Picker(self._rows.snapshot, self._field.name)
 

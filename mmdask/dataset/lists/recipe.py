@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mmdask.dataset.layouts import masked, several
 from mmdask.dataset.lazy import LazyArray, row_chunks, row_edges, to_dask
 from mmdask.errors import OptionError
+from mmdask.kernels.once import once
 from mmdask.rows.blocks import BLOCK_ROWS
 from mmdask.rows.rows import Rows
 from mmdask.schema import Field, FieldData
@@ -78,7 +79,7 @@ class Stored:
     def field(self) -> Field:
         return self.rows.schema[self.name]
 
-    @cached_property
+    @once
     def token(self) -> str:
         from dask.base import tokenize
 
@@ -180,7 +181,7 @@ class Made:
     args: tuple[str, ...]
     field: Field | None
 
-    @cached_property
+    @once
     def token(self) -> str:
         from dask.base import tokenize
 
@@ -302,7 +303,7 @@ class Recipe:
             nodes[new.token] = new
         return Recipe(nodes, tokens[self.result])
 
-    @cached_property
+    @once
     def inputs(self) -> list[Any]:
         """The dask arrays whose chunks tasks are given."""
         found: list[Any] = []
@@ -313,7 +314,7 @@ class Recipe:
                 found += _columns(node.array)
         return found
 
-    @cached_property
+    @once
     def program(self) -> Program:
         """What tasks carry."""
         steps: list[tuple[str, Any]] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from mmdask.dataset.lists.recipe import Frame, Made, Recipe
 from mmdask.dataset.lists.steps import Constant, Map, Single, Zip
 from mmdask.display import html_table
 from mmdask.errors import FieldNotFoundError, OptionError, SchemaError, did_you_mean
+from mmdask.kernels.once import once
 from mmdask.schema import Field, Schema
 from mmdask.short import first_words, members_of
 from mmdask.sources.given.coerce import to_field_data
@@ -77,7 +77,7 @@ class Records(Collection):
         """Names of the members."""
         return self._members
 
-    @cached_property
+    @once
     def _members(self) -> tuple[str, ...]:
         import awkward as ak
 
@@ -143,7 +143,7 @@ class Records(Collection):
         rows = next(iter(members.values()))  # all of these are lists
         return _records(members, made.name, rows._frame)
 
-    @cached_property
+    @once
     def _in_lists(self) -> bool:
         """Whether each row is a list of records."""
         made = self._zip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from mmdask.batches.ordering.sequence import mixed
 from mmdask.dataset.making.dask_workers import DaskWorkers
 from mmdask.dataset.run import client_in_force
+from mmdask.kernels.once import once
 from mmdask.rows.rows import Rows
 
 __all__ = ["MixedOrder", "order_of", "workers_for"]
@@ -32,7 +32,7 @@ class MixedOrder:
         found: Int64s = self._found(start, stop)
         return found
 
-    @cached_property
+    @once
     def _found(self) -> Any:
         return mixed(self.rows, self.how, self.seed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mmdask.dataset.run import dask_runner
 from mmdask.dataset.view import View
 from mmdask.errors import OptionError, RowNotFoundError, did_you_mean
 from mmdask.expr import spelled_name
+from mmdask.kernels.once import once
 from mmdask.rows.lookup import Index, check_keys_of, hashes_of, indexes
 from mmdask.rows.reading.text import as_text
 from mmdask.rows.rows import Rows
@@ -38,7 +38,7 @@ class Loc:
         keys = self._declared
         return f"mm.Loc<rows of {self._dataset.path} by {', '.join(map(repr, keys)) or 'ds.loc[field, value]'}>"
 
-    @cached_property
+    @once
     def _declared(self) -> list[str]:
         """The fields that are said to be keys."""
         return [name for name, field in self._dataset.schema.items() if field.attrs.get("key") is True]

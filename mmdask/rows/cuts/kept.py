@@ -177,4 +177,6 @@ def _files(snapshot: Snapshot) -> Iterator[_File]:
         for entry in found:
             with contextlib.suppress(OSError):
                 info = entry.stat(follow_symlinks=False)
-                yield _File(entry.path, info.st_size, info.st_mtime, read_kept(entry.path))
+                kept = read_kept(entry.path)
+                if kept or os.path.lexists(entry.path):  # else another process has removed it since it was listed
+                    yield _File(entry.path, info.st_size, info.st_mtime, kept)

@@ -150,7 +150,10 @@ def vacuum(
         with storage.alone():
             found = _find(storage, _newest(root), keep, before)
             _set_aside(storage, found)
-    masks = _choose(storage, _masks(storage, found.named, found.rows, every=cuts), math.inf if cuts else before, found)
+    computed = list(_masks(storage, found.named, found.rows, every=cuts))
+    masks = _choose(storage, [f for f in computed if _TEMPORARY not in f[-1]], math.inf if cuts else before, found)
+    # of a process that is writing one now, too
+    masks += _choose(storage, [f for f in computed if _TEMPORARY in f[-1]], before, found)
     if not dry_run:
         for doomed in found.folders:
             storage.remove_folder("parts", doomed)

@@ -39,16 +39,24 @@ from mmdask.sources.converting.survey import (
     without_aliases,
 )
 from mmdask.sources.converting.table import Reader, Table
-from mmdask.sources.converting.target import Target, begin, changed_options, check_options, look, with_backend
+from mmdask.sources.converting.target import (
+    Target,
+    begin,
+    changed_options,
+    check_form,
+    check_options,
+    look,
+    with_backend,
+)
 from mmdask.sources.converting.warn import warn_of
-from mmdask.sources.converting.work import make, make_in_turn
+from mmdask.sources.converting.work import Check, any_form, make, make_in_turn
 from mmdask.sources.converting.workers import Here, Tell, Workers, make_workers
 from mmdask.store.commit import amount, block_rows_for, commit, discard_layers
 from mmdask.store.layer import Layer, Source, layer_exists, read_layer
 from mmdask.store.layer_writer import LayerWriter
 from mmdask.store.manifest import Manifest, Part, read_manifest
 from mmdask.store.storage import storage_of
-from mmdask.store.zarr.form import Backend, about_nbytes
+from mmdask.store.zarr.form import Backend, about_nbytes, form_of
 
 __all__ = ["convert"]
 
@@ -200,6 +208,7 @@ def _write(
                 raise _BehindError
             parts = tuple(computed.get(rows_layer(p) or "", p) for p in parts)
             if newest is None:
+                check_form(target.root, target.zarr, form_of(target.root))
                 return Manifest(os.urandom(16).hex(), 0, block_rows_for(new), schema, parts)
             return replace(newest, schema=schema, parts=parts)
 
@@ -313,13 +322,14 @@ def _make_layers(
 ) -> dict[str, list[Layer]]:
     """Do the jobs; per group its layers in the order of its rows, of which some may be those of others, too."""
     layers = {group: list(of_group) for group, of_group in found.finished.items()}
-    root = found.target.root
+    root, target = found.target.root, found.target
+    check = any_form if target.manifest else partial(check_form, root, target.zarr)
     queue = list(jobs) if isinstance(workers, Here) else sorted(jobs, key=lambda job: -job.nbytes)
     with Progress(sum(job.nbytes for job in jobs), show=progress) as bar:
         if isinstance(workers, Here):
-            made = dict(enumerate(make_in_turn(root, queue, reader, bar.tell)))
+            made = dict(enumerate(make_in_turn(root, queue, reader, bar.tell, check)))
         else:
-            made = dict(workers.run(partial(_make, root, reader), queue, bar.tell))
+            made = dict(workers.run(partial(_make, root, reader, check), queue, bar.tell))
     by_id = {job.id: made[i] for i, job in enumerate(queue)}
     for job in jobs:
         for s in job.stretches:
@@ -327,8 +337,8 @@ def _make_layers(
     return layers
 
 
-def _make(root: str, reader: Reader, job: Job, tell: Tell) -> Layer:
-    return make(root, job, reader, tell)
+def _make(root: str, reader: Reader, check: Check, job: Job, tell: Tell) -> Layer:
+    return make(root, job, reader, tell, check)
 
 
 def _make_labels(

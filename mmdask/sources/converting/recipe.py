@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 from mmdask.errors import ExpressionError, OptionError, SchemaError
 from mmdask.expr import SEMANTICS, Expression, canonical, check, check_cut, parse, spelled_name
+from mmdask.kernels.once import once
 from mmdask.rows.cuts.naming import renamed_text
 from mmdask.rows.sums.counting import check_number
 from mmdask.rows.views.derived import derive
@@ -78,7 +78,7 @@ class Recipe:
             options["weights"] = [canonical(parse(text)) for text in self.weights]
         return {**options, "semantics": SEMANTICS} if options else {}
 
-    @cached_property
+    @once
     def names(self) -> frozenset[str]:
         """All that the expressions name but aliases: fields and labels, as they are written."""
         texts = (*([self.cut] if self.cut else []), *(text for _, text in self.aliases), *self.weights)

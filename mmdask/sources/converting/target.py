@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmdask.errors import (
+    ConflictError,
     CorruptStoreError,
     FormatError,
     OptionError,
@@ -22,13 +23,13 @@ from mmdask.errors import (
 )
 from mmdask.store import document
 from mmdask.store.arrays.files import too_many_files
-from mmdask.store.folder import check_outside
-from mmdask.store.manifest import CONVERSION, Manifest, read_manifest, store_root
+from mmdask.store.folder import check_outside, restore_form
+from mmdask.store.manifest import CONVERSION, MANIFEST, Manifest, read_manifest, store_root
 from mmdask.store.storage import Storage, is_url, storage_of
 from mmdask.store.system import SYSTEM
-from mmdask.store.zarr.form import METADATA, Backend, Zarr, check_backend, fits, form_of, root_document, settled
+from mmdask.store.zarr.form import METADATA, Backend, Form, Zarr, check_backend, fits, form_of, root_document, settled
 
-__all__ = ["Target", "begin", "changed_options", "check_options", "look", "with_backend"]
+__all__ = ["Target", "begin", "changed_options", "check_form", "check_options", "look", "with_backend"]
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,20 @@ def begin(target: Target, kind: str, options: Mapping[str, Any], row_nbytes: flo
     """Write conversion.json, durably, before any layer; the folder is made when it is not there.
 
     `row_nbytes` are the bytes of a row, about, by which chunks are cut.
+
+    Raises
+    ------
+    ConflictError
+        When another call made the store meanwhile, with another backend.
     """
     storage = storage_of(target.root)
     if storage.is_local and not os.path.isdir(target.root):
         _make_folder(target.root)
-    if target.manifest is None and not fits(target.zarr, form_of(target.root)):
+    if target.manifest is not None:
+        restore_form(target.root, target.manifest.zarr)
+    elif storage.has(MANIFEST):  # another call's, which was not there when this one looked
+        check_form(target.root, target.zarr, form_of(target.root))
+    elif not fits(target.zarr, form_of(target.root)):
         form = settled(target.zarr, row_nbytes)
         if form is None:
             storage.unlink([(METADATA,)])
@@ -149,6 +159,15 @@ def begin(target: Target, kind: str, options: Mapping[str, Any], row_nbytes: flo
     if target.options != options or not target.is_fit:
         text = {"format": "mmdask-conversion", "version": 1, "kind": kind, "options": dict(options), **target.beside}
         storage.write(document.dump(text), CONVERSION)
+
+
+def check_form(root: str, zarr: Zarr | None, form: Form | None) -> None:
+    """Raise `ConflictError` where the arrays of a new store would not be stored as they were asked to be."""
+    if not fits(zarr, form):
+        raise ConflictError(
+            f"{root}: another process began to make a store here, with another backend. Nothing was committed: call "
+            "again, when it has ended"
+        )
 
 
 def changed_options(target: Target, options: Mapping[str, Any]) -> list[str]:

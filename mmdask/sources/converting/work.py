@@ -30,11 +30,19 @@ from mmdask.store.manifest import Manifest, Part
 from mmdask.store.origin import Alias
 from mmdask.store.snapshot import Snapshot
 from mmdask.store.storage import is_url
+from mmdask.store.zarr.form import Form
 
-__all__ = ["make", "make_in_turn"]
+__all__ = ["Check", "any_form", "make", "make_in_turn"]
+
+#: raises where the arrays of a layer must not be stored so
+Check = Callable[[Form | None], None]
 
 
-def make(root: str, job: Job, reader: Reader, tell: Tell) -> Layer:
+def any_form(form: Form | None) -> None:
+    """The check of a store that is there: its form is settled."""
+
+
+def make(root: str, job: Job, reader: Reader, tell: Tell, check: Check = any_form) -> Layer:
     """Write the layer of a job, unless it is there.
 
     Raises
@@ -42,10 +50,10 @@ def make(root: str, job: Job, reader: Reader, tell: Tell) -> Layer:
     SourceError
         When an input, or a field that was asked for by name, cannot be read, or the input changes meanwhile.
     """
-    return _written(root, job, reader, tell).finish()
+    return _written(root, job, reader, tell, check).finish()
 
 
-def make_in_turn(root: str, jobs: Iterable[Job], reader: Reader, tell: Tell) -> list[Layer]:
+def make_in_turn(root: str, jobs: Iterable[Job], reader: Reader, tell: Tell, check: Check = any_form) -> list[Layer]:
     """The layers of some jobs, one after the other: the disk takes each while the rows of the next are read.
 
     Raises
@@ -56,7 +64,7 @@ def make_in_turn(root: str, jobs: Iterable[Job], reader: Reader, tell: Tell) -> 
     finishing: list[Future[Layer]] = []
     with ThreadPoolExecutor(1, "mmdask-finish") as pool:
         for job in jobs:
-            written = _written(root, job, reader, tell)
+            written = _written(root, job, reader, tell, check)
             try:
                 if finishing:
                     finishing[-1].result()  # two layers at most are under way
@@ -75,7 +83,7 @@ class _Written:
     drop: Callable[[], None] = lambda: None
 
 
-def _written(root: str, job: Job, reader: Reader, tell: Tell) -> _Written:
+def _written(root: str, job: Job, reader: Reader, tell: Tell, check: Check) -> _Written:
     """Write the rows of a layer, unless it is there."""
     if not is_url(root) and not os.path.isdir(root):
         raise StoreNotFoundError(
@@ -86,6 +94,7 @@ def _written(root: str, job: Job, reader: Reader, tell: Tell) -> _Written:
         return _Written(partial(read_layer, root, job.id))
     w = LayerWriter(root, job.id)
     try:
+        check(w.form)  # the id of the layer says so, too
         making = _Making(root, w, job, reader, tell)
         done = [making.add(s) for s in job.stretches]
     except BaseException:

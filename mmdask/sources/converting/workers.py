@@ -84,16 +84,18 @@ class Processes:
             try:
                 # No more than they can begin at once: the rest need not be called back.
                 left = iter(enumerate(items))
-                while len(futures) < n and (item := next(left, None)) is not None:
-                    futures[pool.submit(_call, board.path, item[0], call, item[1])] = item[0]
+                with _told_of_deaths():
+                    while len(futures) < n and (item := next(left, None)) is not None:
+                        futures[pool.submit(_call, board.path, item[0], call, item[1])] = item[0]
                 while futures:
                     done = _wait(list(futures))
                     board.report(tell, items)
                     for future in done:
                         i = futures.pop(future)
-                        result = _result_of(future)
-                        if (item := next(left, None)) is not None:
-                            futures[pool.submit(_call, board.path, item[0], call, item[1])] = item[0]
+                        with _told_of_deaths():
+                            result = future.result()
+                            if (item := next(left, None)) is not None:
+                                futures[pool.submit(_call, board.path, item[0], call, item[1])] = item[0]
                         yield i, result
                 board.report(tell, items)
             except BaseException:
@@ -114,11 +116,13 @@ def _wait(futures: Sequence[Any], until: float | None = None) -> list[Any]:
     return list(wait(futures, max(0.0, until - time.monotonic())).done)
 
 
-def _result_of(future: Any) -> Any:
+@contextlib.contextmanager
+def _told_of_deaths() -> Iterator[None]:
+    """Say what it means that a worker died; all that is asked of its pool from then on raises so."""
     from loky.process_executor import TerminatedWorkerError
 
     try:
-        return future.result()
+        yield
     except TerminatedWorkerError as error:
         raise WorkerError(
             "a worker process died, as when memory runs out or it is killed; what was finished stays, and the same "

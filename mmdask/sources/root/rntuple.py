@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mmdask.errors import SourceError
+from mmdask.kernels.once import once
 from mmdask.schema import Field, FieldData
 from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.column import Column, Lazy
@@ -109,12 +109,12 @@ class TopField:
         """Its type, in words of awkward."""
         return str(self._node.form().type)
 
-    @cached_property
+    @once
     def nbytes(self) -> tuple[int, ...]:
         """Decoded bytes of each field."""
         return tuple(_total(self._part([f])[0], self._pages) for f in self.fields)
 
-    @cached_property
+    @once
     def offsets(self) -> list[int]:
         """Rows where clusters begin, and pieces of large ones, and the end."""
         ends = [0]
@@ -192,7 +192,7 @@ class TopField:
             self._parts[names] = node, plan_of(self.name, node.form())
         return self._parts[names]
 
-    @cached_property
+    @once
     def _paths(self) -> dict[str, list[tuple[str, ...]]]:
         """The members that each field is made of; empty where there is just one field."""
         found: dict[str, list[tuple[str, ...]]] = {}

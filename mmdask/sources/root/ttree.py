@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from mmdask.errors import SourceError
+from mmdask.kernels.once import once
 from mmdask.schema import Field, FieldData
 from mmdask.sources.converting.table import UnreadableError
 from mmdask.sources.root.column import Column, Lazy
@@ -89,7 +89,7 @@ class Branch:
     def skipped(self) -> tuple[tuple[str, str], ...]:
         return self.decoder.skipped
 
-    @cached_property
+    @once
     def nbytes(self) -> tuple[int, ...]:
         """About how many bytes each field takes in memory; exact for dense fields."""
         header = int(getattr(self.decoder.interpretation, "header_bytes", 0))
@@ -104,12 +104,12 @@ class Branch:
                 found.append(share + 8 * self.rows * max(1, f.n_offsets))
         return tuple(found)
 
-    @cached_property
+    @once
     def offsets(self) -> Sequence[int]:
         offsets: Sequence[int] = self.branch.entry_offsets
         return offsets
 
-    @cached_property
+    @once
     def weights(self) -> list[float]:
         """Compressed bytes of each basket, which need no reading; rows where the file does not say."""
         rows = [float(b - a) for a, b in itertools.pairwise(self.offsets)]

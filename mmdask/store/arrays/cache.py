@@ -21,7 +21,9 @@ class Cache(Generic[V]):
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.clear()
+        self._renew_lock()
+        self._cost = 0
+        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         os.register_at_fork(after_in_child=self._renew_lock)
 
     def _renew_lock(self) -> None:
@@ -29,9 +31,9 @@ class Cache(Generic[V]):
 
     def clear(self) -> None:
         """Give up everything."""
-        self._renew_lock()
-        self._cost = 0
-        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+        with self._lock:
+            self._cost = 0
+            self._values = OrderedDict()
 
     @property
     def cost(self) -> int:

@@ -119,14 +119,16 @@ class LocalStorage:
         SYSTEM.fsync_folder(os.path.join(self.root, *names))
 
     def withdraw(self, layer_ids: Sequence[str], mark: str) -> list[str]:
-        parts, left = os.path.join(self.root, "parts"), []
-        for layer_id in layer_ids:
-            path = os.path.join(parts, layer_id)
-            aside = f"{path}{mark}{os.urandom(8).hex()}"
-            SYSTEM.rename(path, aside)
-            left.append(os.path.basename(aside))
+        parts = os.path.join(self.root, "parts")
+        left = [name for layer_id in layer_ids for name in self._withdrawn(os.path.join(parts, layer_id), mark)]
         SYSTEM.fsync_folder(parts)
         return left
+
+    def _withdrawn(self, path: str, mark: str) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError):  # its writer gave it up at the same time
+            aside = f"{path}{mark}{os.urandom(8).hex()}"
+            SYSTEM.rename(path, aside)
+            yield os.path.basename(aside)
 
     def remove_folder(self, *names: str) -> None:
         SYSTEM.remove_tree(os.path.join(self.root, *names))

@@ -28,9 +28,9 @@ _KNOWN: dict[tuple[str, int], RemoteStorage] = {}
 def remote_storage(root: str) -> RemoteStorage:
     """The storage behind a URL; one for each of them in a process."""
     key = root, os.getpid()
-    if key not in _KNOWN:
-        _KNOWN[key] = RemoteStorage(root)
-    return _KNOWN[key]
+    known = _KNOWN.get(key)
+    # Of threads that come at the same time all get the first: it knows of commits that may come late.
+    return _KNOWN.setdefault(key, RemoteStorage(root)) if known is None else known
 
 
 class RemoteStorage(Objects):

@@ -23,9 +23,14 @@ class Scratch:
         for name in os.listdir(above):
             if name.startswith(_PREFIX):
                 _remove_dead(os.path.join(above, name))
-        self.folder = tempfile.mkdtemp(prefix=_PREFIX, dir=above)
-        self._fd = os.open(os.path.join(self.folder, _OWNER), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        while True:
+            self.folder = tempfile.mkdtemp(prefix=_PREFIX, dir=above)
+            owner = os.path.join(self.folder, _OWNER)
+            self._fd = os.open(owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            if os.path.lexists(owner):
+                break
+            os.close(self._fd)  # before it was locked, another process took it for that of a dead one
 
     def remove(self) -> None:
         """Remove it and what is in it."""
