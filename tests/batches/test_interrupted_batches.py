@@ -19,7 +19,7 @@ def store(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("interrupted"))
 
 
-@pytest.mark.parametrize("name", ways())
+@pytest.mark.parametrize("name", dict.fromkeys([*ways(), "torch"]))
 def test_some_moments_of_each_way(store, name):
     if name == "torch":
         pytest.importorskip("torch")

@@ -33,6 +33,10 @@ FIELDS = [
 TIME = np.datetime64("2024-01-01T00:00:00")
 
 
+def time(i):
+    return TIME + np.timedelta64(i, "s")
+
+
 def rows(first, n):
     r = range(first, first + n)
     return {
@@ -40,7 +44,7 @@ def rows(first, n):
         "u": [2**63 + i for i in r],
         "run": [i % 3 for i in r],
         "ok": [i == 7 for i in r],
-        "when": [None if i % 10 == 9 else TIME + i for i in r],
+        "when": [None if i % 10 == 9 else time(i) for i in r],
         "took": [np.timedelta64(i * 5, "ms") for i in r],
         "process": [None if i % 4 == 3 else LABELS[0] if i == 8 else LABELS[1] for i in r],
         "name": [None if i % 10 == 3 else f"é{i}.png" for i in r],
@@ -60,10 +64,10 @@ def files(path):
 KEYS = [
     ("i", lambda i: i - 50),
     ("u", lambda i: 2**63 + i),
-    ("when", lambda i: TIME + i),
-    ("when", lambda i: str(TIME + i)),
-    ("when", lambda i: (TIME + i).astype("M8[ns]")),
-    ("when", lambda i: (TIME + i).item()),
+    ("when", time),
+    ("when", lambda i: str(time(i))),
+    ("when", lambda i: time(i).astype("M8[ns]")),
+    ("when", lambda i: time(i).item()),
     ("took", lambda i: np.timedelta64(i * 5, "ms")),
     ("took", lambda i: datetime.timedelta(milliseconds=i * 5)),
     ("name", lambda i: f"é{i}.png"),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _torch(loader: Any) -> Any:
 
 
 def ways() -> dict[str, Way]:
-    """All ways by name."""
+    """All ways by name; that of torch where it is installed."""
     tokens = mm.bucket("jet", window=3, multiple=1, tokens=12)
     found = [
         Way("in order", {"shuffle": False}),
@@ -83,7 +84,7 @@ def ways() -> dict[str, Way]:
         Way("zarr", zarr=True),
         Way("transformed", {"transform": lambda batch: batch}),
         Way("mixed", once=False, make=_mixed),
-        Way("torch", source=_torch),
+        *([Way("torch", source=_torch)] if find_spec("torch") else []),
     ]
     return {way.name: way for way in found}
 

@@ -65,6 +65,7 @@ class _Interrupter:
         if event == "call":
             if not _moments(frame.f_code):
                 return None
+            frame.f_trace = self  # before opcodes are asked for: else none come from Python 3.13 on
             frame.f_trace_opcodes, frame.f_trace_lines = True, False
         elif event == "opcode" and frame.f_lasti in _moments(frame.f_code):
             if self._is_wanted(frame):
@@ -147,6 +148,7 @@ def instructions(function: Callable[[], object], where: str = "") -> list[Instru
 
 def _traced(function: Callable[[], object], interrupter: _Interrupter) -> _Interrupter:
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 asks only when tracing begins whether a frame wants opcodes
     sys.settrace(interrupter)
     try:
         function()

@@ -294,7 +294,19 @@ def test_arrays_of_numbers_fit_exactly_when_python_says_so(source, target, numbe
             values_as(field, values)
 
 
-SECONDS = {"D": 86400, "s": 1, "ms": Fraction(1, 1000), "ns": Fraction(1, 10**9)}
+SECONDS = {
+    "W": 604800,
+    "D": 86400,
+    "h": 3600,
+    "m": 60,
+    "25s": 25,
+    "s": 1,
+    "ms": Fraction(1, 10**3),
+    "us": Fraction(1, 10**6),
+    "ns": Fraction(1, 10**9),
+    "ps": Fraction(1, 10**12),
+    "as": Fraction(1, 10**18),
+}
 
 
 @given(
@@ -319,6 +331,25 @@ def test_times_fit_exactly_or_not_at_all(source, target, kind, ticks, nat):
             values_as(field, values)
         with pytest.raises(mm.SchemaError, match="fit exactly"):
             to_field_data("x", rows, mm.Field.ragged("x", field.dtype))
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "fits"),
+    [
+        (np.datetime64("2000", "Y"), "M8[D]", True),
+        (np.datetime64("2000-02", "M"), "M8[Y]", False),
+        (np.datetime64("2000-02-01", "D"), "M8[M]", True),
+        (np.datetime64("2000-02-02", "D"), "M8[M]", False),
+        (np.datetime64("300000", "Y"), "M8[ns]", False),
+        (np.datetime64("NaT", "Y"), "M8[ns]", True),
+    ],
+)
+def test_months_and_years(value, target, fits):
+    if fits:
+        np.testing.assert_array_equal(values_as(mm.Field.dense("x", target), np.array([value])), [value])
+    else:
+        with pytest.raises(mm.SchemaError, match="fit exactly"):
+            values_as(mm.Field.dense("x", target), np.array([value]))
 
 
 def test_dates_of_two_units_do_not_wrap():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,12 @@ from mmdask.errors import SchemaError
 from mmdask.schema import Field, dtype_text, stored_dtype
 
 __all__ = ["missing_value", "numbers", "one_dtype", "values_as"]
+
+#: of units of time that have one length, which months and years have not
+_ATTOSECONDS = {
+    **{unit: seconds * 10**18 for unit, seconds in (("W", 604800), ("D", 86400), ("h", 3600), ("m", 60))},
+    **{unit: 10 ** (18 - 3 * i) for i, unit in enumerate(("s", "ms", "us", "ns", "ps", "fs", "as"))},
+}
 
 
 def values_as(field: Field, values: npt.NDArray[Any], weak: bool = False) -> npt.NDArray[Any]:
@@ -37,31 +44,34 @@ def values_as(field: Field, values: npt.NDArray[Any], weak: bool = False) -> npt
     if not both_numbers and (values.dtype.kind != dtype.kind or dtype.kind not in "cSmM"):
         raise SchemaError(f"field {field.name!r} is {field.describe()}; got {dtype_text(values.dtype)} values")
     with np.errstate(all="ignore"):
-        cast = values.astype(dtype)
-        if _always_exact(values.dtype, dtype) or _fits(values, cast, weak):
-            return cast
-        raise _unfit(field, values, cast, weak)
+        cast = _cast(values, dtype, weak)
+        if cast is None:
+            raise _unfit(field, values, weak)
+        return cast
 
 
-def _fits(values: npt.NDArray[Any], cast: npt.NDArray[Any], weak: bool) -> bool:
-    return _survives(values, cast) or (weak and _rounded(values, cast))
+def _cast(values: npt.NDArray[Any], dtype: np.dtype[Any], weak: bool) -> npt.NDArray[Any] | None:
+    """The values in another dtype; None where that would change one of them."""
+    if dtype.kind in "mM":
+        return _in_unit(values, dtype)
+    cast = values.astype(dtype)
+    fit = _always_exact(values.dtype, dtype) or _survives(values, cast) or (weak and _rounded(values, cast))
+    return cast if fit else None
 
 
-def _unfit(field: Field, values: npt.NDArray[Any], cast: npt.NDArray[Any], weak: bool) -> SchemaError:
+def _unfit(field: Field, values: npt.NDArray[Any], weak: bool) -> SchemaError:
     """The error for values that a cast changes: it shows the first of them, and what can be done."""
-    before, after = values.reshape(-1), cast.reshape(-1)
-    first, stop = 0, len(before)
+    flat = values.reshape(-1)
+    first, stop = 0, len(flat)
     while stop - first > 1:
         middle = (first + stop) // 2
-        if _fits(before[first:middle], after[first:middle], weak):
+        if _cast(flat[first:middle], field.dtype, weak) is not None:
             first = middle
         else:
             stop = middle
-    value = before[first].item() if values.dtype.kind not in "mM" else before[first]
-    where = (
-        f" (row {first * len(values) // before.size} of those given)" if field.kind == "dense" and values.ndim else ""
-    )
-    if values.dtype.kind in "fc" and _only_rounds(before[first], after[first]):
+    value = flat[first].item() if values.dtype.kind not in "mM" else flat[first]
+    where = f" (row {first * len(values) // flat.size} of those given)" if field.kind == "dense" and values.ndim else ""
+    if values.dtype.kind in "fc" and _only_rounds(value, flat[first].astype(field.dtype)):
         advice = f"round on purpose, as in x.astype({field.dtype.name!r})"
     else:
         advice = "give values that it holds, or a field whose dtype does"
@@ -74,9 +84,9 @@ def _only_rounds(value: Any, cast: Any) -> bool:
 
 
 def _always_exact(source: np.dtype[Any], target: np.dtype[Any]) -> bool:
-    """Whether a cast changes no number. Numpy calls those "safe", and some that round or wrap."""
+    """Whether a cast changes no number. Numpy calls those "safe", and some that round."""
     rounds = source.kind in "iu" and target.kind == "f" and source.itemsize == 8
-    return source.kind not in "mM" and not rounds and bool(np.can_cast(source, target, "safe"))
+    return not rounds and bool(np.can_cast(source, target, "safe"))
 
 
 def _survives(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> bool:
@@ -91,7 +101,35 @@ def _survives(values: npt.NDArray[Any], cast: npt.NDArray[Any]) -> bool:
         return False
     if source in "iu" and target in "iu" and ((cast < 0) != (values < 0)).any():
         return False
-    return np.array_equal(cast.astype(values.dtype), values, equal_nan=source in "fmM")
+    return np.array_equal(cast.astype(values.dtype), values, equal_nan=source == "f")
+
+
+def _in_unit(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any] | None:
+    """Times in another unit; None where one of them is no whole number of it, or out of its range.
+
+    Beyond the range numpy wraps, or raises, also for some that are just within it.
+    """
+    (unit, n), (new, m) = np.datetime_data(values.dtype), np.datetime_data(dtype)
+    if unit not in _ATTOSECONDS or new not in _ATTOSECONDS:
+        try:
+            cast = values.astype(dtype)
+            same = np.array_equal(cast.astype(values.dtype), values, equal_nan=True)
+        except OverflowError:
+            same = False
+        return cast if same else None
+    ratio = Fraction(n * _ATTOSECONDS[unit], m * _ATTOSECONDS[new])
+    ticks = np.asarray(values.astype(values.dtype.newbyteorder("=")).view(np.int64))
+    most = np.iinfo(np.int64).max
+    if max(ratio.numerator, ratio.denominator) > most:
+        whole, fit = np.zeros_like(ticks), ticks == 0
+    else:
+        whole = ticks // ratio.denominator
+        fit = (ticks % ratio.denominator == 0) & (np.abs(whole) <= most // ratio.numerator)
+        whole = whole * ratio.numerator
+    missing = np.isnat(values)
+    if not (fit | missing).all():
+        return None
+    return np.where(missing, np.iinfo(np.int64).min, whole).view("=" + dtype.str[1:]).astype(dtype)
 
 
 def _within(floats: npt.NDArray[Any], integer: np.dtype[Any]) -> bool:
