@@ -76,10 +76,18 @@ def leftovers(path, out):
 
 
 def settle():
-    """Wait until a cluster has let go of everything: asked for a key that it is letting go, distributed breaks."""
+    """Wait until a cluster has let go of what nobody holds: asked for a key that it is letting go, distributed breaks.
+
+    It counts a future for ever that an interrupt left just as it was let go.
+    """
     if (client := client_in_force()) is not None:
         gc.collect()
-        until(lambda: client.run_on_scheduler(lambda dask_scheduler: not dask_scheduler.tasks))
+        until(lambda: client.run_on_scheduler(wanted) <= set(client.futures))
+
+
+def wanted(dask_scheduler):
+    """Keys that a client wants."""
+    return {key for key, task in dask_scheduler.tasks.items() if task.who_wants}
 
 
 def run(operation):

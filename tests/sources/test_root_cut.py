@@ -110,7 +110,7 @@ def test_rows_that_pass(source, tmp_path, cut, part_nbytes):
 @pytest.mark.parametrize("limit", [1, 1_000])
 def test_fields_whose_runs_end_elsewhere(source, tmp_path, monkeypatch, limit):
     """Baskets of several sizes: each field is held until the others have its rows."""
-    original = Branch.weights.func
+    original = Branch.weights._find
     monkeypatch.setattr(Branch, "weights", property(lambda column: [w * len(column.name) for w in original(column)]))
     monkeypatch.setattr(streaming, "RUN_NBYTES", limit)
     monkeypatch.setattr(streaming, "_LEAST_NBYTES", limit)

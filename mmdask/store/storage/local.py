@@ -121,7 +121,8 @@ class LocalStorage:
     def withdraw(self, layer_ids: Sequence[str], mark: str) -> list[str]:
         parts = os.path.join(self.root, "parts")
         left = [name for layer_id in layer_ids for name in self._withdrawn(os.path.join(parts, layer_id), mark)]
-        SYSTEM.fsync_folder(parts)
+        if left:
+            SYSTEM.fsync_folder(parts)
         return left
 
     def _withdrawn(self, path: str, mark: str) -> Iterator[str]:
