@@ -50,7 +50,7 @@ def path(tmp_path_factory):
     [
         ("threads", "count rows cutflow hist describe save ragged frame batches", 2),
         ("sync", "hist save ragged", 1),
-        # not processes: an interrupt at a bad moment leaves locks of Python's executor locked, which dask waits for
+        # not processes: where a worker is interrupted as it sends a result, Python's executor waits for the rest of it
         ("cluster", "count hist ragged", 1),
     ],
 )
