@@ -37,7 +37,7 @@ def test_invalid(path):
 
 
 def test_the_examples_are_those_of_the_script():
-    made = {f"{'valid' if v else 'invalid'}/{kind}/{name}": data for v, kind, name, data in examples()}
+    made = {f"{'valid' if v else 'invalid'}/{kind}/{which}": data for v, kind, which, data in examples()}
     assert {name(p): p.read_bytes() for p in (*VALID, *INVALID)} == made
     assert {p.with_suffix("") for p in HERE.glob("invalid/*/*.txt")} == {p.with_suffix("") for p in INVALID}
 
